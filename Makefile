@@ -1,0 +1,40 @@
+# make run    the main job: teacher -> dataset -> students -> accuracy, with the default params.yaml
+# make test   the tests
+# make bench  the benchmarks
+# make check  format, lint and types
+# Each sets up its own virtual environment first.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: run test bench check
+
+run: $(VENV)/installed
+	dvc repro
+	@python -m pipeline summary
+
+test: $(VENV)/installed-dev
+	pytest
+
+bench: $(VENV)/installed
+	python -m benchmarks.synthesis
+
+check: $(VENV)/installed-dev
+	ruff format --check .
+	ruff check .
+	mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): a few minutes, several GB"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[flows,digits]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) --editable '.[flows,digits,dev]'
+	@touch $@

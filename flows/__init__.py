@@ -1,0 +1,1 @@
+"""Prefect flows over :mod:`pipeline`: fan-out, retries and progress, and no logic of their own."""

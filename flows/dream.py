@@ -1,0 +1,38 @@
+"""The whole: synthesis with its adaptive rounds, distillation, evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.distill import distill
+from flows.synthesize import synthesize
+from pipeline.config import load_config
+from pipeline.evaluation import evaluate
+from pipeline.reports import report_evaluation, summarise
+from pipeline.synthesis import check
+
+
+@flow(name="dream", flow_run_name="dream {params}", persist_result=False)
+def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) -> str:
+    """From a teacher to a dataset to trained students, and their accuracy where real data is set.
+
+    Args:
+        params: Path of the parameter file.
+        overrides: Values laid over it, such as {"adaptive.rounds": 2}.
+
+    Returns:
+        The summary.
+    """
+    config = load_config(Path(params), overrides)
+    teacher = check(config)
+    synthesize(params, overrides)
+    distill(params, overrides)
+    if config.evaluation.data is not None:
+        report_evaluation(config, evaluate(config, teacher))
+    summary = summarise(config)
+    create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```")
+    return summary

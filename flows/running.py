@@ -1,0 +1,94 @@
+"""A runner (see :mod:`pipeline.running`) whose every job is a Prefect task run."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture, wait
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+
+from pipeline.errors import UserError
+from pipeline.executor import Executor, Work
+from pipeline.running import Runner, progress_bar, raise_failures
+
+
+def prefect_runner(executor: Executor, retries: int) -> Runner:
+    """Submit jobs to threads that wait for ``executor``; a failed one does not stop the others.
+
+    No task has parameters: what a job needs never passes through Prefect's API.
+    """
+
+    def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
+        progress = _Progress(description, len(jobs))
+        with (
+            progress_bar(executor, jobs, description) as finished,
+            _threads(executor.workers) as threads,
+        ):
+
+            def as_task(job: Any) -> Task[[], Any]:
+                @task(
+                    name=description,
+                    task_run_name=str(job),
+                    retries=retries,
+                    retry_condition_fn=_is_worth_retrying,
+                    cache_policy=NO_CACHE,
+                    persist_result=False,
+                )
+                def one() -> Any:
+                    result = executor.run(work, job)
+                    finished(job)
+                    progress.advance()
+                    return result
+
+                return one
+
+            futures = [threads.submit(as_task(job), {}) for job in jobs]
+            wait(list[PrefectFuture[Any]](futures))
+        states = [future.state for future in futures]
+        failed = [state for state in states if not state.is_completed()]
+        raise_failures([_error(state) for state in failed], len(jobs))
+        return [future.result() for future in futures]
+
+    return run
+
+
+def _threads(workers: int) -> ThreadPoolTaskRunner[Any]:
+    return ThreadPoolTaskRunner(max_workers=workers)
+
+
+class _Progress:
+    """Finished jobs of a run as a progress artifact in Prefect's UI."""
+
+    def __init__(self, description: str, jobs: int) -> None:
+        self._lock = threading.Lock()
+        self._jobs, self._done = jobs, 0
+        key = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
+        artifact = create_progress_artifact(
+            progress=0.0, key=key, description=f"{description}: {jobs} jobs"
+        )
+        assert isinstance(artifact, UUID)  # a coroutine only inside an event loop
+        self._artifact = artifact
+
+    def advance(self) -> None:
+        with self._lock:
+            self._done += 1
+            update_progress_artifact(self._artifact, progress=100.0 * self._done / self._jobs)
+
+
+def _is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Bad input stays bad."""
+    return not isinstance(_error(state), UserError)
+
+
+def _error(state: State[Any]) -> BaseException:
+    result = state.result(raise_on_failure=False)
+    return result if isinstance(result, BaseException) else RuntimeError(str(state.message))

@@ -1,0 +1,199 @@
+"""The command line, ``python -m pipeline COMMAND``: see ``--help`` for the commands.
+
+Exit codes: 0 done, 1 something failed or is wrong, 2 bad input (one line on stderr), 130 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.config import Config, load_config, parse_overrides
+from pipeline.errors import UserError
+
+GO_ON = "Stopped. What is complete is kept: run the same command again to go on."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    with report_errors() as outcome:
+        options = _parser().parse_args(arguments)
+        config = load_config(Path(options.params), parse_overrides(options.set))
+        outcome.code = options.command(config, options)
+    return outcome.code
+
+
+class Outcome:
+    """An exit code that :func:`report_errors` may replace."""
+
+    code = 0
+
+
+@contextlib.contextmanager
+def report_errors() -> Iterator[Outcome]:
+    """Turn what the user can mend into one line and an exit code; SIGTERM stops like Ctrl-C."""
+    outcome = Outcome()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield outcome
+    except UserError as error:
+        outcome.code = _fail(str(error), 2)
+    except KeyboardInterrupt:
+        outcome.code = _fail(GO_ON, 130)
+    except (RuntimeError, OSError, FloatingPointError) as error:
+        logging.getLogger(__name__).debug("failed", exc_info=True)
+        outcome.code = _fail(str(error), 1)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def parse_range(text: str | None) -> range | None:
+    """``0:8`` as the shards 0 to 7."""
+    if text is None:
+        return None
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise UserError(f"--shards {text!r}: write FIRST:END, as in 0:8 for the first eight")
+    return range(int(start), int(stop))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m pipeline", description=__doc__)
+    parser.set_defaults(set=[])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--params", default="params.yaml", metavar="FILE")
+        sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+        sub.set_defaults(command=command)
+        return sub
+
+    add("plan", _plan, "print what would be made")
+    made = add("synthesize", _synthesize, "make the shards that are missing or stale")
+    made.add_argument("--shards", metavar="FIRST:END", help="only these, as in 0:8")
+    checked = add("verify", _verify, "read everything again and prove it")
+    checked.add_argument(
+        "--agreement", type=float, default=0.9, help="least share of labels the teacher confirms"
+    )
+    add("status", _status, "which shards are complete, stale or missing")
+    add("distill", _distill, "train the students on the dataset")
+    add("evaluate", _evaluate, "measure teacher and students on real images")
+    add("summary", _summary, "the result, for a person")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _plan(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.synthesis import plan_of
+
+    layout = plan_of(config)
+    print(
+        f"{len(layout.labels)} images of {config.teacher.classes} classes in {len(layout)} shards"
+    )
+    counts = Counter(layout.labels.tolist())
+    few, many = min(counts.values()), max(counts.values())
+    print(f"{few if few == many else f'{few} to {many}'} images a class, seed {layout.seed}")
+    print(f"{'shard':>8} {'round':>5} {'images':>7} {'batches':>8} {'classes':>8}  first key")
+    for shard in layout:
+        classes = len(set(shard.labels.tolist()))
+        print(
+            f"{shard.name:>8} {shard.round:>5} {len(shard.labels):>7} {len(shard.batches):>8} "
+            f"{classes:>8}  {shard.key(0)}"
+        )
+    return 0
+
+
+def _synthesize(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.adaptive import synthesize
+    from pipeline.reports import report_synthesis
+    from pipeline.running import open_runner
+
+    only = parse_range(options.shards)
+    with open_runner(config) as run:
+        made = synthesize(config, run, only)
+    print(f"made {len(made)} shards in {config.paths.dataset}")
+    if only is None:
+        print(f"images to look at: {report_synthesis(config, made)}")
+    return 0
+
+
+def _verify(config: Config, options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from pipeline.synthesis import check, plan_of
+    from pipeline.verification import verify
+
+    teacher = check(config)
+    total = len(plan_of(config).labels)
+    with tqdm(total=total, desc="verify", unit="img") as bar:
+        problems = verify(config, teacher, options.agreement, bar.update)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else f"{total} images verified")
+    return 1 if problems else 0
+
+
+def _status(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.adaptive import shard_states
+    from pipeline.synthesis import check
+
+    states = shard_states(config, check(config).digest)
+    for state, count in sorted(Counter(states.values()).items()):
+        numbers = [number for number, other in states.items() if other == state]
+        shown = ", ".join(f"{number:06d}" for number in numbers[:8])
+        rest = "" if state == "complete" else f": {shown}{', ...' if count > 8 else ''}"
+        print(f"{count} {state}{rest}")
+    return 0
+
+
+def _distill(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.reports import report_distillation
+    from pipeline.running import open_runner
+    from pipeline.students import distill_students
+    from pipeline.synthesis import check
+
+    teacher = check(config)
+    with open_runner(config) as run:
+        trained = distill_students(config, teacher, run)
+    report_distillation(config, trained)
+    print(f"trained {len(trained)} students in {config.paths.students}")
+    return 0
+
+
+def _evaluate(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.evaluation import evaluate
+    from pipeline.reports import report_evaluation
+    from pipeline.synthesis import check
+
+    report = evaluate(config, check(config))
+    report_evaluation(config, report)
+    return 0
+
+
+def _summary(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.reports import summarise
+
+    print(summarise(config))
+    return 0
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"dreamshard: {' '.join(message.split())}", file=sys.stderr)
+    return code

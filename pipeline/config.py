@@ -1,0 +1,294 @@
+"""The parameters of a run: one model for each section of ``params.yaml``, and nothing else.
+
+Every field is checked when the file is read. A mistake becomes one :class:`UserError` that names
+the key, what was given, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import UserError
+from pipeline.objective import PRESETS, FeatureForm, Objective, Schedule, Start
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class InputConfig(Section):
+    """What the teacher sees: ``(pixel / 255 - mean) / std``, one mean and std a channel."""
+
+    channels: Literal[1, 3, 4]
+    height: Positive
+    width: Positive
+    mean: tuple[float, ...]
+    std: tuple[Rate, ...]
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(f"{name} must have one value for each of {self.channels} channels")
+        return self
+
+
+class TeacherConfig(Section):
+    """The model to invert."""
+
+    source: str
+    arguments: dict[str, Any] = {}
+    weights: str | None
+    sha256: str | None = None
+    classes: Annotated[int, Field(ge=1, le=32767)]
+    class_names: tuple[str, ...] | None = None
+    input: InputConfig
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(
+                f"class_names has {len(self.class_names)} names for {self.classes} classes"
+            )
+        return self
+
+
+class StudentConfig(Section):
+    """The architecture to train, by name; its weights start from scratch."""
+
+    source: str
+    arguments: dict[str, Any] = {}
+
+
+class ObjectiveConfig(Section):
+    """A preset, and any of its values to replace; null keeps the preset's."""
+
+    preset: str = "normalised"
+    classification: Weight | None = None
+    tv: Weight | None = None
+    l2: Weight | None = None
+    feature: Weight | None = None
+    compete: Weight | None = None
+    feature_form: FeatureForm | None = None
+    start: Start | None = None
+    learning_rate: Rate | None = None
+    betas: tuple[Decay, Decay] | None = None
+    warmup: Count | None = None
+    schedule: Schedule | None = None
+    jitter: Count | None = None
+    flip: bool | None = None
+    clamp: bool | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
+        return self
+
+    def resolve(self) -> Objective:
+        """The preset with the given values in place."""
+        given = {f.name: getattr(self, f.name) for f in fields(Objective)}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return replace(PRESETS[self.preset], **changes)
+
+
+class SynthesisConfig(Section):
+    """The dataset to make, before any adaptive round."""
+
+    images: Positive | None = None
+    images_per_class: Positive | dict[int, Count] | None = None
+    shard_size: Positive = 1000
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    iterations: Count = 200
+    seed: Seed = 0
+    threads: Positive = 1
+    soft_labels: bool = False
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.images is None) == (self.images_per_class is None):
+            raise ValueError("set one of images and images_per_class, and leave the other null")
+        return self
+
+
+class DistillationConfig(Section):
+    """How a student learns from shards."""
+
+    steps: Positive = 3000
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    temperature: Rate = 8.0
+    learning_rate: Rate = 0.2
+    momentum: Decay = 0.9
+    weight_decay: Weight = 5e-4
+    warmup: Count = 100
+    shift: Count = 4
+    flip: bool = True
+    mixup: Fraction = 0.5
+    cutmix: Fraction = 0.7
+    shuffle: Positive = 2000
+    threads: Positive = 1
+    checkpoint_every: Positive = 500
+
+
+class StudentsConfig(DistillationConfig):
+    """The final students: one for each seed, and optionally one that saw only noise."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    noise_baseline: bool = False
+
+
+class AdaptiveConfig(Section):
+    """Rounds of Adaptive DeepInversion after the first synthesis."""
+
+    rounds: Annotated[int, Field(ge=0, le=32767)] = 0
+    images: Positive = 1000
+    compete: Weight = 10.0
+    training: DistillationConfig = DistillationConfig(steps=1000)
+
+
+class EvaluationConfig(Section):
+    """Real, labelled images that only the last stage reads: a tar of ``png`` and ``cls``."""
+
+    data: str | None = None
+
+
+class ExecutionConfig(Section):
+    """Where the work runs. Nothing here changes what is made."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Positive | None = None
+    retries: Count = 2
+
+
+class PathsConfig(Section):
+    """Where results go."""
+
+    dataset: str = "data/synthetic"
+    students: str = "data/students"
+    reports: str = "reports"
+
+
+class Config(Section):
+    """All of ``params.yaml``."""
+
+    teacher: TeacherConfig
+    student: StudentConfig
+    synthesis: SynthesisConfig
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    distillation: StudentsConfig = StudentsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    paths: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _classes_exist(self) -> Self:
+        table = self.synthesis.images_per_class
+        if isinstance(table, dict):
+            beyond = [c for c in table if not 0 <= c < self.teacher.classes]
+            if beyond:
+                raise ValueError(
+                    f"synthesis.images_per_class names class {beyond[0]}, "
+                    f"but teacher.classes is {self.teacher.classes}"
+                )
+            if not any(table.values()):
+                raise ValueError("synthesis.images_per_class asks for no image at all")
+        return self
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and check a parameter file, ``overrides`` (``section.key`` to value) laid over it.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key or value is wrong.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no parameter file {path}: name one with --params")
+    try:
+        values = YAML(typ="safe", pure=True).load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold sections (teacher:, synthesis:, ...)")
+    for key, value in (overrides or {}).items():
+        _set(values, key, value)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Mapping[str, Any], name: str = "params") -> Config:
+    """Check values that are already in memory; ``name`` says in errors where they came from."""
+    try:
+        # JSON mode is strict and yet takes lists for tuples and text for integer keys.
+        return Config.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise UserError(f"{name}: {_explain(error.errors()[0])}") from error
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """``section.key=value`` strings, each value read as YAML."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {pair!r}: write section.key=value")
+        try:
+            overrides[key] = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise UserError(f"--set {key}: {text!r} is not valid YAML") from error
+    return overrides
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {key}: {section} is a value, not a section")
+        values = inner
+    values[last] = value
+
+
+def _explain(error: ErrorDetails) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or "params"
+    given = json.dumps(error["input"], default=str)
+    given = given if len(given) <= 60 else given[:57] + "..."
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key {key}{_nearest(location)}"
+        case "missing":
+            return f"{key} is missing"
+        case "value_error":
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"{key} is {given}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _nearest(location: list[str]) -> str:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        model = annotation
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    return f": did you mean {close[0]}?" if close else f": the keys here are {', '.join(known)}"

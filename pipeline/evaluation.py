@@ -1,0 +1,92 @@
+"""How good teacher and students are on real images, which nothing before this stage has seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.sources import build_network, load_weights
+from pipeline.streaming import ordered_batches
+from pipeline.students import NOISE, STUDENT, weights_path
+from pipeline.synthesis import plan_of
+from pipeline.teacher import Teacher
+
+BATCH = 256
+
+
+def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
+    """Top-1 accuracies as fractions; ``student_accuracy`` is the mean over the seeds.
+
+    ``agreement`` is the share of real images that the first student labels as the teacher does.
+
+    Raises:
+        UserError: no real data is configured, or a student is not there.
+    """
+    data = _real_data(config)
+    students = [_student(config, teacher, STUDENT, seed) for seed in config.distillation.seeds]
+    predicted = _predictions([teacher.network, *students], teacher, data)
+    labels, (teacher_says, *students_say) = predicted
+    accuracies = [_share(says, labels) for says in students_say]
+    report: dict[str, Any] = {
+        "teacher_accuracy": _share(teacher_says, labels),
+        "student_accuracy": round(sum(accuracies) / len(accuracies), 6),
+        "student_accuracies": dict(
+            zip(map(str, config.distillation.seeds), accuracies, strict=True)
+        ),
+        "agreement": _share(students_say[0], teacher_says),
+        "images": len(plan_of(config).labels),
+        "classes": config.teacher.classes,
+        "real_images": len(labels),
+    }
+    if config.distillation.noise_baseline:
+        noise = _student(config, teacher, NOISE, config.distillation.seeds[0])
+        _, (noise_says,) = _predictions([noise], teacher, data)
+        report["noise_baseline_accuracy"] = _share(noise_says, labels)
+    return report
+
+
+def _real_data(config: Config) -> Path:
+    if config.evaluation.data is None:
+        raise UserError("evaluation.data is not set: name a tar of real images (png and cls)")
+    path = Path(config.evaluation.data)
+    if not path.is_file():
+        raise UserError(f"evaluation.data: there is no file {path}")
+    return path
+
+
+def _student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.Module:
+    path = weights_path(config, kind, seed)
+    if not path.is_file():
+        raise UserError(f"there is no student {path}: run distill first")
+    network = build_network(config.student.source, config.student.arguments, "student")
+    load_weights(network, path, "student")
+    return network.eval().to(teacher.device)
+
+
+def _predictions(
+    networks: list[nn.Module], teacher: Teacher, data: Path
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    all_labels, answers = [], [[] for _ in networks]  # type: ignore[var-annotated]
+    for pixels, labels in ordered_batches([data], BATCH):
+        if tuple(pixels.shape[1:]) != teacher.shape:
+            raise UserError(
+                f"evaluation.data holds images of {tuple(pixels.shape[1:])}, "
+                f"teacher.input says {teacher.shape}"
+            )
+        all_labels.append(labels)
+        images = teacher.preprocessing.normalise(pixels.to(teacher.device))
+        with torch.no_grad():
+            for answer, network in zip(answers, networks, strict=True):
+                answer.append(network(images).argmax(1).cpu())
+    if not all_labels:
+        raise UserError(f"evaluation.data {data} holds no image")
+    return torch.cat(all_labels), [torch.cat(answer) for answer in answers]
+
+
+def _share(left: torch.Tensor, right: torch.Tensor) -> float:
+    return round((left == right).double().mean().item(), 6)

@@ -1,0 +1,176 @@
+"""The one seam to the hardware: run a job in this process, or in one long-lived process a device.
+
+Imports neither torch nor a job's module before a worker has been pinned to its device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from ctypes import c_double
+from multiprocessing.connection import wait
+from typing import Any, Protocol
+
+Work = Callable[[Any, str, Callable[[float], None]], Any]  # (job, device, report) -> result
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended in the middle of a job. The job can be run again."""
+
+
+class Executor(Protocol):
+    """Runs jobs; may be called from ``workers`` threads at once."""
+
+    workers: int
+
+    def run(self, work: Work, job: Any) -> Any:
+        """``work(job, device, report)`` on a free device; blocks until it is done."""
+
+    def in_flight(self) -> float:
+        """Progress of the jobs that run now, as they reported it."""
+
+    def close(self) -> None: ...
+
+
+class InProcess:
+    """One device, this process."""
+
+    workers = 1
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._lock = threading.Lock()
+        self._progress = 0.0
+
+    def run(self, work: Work, job: Any) -> Any:
+        with self._lock:
+            try:
+                return work(job, self._device, self._report)
+            finally:
+                self._progress = 0.0
+
+    def in_flight(self) -> float:
+        return self._progress
+
+    def close(self) -> None:
+        pass
+
+    def _report(self, amount: float) -> None:
+        self._progress += amount
+
+
+class PerDevice:
+    """A long-lived process for each device. One that dies is replaced, and its job raises."""
+
+    def __init__(self, devices: list[dict[str, str]], device: str) -> None:
+        self.workers = len(devices)
+        self._slots = [_Slot(environment, device) for environment in devices]
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
+
+    def run(self, work: Work, job: Any) -> Any:
+        slot = self._free.get()
+        try:
+            return slot.run(work, job)
+        finally:
+            self._free.put(slot)
+
+    def in_flight(self) -> float:
+        return float(sum(slot.progress.value for slot in self._slots))
+
+    def close(self) -> None:
+        for slot in self._slots:
+            slot.close()
+
+
+class _Slot:
+    """One device and the process that serves it."""
+
+    def __init__(self, environment: dict[str, str], device: str) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._environment, self._device = environment, device
+        self.progress: Any = self._context.Value(c_double, lock=False)
+        self._pool = self._new_pool()
+
+    def run(self, work: Work, job: Any) -> Any:
+        try:
+            return self._pool.submit(_serve, work, job).result()
+        except BrokenProcessPool as error:
+            self._pool = self._new_pool()
+            raise WorkerDied(f"the worker that ran {job} died") from error
+        finally:
+            self.progress.value = 0.0
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        arguments = (self._environment, self._device, self.progress)
+        return ProcessPoolExecutor(1, self._context, _start_worker, arguments)
+
+
+def create_executor(device: str, workers: int | None, threads: int) -> Executor:
+    """The executor for jobs of ``threads`` CPU threads each.
+
+    Args:
+        device: ``auto`` takes CUDA where there is one.
+        workers: processes; None takes one a GPU, or as many as the cores hold.
+    """
+    if device == "auto":
+        device = "cuda" if _cuda_devices() else "cpu"
+    if device == "cuda":
+        devices = [{"CUDA_VISIBLE_DEVICES": name} for name in _cuda_devices()]
+    else:
+        devices = [{} for _ in range(workers or max(1, _cores() // threads))]
+    devices = devices[:workers]
+    return InProcess(device) if len(devices) == 1 else PerDevice(devices, device)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cuda_devices() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+# Below: the worker's side.
+
+_device = ""
+_progress: Any = None
+
+
+def _start_worker(environment: dict[str, str], device: str, progress: Any) -> None:
+    global _device, _progress
+    os.environ.update(environment)
+    _device, _progress = device, progress
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A killed run must not leave workers that write into the next one's output."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _serve(work: Work, job: Any) -> Any:
+    return work(job, _device, _report)
+
+
+def _report(amount: float) -> None:
+    _progress.value += amount

@@ -1,0 +1,211 @@
+"""What an image is optimised for: each term of DeepInversion, and their weighted sum.
+
+Equations and names follow Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via
+DeepInversion", CVPR 2020. Images are in the teacher's own (normalised) space throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.statistics import LayerStatistics
+
+FeatureForm = Literal["normalised", "published"]
+Start = Literal["white", "low-frequency"]
+Schedule = Literal["cosine", "constant"]
+
+# Keeps the ratio of variances finite for channels that never fire.
+VARIANCE_FLOOR = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """The weights of the terms and how the pixels are moved to lower their sum.
+
+    ``classification * L + tv * R_TV + l2 * R_l2 + feature * R_feature + compete * R_compete``
+
+    Learning rate and jitter are in units of the teacher's normalised space and of pixels.
+    """
+
+    classification: float = 1.0
+    tv: float = 4e-3
+    l2: float = 0.0
+    feature: float = 10.0
+    compete: float = 0.0
+    feature_form: FeatureForm = "normalised"
+    start: Start = "low-frequency"
+    learning_rate: float = 0.4
+    betas: tuple[float, float] = (0.5, 0.9)
+    warmup: int = 10
+    schedule: Schedule = "cosine"
+    jitter: int = 2
+    flip: bool = True
+    clamp: bool = True
+
+
+# The published code takes one norm over a batch of 256 where R_TV and R_l2 here are means of one
+# norm an image, as in the equations; the gradients agree when the weight is sqrt(256) times
+# as large.
+_PER_IMAGE = 16.0
+
+_CIFAR10 = Objective(
+    tv=2.5e-5 * _PER_IMAGE,
+    l2=3e-8 * _PER_IMAGE,
+    feature=10.0,
+    feature_form="published",
+    start="white",
+    learning_rate=0.05,
+    betas=(0.9, 0.999),
+    warmup=0,
+    schedule="constant",
+    jitter=2,
+    flip=False,
+    clamp=False,
+)
+_IMAGENET = Objective(
+    tv=1e-4 * _PER_IMAGE,
+    l2=1e-5 * _PER_IMAGE,
+    feature=0.01,
+    feature_form="published",
+    start="white",
+    learning_rate=0.25,
+    warmup=100,
+    jitter=30,
+)
+
+
+PRESETS: dict[str, Objective] = {
+    "normalised": Objective(),
+    "deepdream-cifar10": replace(_CIFAR10, feature=0.0),
+    "deepinversion-cifar10": _CIFAR10,
+    "adaptive-cifar10": replace(_CIFAR10, compete=10.0),
+    "deepdream-imagenet": replace(_IMAGENET, feature=0.0),
+    "deepinversion-imagenet": _IMAGENET,
+    "adaptive-imagenet": replace(_IMAGENET, compete=0.2),
+}
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """``L = -log p_T(y | x)``, the cross-entropy of each image. ``[B, K], [B] -> [B]``."""
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """``R_TV(x) = sum_d ||x - shift_d(x)||_2`` over the directions ->, v, and both diagonals.
+
+    ``[B, C, H, W] -> [B]``, each norm taken over the channels and pixels of one image.
+    """
+    differences = (
+        images[..., :, 1:] - images[..., :, :-1],
+        images[..., 1:, :] - images[..., :-1, :],
+        images[..., 1:, 1:] - images[..., :-1, :-1],
+        images[..., 1:, :-1] - images[..., :-1, 1:],
+    )
+    return torch.stack([_norm(difference) for difference in differences]).sum(0)
+
+
+def l2_norm(images: Tensor) -> Tensor:
+    """``R_l2(x) = ||x||_2`` of each image. ``[B, C, H, W] -> [B]``."""
+    return _norm(images)
+
+
+def feature_loss(layers: Sequence[LayerStatistics], form: FeatureForm) -> Tensor:
+    """``R_feature``: how far a batch's BatchNorm statistics are from the teacher's. Scalar.
+
+    ``published`` is the paper's,
+    ``sum_l ||mu_l(x) - running_mean_l||_2 + ||sigma2_l(x) - running_var_l||_2``.
+
+    ``normalised`` has no scale to tune: with ``v = running_var``, the mean over layers of the mean
+    over channels of ``(mu - running_mean)^2 / v + (log sigma2 - log v)^2``.
+    """
+    if not layers:
+        raise ValueError("no BatchNorm layer ran: R_feature needs at least one")
+    if form == "published":
+        return torch.stack(
+            [
+                torch.linalg.vector_norm(layer.mean - layer.running_mean)
+                + torch.linalg.vector_norm(layer.variance - layer.running_variance)
+                for layer in layers
+            ]
+        ).sum()
+    return torch.stack([_normalised_error(layer) for layer in layers]).mean()
+
+
+def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """``JS(p_T, p_S) = (KL(p_T || M) + KL(p_S || M)) / 2``, ``M = (p_T + p_S) / 2``, in [0, ln 2].
+
+    ``[B, K], [B, K] -> [B]``.
+    """
+    log_t = teacher_logits.float().log_softmax(1)
+    log_s = student_logits.float().log_softmax(1)
+    log_m = torch.logaddexp(log_t, log_s) - torch.log(torch.tensor(2.0, device=log_t.device))
+    kl_t = (log_t.exp() * (log_t - log_m)).sum(1)
+    kl_s = (log_s.exp() * (log_s - log_m)).sum(1)
+    return (kl_t + kl_s) / 2
+
+
+def compete_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """``R_compete = 1 - JS(p_T, p_S)``: low where student and teacher disagree.
+
+    ``[B, K], [B, K] -> [B]``.
+    """
+    return 1 - jensen_shannon(teacher_logits, student_logits)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Unweighted terms of a batch: ``[B]`` each, but ``feature``, which only a batch has."""
+
+    classification: Tensor
+    tv: Tensor
+    l2: Tensor
+    feature: Tensor
+    compete: Tensor | None
+
+    def total(self, objective: Objective) -> Tensor:
+        """The weighted sum of each image, ``[B]``; its mean is what is minimised."""
+        total = (
+            objective.classification * self.classification
+            + objective.tv * self.tv
+            + objective.l2 * self.l2
+            + objective.feature * self.feature
+        )
+        if self.compete is not None:
+            total = total + objective.compete * self.compete
+        return total
+
+
+def evaluate_terms(
+    images: Tensor,
+    labels: Tensor,
+    logits: Tensor,
+    layers: Sequence[LayerStatistics],
+    student_logits: Tensor | None,
+    form: FeatureForm,
+) -> Terms:
+    """All terms of one batch. ``layers`` may be empty (no BatchNorm): ``feature`` is then 0."""
+    return Terms(
+        classification=classification_loss(logits, labels),
+        tv=total_variation(images),
+        l2=l2_norm(images),
+        feature=feature_loss(layers, form) if layers else images.new_zeros(()),
+        compete=None if student_logits is None else compete_loss(logits, student_logits),
+    )
+
+
+def _norm(values: Tensor) -> Tensor:
+    # The floor keeps the gradient of a norm finite where an image is constant.
+    return values.float().square().flatten(1).sum(1).clamp_min(1e-12).sqrt()
+
+
+def _normalised_error(layer: LayerStatistics) -> Tensor:
+    variance = layer.running_variance + VARIANCE_FLOOR
+    mean_error = (layer.mean - layer.running_mean).square() / variance
+    variance_error = (torch.log(layer.variance + VARIANCE_FLOOR) - torch.log(variance)).square()
+    return (mean_error + variance_error).mean()

@@ -1,0 +1,147 @@
+"""What a person looks at: grids of images with the teacher's confidence, and curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipeline.config import Config
+from pipeline.plan import Plan
+from pipeline.provenance import ShardRecord
+from pipeline.shards import IMAGE, Pixels, decode_image, read_tar
+from pipeline.storage import write_bytes
+from pipeline.synthesis import plan_of
+
+matplotlib.use("Agg")
+
+ROWS, COLUMNS = 8, 16
+SIDE, TEXT = 64, 14
+
+
+def draw_grids(config: Config, reports: Path) -> list[Path]:
+    """``grids/round-N.png`` for each round: a column a class, the teacher's probability below."""
+    layout, root = plan_of(config), Path(config.paths.dataset)
+    paths = []
+    for round_ in range(config.adaptive.rounds + 1):
+        cells = _pick(layout, root, round_, config.teacher.classes)
+        path = reports / "grids" / f"round-{round_}.png"
+        write_bytes(path, _png(_grid(cells, config.teacher.class_names)))
+        paths.append(path)
+    for path in (reports / "grids").glob("round-*.png"):
+        if path not in paths:
+            path.unlink()
+    return paths
+
+
+def draw_synthesis_curves(records: Sequence[ShardRecord], path: Path) -> None:
+    """Mean of every loss term over the iterations, a line a round."""
+    from matplotlib import pyplot
+
+    names = [name for name in records[-1].curve[0] if name != "iteration"]
+    figure, axes = pyplot.subplots(1, len(names), figsize=(3 * len(names), 2.8))
+    for axis, name in zip(axes, names, strict=True):
+        for round_ in sorted({record.round for record in records}):
+            iterations, values = mean_curve(records, round_, name)
+            axis.plot(iterations, values, label=f"round {round_}")
+        axis.set(title=name, xlabel="iteration")
+        if all(value > 0 for line in axis.lines for value in line.get_ydata()):
+            axis.set_yscale("log")
+    axes[-1].legend(fontsize=8)
+    _save(figure, path)
+
+
+def draw_distillation_curves(logs: Sequence[Path], path: Path) -> None:
+    """Loss, agreement with the teacher and accuracy on the images' labels, a line a student."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.8))
+    for log in logs:
+        rows = read_log(log)
+        for axis, name in zip(axes, ("loss", "agreement", "accuracy"), strict=True):
+            axis.plot([r["step"] for r in rows], [r[name] for r in rows], label=log.stem)
+            axis.set(title=name, xlabel="step")
+    axes[0].set_yscale("log")
+    axes[-1].legend(fontsize=8)
+    _save(figure, path)
+
+
+def mean_curve(
+    records: Sequence[ShardRecord], round_: int, name: str
+) -> tuple[list[float], list[float]]:
+    """Iterations and the term's mean over a round's shards, weighted by their images."""
+    curves = [(record.curve, record.images) for record in records if record.round == round_]
+    weights = [images for _, images in curves]
+    points = list(zip(*(curve for curve, _ in curves), strict=True))
+    values = [float(np.average([p[name] for p in point], weights=weights)) for point in points]
+    return [point[0]["iteration"] for point in points], values
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _pick(
+    layout: Plan, root: Path, round_: int, classes: int
+) -> dict[int, list[tuple[Pixels, float]]]:
+    """The first images of some classes, spread evenly where there are many."""
+    shown = np.unique(np.linspace(0, classes - 1, min(classes, COLUMNS)).round().astype(int))
+    cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
+    for number in layout.of_round(round_):
+        for _, parts, _ in read_tar(root / "train" / f"{number:06d}.tar"):
+            row = cells.get(int(parts["cls"]))
+            if row is not None and len(row) < ROWS:
+                row.append((decode_image(parts[IMAGE]), _probability(parts["json"])))
+        if all(len(row) == ROWS for row in cells.values()):
+            break
+    return cells
+
+
+def _probability(facts: bytes) -> float:
+
+    return float(json.loads(facts)["teacher_prob"])
+
+
+def _grid(cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None) -> Image.Image:
+    canvas = Image.new("RGB", (len(cells) * (SIDE + 4), TEXT + ROWS * (SIDE + TEXT)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, (label, row) in enumerate(cells.items()):
+        x = 2 + column * (SIDE + 4)
+        draw.text((x, 1), (names[label] if names else str(label))[:10], fill="black")
+        for index, (pixels, probability) in enumerate(row):
+            y = TEXT + index * (SIDE + TEXT)
+            canvas.paste(_cell(pixels), (x, y))
+            draw.text(
+                (x, y + SIDE), f"{probability:.1%}", fill="black" if probability > 0.5 else "red"
+            )
+    return canvas
+
+
+def _cell(pixels: Pixels) -> Image.Image:
+    array = pixels[0] if pixels.shape[0] == 1 else pixels[:3].transpose(1, 2, 0)
+    large = max(pixels.shape[1:]) > SIDE
+    how = Image.Resampling.LANCZOS if large else Image.Resampling.NEAREST
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB").resize((SIDE, SIDE), how)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(buffer, dpi=110)
+    pyplot.close(figure)
+    write_bytes(path, buffer.getvalue())

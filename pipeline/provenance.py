@@ -1,0 +1,109 @@
+"""One Parquet row for each published image, and the record that says a shard is complete."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storage import digest_json
+
+_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("key", pa.string(), "sample key in the tar"),
+    ("shard", pa.string(), "tar that holds the sample"),
+    ("index", pa.int32(), "position in the tar"),
+    ("offset", pa.int64(), "first byte of the image in the tar"),
+    ("size", pa.int32(), "bytes of the image"),
+    ("sha256", pa.binary(32), "of the image's bytes"),
+    ("cls", pa.int16(), "intended class"),
+    ("class_name", pa.string(), "its name"),
+    ("round", pa.int16(), "0, or the adaptive round"),
+    ("batch", pa.int32(), "batch in the shard"),
+    ("seed", pa.uint64(), "seed of that batch"),
+    ("iterations", pa.int32(), "gradient steps"),
+    ("height", pa.int16(), "pixels"),
+    ("width", pa.int16(), "pixels"),
+    ("loss_total", pa.float32(), "weighted sum for the published image"),
+    ("loss_classification", pa.float32(), "L, cross-entropy against cls"),
+    ("loss_tv", pa.float32(), "R_TV"),
+    ("loss_l2", pa.float32(), "R_l2"),
+    ("loss_feature", pa.float32(), "R_feature of the whole batch"),
+    ("loss_compete", pa.float32(), "R_compete; null without a student"),
+    ("teacher_pred", pa.int16(), "class with the highest teacher logit"),
+    ("teacher_prob", pa.float32(), "teacher's probability of cls"),
+    ("teacher_entropy", pa.float32(), "of the teacher's output, nats"),
+    ("student_pred", pa.int16(), "the same of the round's student, or null"),
+    ("student_prob", pa.float32(), "student's probability of cls, or null"),
+    ("js_divergence", pa.float32(), "JS(p_T, p_S), nats, or null"),
+]
+NULLABLE = {"loss_compete", "student_pred", "student_prob", "js_divergence"}
+
+SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=name in NULLABLE, metadata={"description": text})
+        for name, kind, text in _COLUMNS
+    ]
+)
+
+
+def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
+    """Parquet bytes of ``rows``, ``facts`` as JSON in the schema's ``dreamshard`` entry."""
+    schema = SCHEMA.with_metadata({"dreamshard": json.dumps(facts, sort_keys=True)})
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRecord:
+    """``metadata/NNNNNN.json``, written last: the shard is complete, and made to this ``spec``.
+
+    ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
+    ``curve`` is the mean of every term along the optimisation, averaged over the batches.
+    """
+
+    shard: str
+    round: int
+    first: int
+    images: int
+    spec: dict[str, Any]
+    spec_sha256: str
+    files: dict[str, dict[str, Any]]
+    class_counts: dict[str, int]
+    agreement: float
+    confidence: float
+    curve: list[dict[str, float]]
+
+    @property
+    def tar(self) -> dict[str, Any]:
+        return self.files[f"train/{self.shard}.tar"]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_record(path: Path) -> ShardRecord | None:
+    """The record at ``path``, or None where there is none that this version can read."""
+    try:
+        return ShardRecord(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_current(record: ShardRecord | None, spec: dict[str, Any], root: Path) -> bool:
+    """Whether a shard is complete and made to today's ``spec``. Reads sizes, not contents."""
+    if record is None or record.spec_sha256 != digest_json(spec):
+        return False
+    return all(_size(root / name) == facts["size"] for name, facts in record.files.items())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -1,0 +1,131 @@
+"""Run many jobs through an executor: side by side, tried again, with a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.executor import Executor, Work, create_executor
+
+
+class Job(Protocol):
+    """Anything with a name and a number of images to get through."""
+
+    @property
+    def images(self) -> int: ...
+
+
+Runner = Callable[[Work, Sequence[Any], str], list[Any]]
+"""``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
+
+
+class JobsFailed(RuntimeError):
+    """Some jobs failed after every retry; the others are complete."""
+
+
+@contextlib.contextmanager
+def open_runner(config: Config) -> Iterator[Runner]:
+    """A runner on this machine's devices, as ``execution`` says."""
+    with open_executor(config) as executor:
+        yield local_runner(executor, config.execution.retries)
+
+
+@contextlib.contextmanager
+def open_executor(config: Config) -> Iterator[Executor]:
+    """The executor that ``execution`` asks for; its workers end with the block."""
+    threads = max(config.synthesis.threads, config.distillation.threads)
+    execution = config.execution
+    executor = create_executor(execution.device, execution.workers, threads)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def local_runner(executor: Executor, retries: int) -> Runner:
+    """A runner of plain threads, for where there is no Prefect."""
+
+    def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
+        with progress_bar(executor, jobs, description) as finished:
+
+            def one(job: Any) -> Any:
+                result = _attempt(executor, work, job, retries)
+                finished(job)
+                return result
+
+            with ThreadPoolExecutor(executor.workers) as pool:
+                futures = [pool.submit(one, job) for job in jobs]
+        errors = [error for future in futures if (error := future.exception())]
+        raise_failures(errors, len(jobs))
+        return [future.result() for future in futures]
+
+    return run
+
+
+def raise_failures(errors: Sequence[BaseException], jobs: int) -> None:
+    """Nothing where nothing failed; otherwise one error that tells how many and why."""
+    if not errors:
+        return
+    if isinstance(errors[0], UserError):
+        raise errors[0]
+    raise JobsFailed(
+        f"{len(errors)} of {jobs} jobs failed; the first: {errors[0]}. "
+        "The others are complete: run the same command again to make what is missing"
+    ) from errors[0]
+
+
+@contextlib.contextmanager
+def progress_bar(
+    executor: Executor, jobs: Sequence[Job], description: str
+) -> Iterator[Callable[[Job], None]]:
+    """A bar over the images of ``jobs``: images/s and time left. Yields what marks a job done."""
+    completed, stop = 0, threading.Event()
+    lock = threading.Lock()
+
+    def finished(job: Job) -> None:
+        nonlocal completed
+        with lock:
+            completed += job.images
+
+    total = sum(job.images for job in jobs)
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # a log file wants fewer lines
+    with tqdm(
+        total=total, desc=description, unit="img", smoothing=0.05, mininterval=interval
+    ) as bar:
+
+        def refresh() -> None:
+            seen = min(completed + executor.in_flight(), total)
+            bar.update(round(seen) - bar.n)
+
+        def watch() -> None:
+            while not stop.wait(0.5):
+                refresh()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield finished
+        finally:
+            stop.set()
+            watcher.join()
+            refresh()
+
+
+def _attempt(executor: Executor, work: Work, job: Any, retries: int) -> Any:
+    for attempt in range(retries + 1):
+        try:
+            return executor.run(work, job)
+        except UserError:
+            raise
+        except Exception:
+            if attempt == retries:
+                raise
+    raise AssertionError

@@ -1,0 +1,178 @@
+"""Where a network comes from: a source string names the architecture, a file holds the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+FORMS = "`module:factory`, `path/to/file.py:factory` or `torchvision:name`"
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+def build_network(source: str, arguments: Mapping[str, Any], role: str) -> nn.Module:
+    """The network that ``source`` names, with its own initial weights.
+
+    A factory is imported and called only because the user named it. ``role`` ("teacher",
+    "student") is the section of the parameters that errors point at.
+
+    Raises:
+        UserError: the source cannot be found, or did not return a module.
+    """
+    factory = _factory(source, role)
+    try:
+        network = factory(**arguments)
+    except TypeError as error:
+        raise UserError(f"{role}.arguments does not fit {source}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{role}.source {source} failed: {_one_line(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{role}.source {source} returned {type(network).__name__}, not a torch.nn.Module"
+        )
+    return network
+
+
+def load_weights(network: nn.Module, path: Path, role: str) -> None:
+    """Fill ``network`` from a safetensors or PyTorch file, every key and shape matching.
+
+    A PyTorch file is read with ``weights_only=True``: nothing in it is executed. One level of
+    wrapping (``{"state_dict": ...}``) and the ``module.`` prefix of DataParallel are taken off.
+
+    Raises:
+        UserError: no such file, not a state dict, or it does not fit.
+    """
+    state = read_state_dict(path, role)
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        shapes = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        first = shapes[0] if shapes else _one_line(error)
+        raise UserError(f"{role}.weights {path} does not fit {role}.source: {first}") from error
+    # BatchNorm's step counter is bookkeeping that old checkpoints lack.
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise UserError(
+            f"{role}.weights {path} does not fit {role}.source: "
+            f"{len(missing)} keys missing{_first(missing)}, "
+            f"{len(unexpected)} unexpected{_first(unexpected)}"
+        )
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(f"{role}.weights {path} holds NaN or infinite values{_first(broken)}")
+
+
+def read_state_dict(path: Path, role: str) -> dict[str, Tensor]:
+    """The named tensors of a checkpoint file, on the CPU."""
+    if not path.is_file():
+        raise UserError(f"{role}.weights: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{role}.weights {path} holds more than tensors, and loading it could run code: "
+            "save its state_dict() and name that file"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{role}.weights {path} cannot be read: {_one_line(error)}") from error
+    for key in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{role}.weights {path} is not a state dict (names to tensors)")
+    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def digest_network(network: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def factory_file(source: str, role: str) -> Path | None:
+    """The user's file that defines the factory, or None where a library does."""
+    if source.startswith("torchvision:"):
+        return None
+    file = inspect.getsourcefile(_factory(source, role))
+    return Path(file) if file else None
+
+
+def _factory(source: str, role: str) -> Callable[..., Any]:
+    origin, _, name = source.rpartition(":")
+    if not origin or not name:
+        raise UserError(f"{role}.source is {source!r}: write {FORMS}")
+    if origin == "torchvision":
+        return _torchvision(name, role)
+    module = _import_file(origin, role) if origin.endswith(".py") else _import(origin, role)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise UserError(f"{role}.source: {origin} has no function {name!r}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _import(origin: str, role: str) -> Any:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(origin)
+    except Exception as error:
+        raise UserError(
+            f"{role}.source: module {origin!r} cannot be imported: {_one_line(error)}"
+        ) from error
+
+
+def _import_file(origin: str, role: str) -> Any:
+    path = Path(origin)
+    if not path.is_file():
+        raise UserError(f"{role}.source: there is no file {origin}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{role}.source: {origin} failed: {_one_line(error)}") from error
+    return module
+
+
+def _torchvision(name: str, role: str) -> Callable[..., nn.Module]:
+    import torchvision  # slow, and absent on some GPU boxes: only for those who name it
+
+    if name not in torchvision.models.list_models():
+        raise UserError(f"{role}.source: torchvision has no model {name!r}")
+
+    def factory(**arguments: Any) -> nn.Module:
+        network: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
+        return network
+
+    return factory
+
+
+def _first(names: list[str]) -> str:
+    return f" (first: {names[0]})" if names else ""
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")

@@ -1,0 +1,90 @@
+"""The final students: one job a seed, on the whole dataset, and the noise baseline beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.adaptive import dataset_digest, synthesize
+from pipeline.config import Config
+from pipeline.distillation import DistillJob, distill, is_trained
+from pipeline.errors import UserError
+from pipeline.running import Runner
+from pipeline.storage import check_writable
+from pipeline.synthesis import check_student, plan_of
+from pipeline.teacher import Teacher
+
+STUDENT, NOISE = "student", "noise"
+
+
+def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict[str, float]]:
+    """Train every configured student that is not there yet; the last log row of each made now.
+
+    Raises:
+        UserError: before training, if the dataset is incomplete or the student does not fit.
+    """
+    check_student(config, teacher)
+    check_writable(Path(config.paths.students), "paths.students")
+    jobs = student_jobs(config, teacher)
+    if config.distillation.noise_baseline:
+        noise = noise_config(config)
+        synthesize(noise, run)
+        jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
+    _remove_others(Path(config.paths.students), jobs)
+    todo = [job for job in jobs if not is_trained(job)]
+    return run(distill, todo, "distillation") if todo else []
+
+
+def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
+    """A job for each of ``distillation.seeds``."""
+    return _jobs(config, teacher, STUDENT, config.distillation.seeds)
+
+
+def noise_config(config: Config) -> Config:
+    """The same plan without one optimisation step: images are clamped white noise."""
+    objective = config.synthesis.objective.model_copy(update={"start": "white"})
+    update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
+    update["images_per_class"] = None
+    return config.model_copy(
+        update={
+            "synthesis": config.synthesis.model_copy(update=update),
+            "adaptive": config.adaptive.model_copy(update={"rounds": 0}),
+            "paths": config.paths.model_copy(update={"dataset": f"{config.paths.dataset}-noise"}),
+        }
+    )
+
+
+def weights_path(config: Config, kind: str, seed: int) -> Path:
+    return Path(config.paths.students) / f"{kind}-{seed}.safetensors"
+
+
+def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -> list[DistillJob]:
+    root, layout = Path(config.paths.dataset), plan_of(config)
+    if config.distillation.batch_size > len(layout.labels):
+        raise UserError(
+            f"distillation.batch_size is {config.distillation.batch_size}, "
+            f"but the dataset has {len(layout.labels)} images"
+        )
+    numbers = range(len(layout))
+    digest = dataset_digest(root, numbers)
+    return [
+        DistillJob(
+            name=f"{kind}-{seed}",
+            teacher=config.teacher,
+            teacher_digest=teacher.digest,
+            student=config.student,
+            training=config.distillation,
+            shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
+            dataset=digest,
+            seed=seed,
+            output=weights_path(config, kind, seed),
+        )
+        for seed in seeds
+    ]
+
+
+def _remove_others(directory: Path, jobs: list[DistillJob]) -> None:
+    """Students of seeds that are no longer asked for."""
+    names = {job.name for job in jobs}
+    for path in directory.glob("*-*.*"):
+        if path.name.split(".")[0] not in names:
+            path.unlink()

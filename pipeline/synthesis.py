@@ -1,0 +1,328 @@
+"""From parameters to shards: what each is to be made from, whether it is, and how."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline import inversion, objective, plan, shards, sources, statistics, teacher
+from pipeline.code import source_digest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.inversion import Inverted, invert
+from pipeline.objective import Objective
+from pipeline.plan import Batch, Plan, ShardPlan, make_plan
+from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
+from pipeline.shards import Sample, write_tar
+from pipeline.storage import (
+    check_writable,
+    digest_bytes,
+    digest_file,
+    digest_json,
+    remove_leftovers,
+    replacing,
+    write_bytes,
+    write_json,
+)
+from pipeline.teacher import Teacher, cached_teacher, load_teacher
+
+# The modules whose code decides what the pixels are; a change in one makes every shard stale.
+_PIXEL_CODE = (inversion, objective, plan, shards, sources, statistics, teacher)
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Competitor:
+    """The student that a round competes with: its weights file and their digest."""
+
+    weights: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """All a worker needs to make one shard."""
+
+    config: Config
+    number: int
+    spec: dict[str, Any]
+    competitor: Competitor | None
+    images: int
+
+    def __str__(self) -> str:
+        return f"shard-{self.number:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What making a shard took. Not published: it depends on the machine."""
+
+    number: int
+    images: int
+    seconds: float
+
+
+def plan_of(config: Config) -> Plan:
+    return make_plan(config.synthesis, config.adaptive, config.teacher.classes)
+
+
+def check(config: Config) -> Teacher:
+    """Everything that can be wrong before the first gradient. Returns the teacher, on the CPU.
+
+    Raises:
+        UserError: what is wrong and what to do.
+    """
+    loaded = load_teacher(config.teacher, torch.device("cpu"))
+    needs_statistics = config.synthesis.objective.resolve().feature > 0
+    if needs_statistics and not statistics.batchnorm_layers(loaded.network):
+        raise UserError(
+            "the teacher has no BatchNorm layer with running statistics, which R_feature matches: "
+            "set synthesis.objective.feature to 0 or bring another teacher"
+        )
+    if config.adaptive.rounds:
+        check_student(config, loaded)
+    check_writable(Path(config.paths.dataset), "paths.dataset")
+    return loaded
+
+
+def check_student(config: Config, loaded: Teacher) -> None:
+    """The student exists and answers the teacher's input with as many logits."""
+    network = sources.build_network(config.student.source, config.student.arguments, "student")
+    teacher.check_classes(network.eval(), loaded.shape, loaded.classes, "student")
+
+
+def shard_spec(
+    config: Config, shard: ShardPlan, teacher_digest: str, student: str | None
+) -> dict[str, Any]:
+    """All that the bytes of a shard follow from."""
+    return {
+        "shard": shard.number,
+        "round": shard.round,
+        "first": shard.first,
+        "labels": digest_bytes(shard.labels.astype("<i2").tobytes()),
+        "batches": [[batch.size, batch.seed] for batch in shard.batches],
+        "class_names": digest_json(config.teacher.class_names),
+        "iterations": config.synthesis.iterations,
+        "objective": asdict(round_objective(config, shard.round)),
+        "soft_labels": config.synthesis.soft_labels,
+        "threads": config.synthesis.threads,
+        "teacher": teacher_digest,
+        "student": student,
+        "code": _code_digest(),
+        "torch": torch.__version__.partition("+")[0],
+    }
+
+
+def round_objective(config: Config, round_: int) -> Objective:
+    """The objective of a round: only adaptive rounds have a student to compete with."""
+    base = config.synthesis.objective.resolve()
+    return replace(base, compete=config.adaptive.compete if round_ else 0.0)
+
+
+def record_path(root: Path, number: int) -> Path:
+    return root / "metadata" / f"{number:06d}.json"
+
+
+def wanted_jobs(
+    config: Config, teacher_digest: str, round_: int, competitor: Competitor | None
+) -> list[ShardJob]:
+    """A job for every shard of a round, made or not."""
+    layout = plan_of(config)
+    student = competitor.sha256 if competitor else None
+    jobs = []
+    for number in layout.of_round(round_):
+        shard = layout.shard(number)
+        spec = shard_spec(config, shard, teacher_digest, student)
+        jobs.append(ShardJob(config, number, spec, competitor, len(shard.labels)))
+    return jobs
+
+
+def is_done(job: ShardJob) -> bool:
+    root = Path(job.config.paths.dataset)
+    return is_current(read_record(record_path(root, job.number)), job.spec, root)
+
+
+def make_shard(job: ShardJob, device: str, report: Report) -> Made:
+    """Make one shard: tar, then rows, then the record. Overwrites a stale one.
+
+    ``report`` is told of progress in images; a batch of ``n`` adds up to ``n``.
+    """
+    started = time.perf_counter()
+    config, shard = job.config, plan_of(job.config).shard(job.number)
+    root = Path(config.paths.dataset)
+    torch.set_num_threads(config.synthesis.threads)
+    loaded = cached_teacher(config.teacher.model_dump_json(), job.spec["teacher"], device)
+    student = _competitor(config, job.competitor, loaded) if job.competitor else None
+    record_path(root, job.number).unlink(missing_ok=True)  # from here on it is not complete
+    batches = [
+        (batch, _invert(job, shard, index, batch, loaded, student, report))
+        for index, batch in enumerate(shard.batches)
+    ]
+    _publish(job, shard, batches, root)
+    return Made(job.number, job.images, time.perf_counter() - started)
+
+
+def _invert(
+    job: ShardJob,
+    shard: ShardPlan,
+    index: int,
+    batch: Batch,
+    loaded: Teacher,
+    student: nn.Module | None,
+    report: Report,
+) -> Inverted:
+    start = sum(b.size for b in shard.batches[:index])
+    labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
+    iterations = job.config.synthesis.iterations
+    return invert(
+        loaded,
+        labels,
+        batch.seed,
+        round_objective(job.config, shard.round),
+        iterations,
+        student,
+        progress=lambda steps: report(batch.size * steps / iterations),
+    )
+
+
+def _publish(
+    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Inverted]], root: Path
+) -> None:
+    tar_path = root / "train" / f"{shard.name}.tar"
+    rows_path = root / "metadata" / f"{shard.name}.parquet"
+    for path in (tar_path, rows_path, record_path(root, shard.number)):
+        remove_leftovers(path)
+    rows = list(_rows(job, shard, batches))
+    samples = _samples(rows, batches, job.config.synthesis.soft_labels)
+    with replacing(tar_path) as file:
+        members = write_tar(file, samples)
+    for row, member in zip(rows, members, strict=True):
+        row["offset"], row["size"] = member.offset, member.size
+        row["sha256"] = bytes.fromhex(member.sha256)
+    facts = {"spec": job.spec, "teacher": teacher_facts(job.config)}
+    write_bytes(rows_path, encode_rows(rows, facts))
+    agree = [row["teacher_pred"] == row["cls"] for row in rows]
+    record = ShardRecord(
+        shard=shard.name,
+        round=shard.round,
+        first=shard.first,
+        images=len(rows),
+        spec=job.spec,
+        spec_sha256=digest_json(job.spec),
+        files={str(path.relative_to(root)): file_facts(path) for path in (tar_path, rows_path)},
+        class_counts=_class_counts(shard),
+        agreement=round(sum(agree) / len(agree), 6),
+        confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
+        curve=_mean_curve(batches),
+    )
+    write_json(record_path(root, shard.number), record.to_json())
+
+
+def teacher_facts(config: Config) -> dict[str, Any]:
+    """What the teacher is, without the path that it had on this machine."""
+    return config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Digests and size, as the record and the dataset's index files name them."""
+    return {
+        "sha256": digest_file(path),
+        "md5": digest_file(path, "md5"),
+        "size": path.stat().st_size,
+    }
+
+
+def _rows(
+    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Inverted]]
+) -> Iterator[dict[str, Any]]:
+    names = job.config.teacher.class_names
+    weights = round_objective(job.config, shard.round)
+    index = 0
+    for number, (batch, result) in enumerate(batches):
+        columns = _columns(result, shard.labels[index : index + batch.size], weights)
+        for position in range(batch.size):
+            label = int(shard.labels[index])
+            yield {
+                "key": shard.key(index),
+                "shard": f"{shard.name}.tar",
+                "index": index,
+                "cls": label,
+                "class_name": names[label] if names else str(label),
+                "round": shard.round,
+                "batch": number,
+                "seed": batch.seed,
+                "iterations": job.config.synthesis.iterations,
+                "height": result.pixels.shape[2],
+                "width": result.pixels.shape[3],
+                **{name: values[position] for name, values in columns.items()},
+            }
+            index += 1
+
+
+def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[str, list[Any]]:
+    """What the networks and the objective say of each image of a batch."""
+    intended = torch.from_numpy(labels.astype(np.int64))[:, None]
+    terms, log_teacher = result.terms, result.logits.log_softmax(1)
+    teacher_probability = log_teacher.exp()
+    columns: dict[str, list[Any]] = {
+        "loss_total": terms.total(weights).tolist(),
+        "loss_classification": terms.classification.tolist(),
+        "loss_tv": terms.tv.tolist(),
+        "loss_l2": terms.l2.tolist(),
+        "loss_feature": [terms.feature.item()] * len(labels),
+        "teacher_pred": result.logits.argmax(1).tolist(),
+        "teacher_prob": teacher_probability.gather(1, intended)[:, 0].tolist(),
+        "teacher_entropy": (-(teacher_probability * log_teacher).sum(1)).tolist(),
+    }
+    if result.student_logits is not None:
+        assert terms.compete is not None
+        student = result.student_logits
+        columns["loss_compete"] = terms.compete.tolist()
+        columns["student_pred"] = student.argmax(1).tolist()
+        columns["student_prob"] = student.softmax(1).gather(1, intended)[:, 0].tolist()
+        columns["js_divergence"] = objective.jensen_shannon(result.logits, student).tolist()
+    return columns
+
+
+def _samples(
+    rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Inverted]], soft_labels: bool
+) -> Iterator[Sample]:
+    images = (image for _, result in batches for image in result.pixels.numpy())
+    logits = (values for _, result in batches for values in result.logits.half().numpy())
+    for row, pixels, values in zip(rows, images, logits, strict=True):
+        facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
+        facts["teacher_prob"] = float(f"{row['teacher_prob']:.6g}")
+        yield Sample(row["key"], pixels, row["cls"], facts, values if soft_labels else None)
+
+
+def _class_counts(shard: ShardPlan) -> dict[str, int]:
+    labels, counts = np.unique(shard.labels, return_counts=True)
+    return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
+
+
+def _mean_curve(batches: list[tuple[Batch, Inverted]]) -> list[dict[str, float]]:
+    curves = [result.curve for _, result in batches]
+    return [
+        {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in points[0]}
+        for points in zip(*curves, strict=True)
+    ]
+
+
+@functools.cache
+def _code_digest() -> str:
+    return source_digest(Path(str(module.__file__)) for module in _PIXEL_CODE)
+
+
+def _competitor(config: Config, competitor: Competitor, loaded: Teacher) -> nn.Module:
+    network = sources.build_network(config.student.source, config.student.arguments, "student")
+    sources.load_weights(network, competitor.weights, "student")
+    return network.eval().requires_grad_(False).to(loaded.device)
