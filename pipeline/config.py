@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
-from pipeline.objective import PRESETS, FeatureForm, Objective, Schedule, Start
+from pipeline.objective import PRESETS, FeatureForm, Objective, Precision, Schedule, Start
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -120,6 +120,8 @@ class SynthesisConfig(Section):
     iterations: Count = 200
     seed: Seed = 0
     threads: Positive = 1
+    precision: Precision = "bfloat16"
+    compile: bool = True
     soft_labels: bool = False
     objective: ObjectiveConfig = ObjectiveConfig()
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.objective import Objective, Terms, evaluate_terms
-from pipeline.statistics import FeatureStatistics
-from pipeline.teacher import Teacher
+from pipeline.engine import Engine, Judgement
+from pipeline.objective import Objective
 
 CURVE_POINTS = 20
 
@@ -20,68 +20,82 @@ CURVE_POINTS = 20
 class Inverted:
     """A finished batch: the published pixels and what the networks make of exactly those.
 
-    ``pixels`` is uint8 ``[B, C, H, W]``; ``logits`` and ``student_logits`` float32 ``[B, K]``;
-    ``curve`` maps iteration to the mean of each unweighted term.
+    ``pixels`` is uint8 ``[B, C, H, W]``, on the CPU like all else here; ``curve`` has the mean of
+    each unweighted term at some iterations, the last for the published pixels.
     """
 
     pixels: Tensor
-    logits: Tensor
-    student_logits: Tensor | None
-    terms: Terms
+    judgement: Judgement
     curve: list[dict[str, float]]
 
 
 def invert(
-    teacher: Teacher,
+    engine: Engine,
     labels: Tensor,
     seed: int,
-    objective: Objective,
     iterations: int,
-    student: nn.Module | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Inverted:
     """Optimise one batch of images towards ``labels`` (int64 ``[B]``, on the CPU).
 
     Same arguments, machine and thread count give the same bytes: every random choice comes from a
     CPU generator seeded with ``seed``. ``progress`` is called with 1 after each iteration.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite.
     """
+    teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
-    device = teacher.device
-    labels = labels.to(device)
-    images = starting_images(len(labels), teacher.shape, objective.start, generator).to(device)
+    labels = labels.to(teacher.device)
+    start = starting_images(len(labels), teacher.shape, objective.start, generator)
+    images = start.to(teacher.device)
     if objective.clamp:
         images = teacher.preprocessing.clamp(images)
     moves = _random_moves(iterations, objective, generator)
     images.requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=objective.learning_rate, betas=objective.betas)
-    recorded: list[tuple[int, Terms]] = []
+    recorded: list[tuple[int, Tensor]] = []
     for iteration in range(iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(objective, iteration, iterations)
-        moved = _move(images, *moves[iteration])
-        terms = _forward(teacher, moved, labels, objective, student)[0]
-        terms.total(objective).mean().backward()
+        optimizer.param_groups[0]["lr"] = learning_rate(objective, iteration, iterations)
+        total, means = engine.step(_move(images, *moves[iteration]), labels)
+        total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if objective.clamp:
             with torch.no_grad():
                 images.copy_(teacher.preprocessing.clamp(images))
         if iteration % max(1, iterations // CURVE_POINTS) == 0:
-            recorded.append((iteration, terms))
+            recorded.append((iteration, means))
         if progress is not None:
             progress(1)
-    pixels = teacher.preprocessing.quantise(images.detach())
-    with torch.no_grad():
-        published = teacher.preprocessing.normalise(pixels)
-        terms, logits, student_logits = _forward(teacher, published, labels, objective, student)
-    recorded.append((iterations, terms))
-    return Inverted(
-        pixels=pixels.cpu(),
-        logits=logits.float().cpu(),
-        student_logits=None if student_logits is None else student_logits.float().cpu(),
-        terms=terms,
-        curve=[_point(iteration, terms, objective) for iteration, terms in recorded],
-    )
+    return _finish(engine, images.detach(), labels, iterations, recorded)
+
+
+def _finish(
+    engine: Engine,
+    images: Tensor,
+    labels: Tensor,
+    iterations: int,
+    recorded: list[tuple[int, Tensor]],
+) -> Inverted:
+    """Quantise, and ask the networks about what will be published."""
+    pixels = engine.teacher.preprocessing.quantise(images)
+    judgement = engine.judge(engine.teacher.preprocessing.normalise(pixels), labels)
+    terms = judgement.terms
+    parts = [terms.total(engine.objective), *terms.unweighted()]
+    recorded.append((iterations, torch.stack([part.mean() for part in parts])))
+    curve = [
+        {"iteration": iteration, **_rounded(engine.names, means)} for iteration, means in recorded
+    ]
+    if not all(math.isfinite(value) for point in curve for value in point.values()):
+        raise FloatingPointError(
+            "the loss is not finite: lower synthesis.objective.learning_rate or use float32"
+        )
+    return Inverted(pixels.cpu(), judgement.cpu(), curve)
+
+
+def _rounded(names: list[str], means: Tensor) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in zip(names, means.tolist(), strict=True)}
 
 
 def starting_images(
@@ -127,36 +141,3 @@ def _move(images: Tensor, down: int, right: int, flip: bool) -> Tensor:
     """The same small shift and flip for the whole batch, so that no pixel keeps its place."""
     moved = torch.roll(images, (down, right), (2, 3))
     return moved.flip(3) if flip else moved
-
-
-def _forward(
-    teacher: Teacher,
-    images: Tensor,
-    labels: Tensor,
-    objective: Objective,
-    student: nn.Module | None,
-) -> tuple[Terms, Tensor, Tensor | None]:
-    with FeatureStatistics(teacher.network) as statistics:
-        logits = teacher.network(images)
-        layers = statistics.collect()
-    student_logits = None if student is None else student(images)
-    form = objective.feature_form
-    return (
-        evaluate_terms(images, labels, logits, layers, student_logits, form),
-        logits,
-        student_logits,
-    )
-
-
-def _point(iteration: int, terms: Terms, objective: Objective) -> dict[str, float]:
-    values = {
-        "total": terms.total(objective),
-        "classification": terms.classification,
-        "tv": terms.tv,
-        "l2": terms.l2,
-        "feature": terms.feature,
-    }
-    if terms.compete is not None:
-        values["compete"] = terms.compete
-    means = {name: float(f"{value.mean().item():.6g}") for name, value in values.items()}
-    return {"iteration": iteration, **means}

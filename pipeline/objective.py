@@ -19,6 +19,7 @@ from pipeline.statistics import LayerStatistics
 FeatureForm = Literal["normalised", "published"]
 Start = Literal["white", "low-frequency"]
 Schedule = Literal["cosine", "constant"]
+Precision = Literal["float32", "bfloat16"]
 
 # Keeps the ratio of variances finite for channels that never fire.
 VARIANCE_FLOOR = 1e-5
@@ -179,6 +180,17 @@ class Terms:
         if self.compete is not None:
             total = total + objective.compete * self.compete
         return total
+
+    def unweighted(self) -> list[Tensor]:
+        """The terms in the order of the fields, without ``compete`` where there is none."""
+        terms = [self.classification, self.tv, self.l2, self.feature]
+        return terms if self.compete is None else [*terms, self.compete]
+
+    def cpu(self) -> Terms:
+        compete = None if self.compete is None else self.compete.cpu()
+        return Terms(
+            self.classification.cpu(), self.tv.cpu(), self.l2.cpu(), self.feature.cpu(), compete
+        )
 
 
 def evaluate_terms(

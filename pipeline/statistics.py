@@ -45,9 +45,10 @@ class FeatureStatistics:
         self._layers = batchnorm_layers(network)
         self._seen: list[LayerStatistics] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hook = self._record  # one object: a compiled function stays valid for it
 
     def __enter__(self) -> FeatureStatistics:
-        self._handles = [layer.register_forward_pre_hook(self._record) for layer in self._layers]
+        self._handles = [layer.register_forward_pre_hook(self._hook) for layer in self._layers]
         return self
 
     def __exit__(

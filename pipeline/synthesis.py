@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from pipeline import engine as engine_module
 from pipeline import inversion, objective, plan, shards, sources, statistics, teacher
 from pipeline.code import source_digest
-from pipeline.config import Config
+from pipeline.config import Config, StudentConfig
+from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import Inverted, invert
-from pipeline.objective import Objective
+from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
 from pipeline.shards import Sample, write_tar
@@ -35,7 +36,7 @@ from pipeline.storage import (
 from pipeline.teacher import Teacher, cached_teacher, load_teacher
 
 # The modules whose code decides what the pixels are; a change in one makes every shard stale.
-_PIXEL_CODE = (inversion, objective, plan, shards, sources, statistics, teacher)
+_PIXEL_CODE = (engine_module, inversion, objective, plan, shards, sources, statistics, teacher)
 
 Report = Callable[[float], None]
 
@@ -115,6 +116,8 @@ def shard_spec(
         "objective": asdict(round_objective(config, shard.round)),
         "soft_labels": config.synthesis.soft_labels,
         "threads": config.synthesis.threads,
+        "precision": config.synthesis.precision,
+        "compile": config.synthesis.compile,
         "teacher": teacher_digest,
         "student": student,
         "code": _code_digest(),
@@ -160,13 +163,12 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
     config, shard = job.config, plan_of(job.config).shard(job.number)
     root = Path(config.paths.dataset)
     torch.set_num_threads(config.synthesis.threads)
-    loaded = cached_teacher(config.teacher.model_dump_json(), job.spec["teacher"], device)
-    student = _competitor(config, job.competitor, loaded) if job.competitor else None
     record_path(root, job.number).unlink(missing_ok=True)  # from here on it is not complete
-    batches = [
-        (batch, _invert(job, shard, index, batch, loaded, student, report))
-        for index, batch in enumerate(shard.batches)
-    ]
+    with _engine(job, device) as engine:
+        batches = [
+            (batch, _invert(job, shard, index, batch, engine, report))
+            for index, batch in enumerate(shard.batches)
+        ]
     _publish(job, shard, batches, root)
     return Made(job.number, job.images, time.perf_counter() - started)
 
@@ -176,20 +178,17 @@ def _invert(
     shard: ShardPlan,
     index: int,
     batch: Batch,
-    loaded: Teacher,
-    student: nn.Module | None,
+    engine: Engine,
     report: Report,
 ) -> Inverted:
     start = sum(b.size for b in shard.batches[:index])
     labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
     iterations = job.config.synthesis.iterations
     return invert(
-        loaded,
+        engine,
         labels,
         batch.seed,
-        round_objective(job.config, shard.round),
         iterations,
-        student,
         progress=lambda steps: report(batch.size * steps / iterations),
     )
 
@@ -271,7 +270,8 @@ def _rows(
 def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[str, list[Any]]:
     """What the networks and the objective say of each image of a batch."""
     intended = torch.from_numpy(labels.astype(np.int64))[:, None]
-    terms, log_teacher = result.terms, result.logits.log_softmax(1)
+    terms, logits = result.judgement.terms, result.judgement.logits
+    log_teacher = logits.log_softmax(1)
     teacher_probability = log_teacher.exp()
     columns: dict[str, list[Any]] = {
         "loss_total": terms.total(weights).tolist(),
@@ -279,17 +279,17 @@ def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[
         "loss_tv": terms.tv.tolist(),
         "loss_l2": terms.l2.tolist(),
         "loss_feature": [terms.feature.item()] * len(labels),
-        "teacher_pred": result.logits.argmax(1).tolist(),
+        "teacher_pred": logits.argmax(1).tolist(),
         "teacher_prob": teacher_probability.gather(1, intended)[:, 0].tolist(),
         "teacher_entropy": (-(teacher_probability * log_teacher).sum(1)).tolist(),
     }
-    if result.student_logits is not None:
+    student = result.judgement.student_logits
+    if student is not None:
         assert terms.compete is not None
-        student = result.student_logits
         columns["loss_compete"] = terms.compete.tolist()
         columns["student_pred"] = student.argmax(1).tolist()
         columns["student_prob"] = student.softmax(1).gather(1, intended)[:, 0].tolist()
-        columns["js_divergence"] = objective.jensen_shannon(result.logits, student).tolist()
+        columns["js_divergence"] = objective.jensen_shannon(logits, student).tolist()
     return columns
 
 
@@ -297,7 +297,7 @@ def _samples(
     rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Inverted]], soft_labels: bool
 ) -> Iterator[Sample]:
     images = (image for _, result in batches for image in result.pixels.numpy())
-    logits = (values for _, result in batches for values in result.logits.half().numpy())
+    logits = (values for _, result in batches for values in result.judgement.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
         facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
         facts["teacher_prob"] = float(f"{row['teacher_prob']:.6g}")
@@ -322,7 +322,33 @@ def _code_digest() -> str:
     return source_digest(Path(str(module.__file__)) for module in _PIXEL_CODE)
 
 
-def _competitor(config: Config, competitor: Competitor, loaded: Teacher) -> nn.Module:
-    network = sources.build_network(config.student.source, config.student.arguments, "student")
-    sources.load_weights(network, competitor.weights, "student")
-    return network.eval().requires_grad_(False).to(loaded.device)
+def _engine(job: ShardJob, device: str) -> Engine:
+    """The engine of the shard's round; a worker keeps it, compiled, for the shards that follow."""
+    config, competitor = job.config, job.competitor
+    loaded = cached_teacher(config.teacher.model_dump_json(), job.spec["teacher"], device)
+    return _cached_engine(
+        loaded,
+        round_objective(config, job.spec["round"]),
+        config.synthesis.precision,
+        config.synthesis.compile,
+        config.student.model_dump_json() if competitor else "",
+        competitor,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _cached_engine(
+    loaded: Teacher,
+    weights: Objective,
+    precision: Precision,
+    compiled: bool,
+    section: str,
+    competitor: Competitor | None,
+) -> Engine:
+    student = None
+    if competitor is not None:
+        architecture = StudentConfig.model_validate_json(section)
+        student = sources.build_network(architecture.source, architecture.arguments, "student")
+        sources.load_weights(student, competitor.weights, "student")
+        student.eval().requires_grad_(False).to(loaded.device)
+    return Engine(loaded, weights, precision, compiled, student)

@@ -1,0 +1,118 @@
+"""One function from images to the objective's value, compiled where that is asked for."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.objective import Objective, Precision, Terms, evaluate_terms
+from pipeline.statistics import FeatureStatistics
+from pipeline.teacher import Teacher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Everything the networks say of a batch. Logits are float32 ``[B, K]``."""
+
+    terms: Terms
+    logits: Tensor
+    student_logits: Tensor | None
+
+    def cpu(self) -> Judgement:
+        student = self.student_logits
+        return Judgement(
+            self.terms.cpu(), self.logits.cpu(), None if student is None else student.cpu()
+        )
+
+
+class Engine:
+    """Teacher, student and objective together. Use it inside ``with``: hooks end with the block.
+
+    One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
+    autocast; BatchNorm statistics and losses are float32 always.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        objective: Objective,
+        precision: Precision = "float32",
+        compiled: bool = False,
+        student: nn.Module | None = None,
+    ) -> None:
+        self.teacher = teacher
+        self.objective = objective
+        self._precision = precision
+        self._student = student
+        self._statistics = FeatureStatistics(teacher.network)
+        self._step = self._total
+        self._untried = compiled
+        if compiled:
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+            self._step = torch.compile(self._total)
+
+    def __enter__(self) -> Engine:
+        self._statistics.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._statistics.__exit__(kind, error, trace)
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean objective, to be differentiated, and the unweighted terms' means (detached).
+
+        The second is ordered as :attr:`names`. Falls back to eager where compiling fails.
+        """
+        with torch.autocast(
+            images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
+        ):
+            if not self._untried:
+                return self._step(images, labels)
+            self._untried = False
+            try:
+                return self._step(images, labels)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0]
+                log.warning("the teacher does not compile here, going on without: %s", reason)
+                self._statistics.collect()
+                self._step = self._total
+                return self._step(images, labels)
+
+    def judge(self, images: Tensor, labels: Tensor) -> Judgement:
+        """The final word on a batch: eager, float32, without gradients."""
+        with torch.no_grad():
+            return self._judge(images, labels)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the values that :meth:`step` reports."""
+        compete = ["compete"] if self._student is not None else []
+        return ["total", "classification", "tv", "l2", "feature", *compete]
+
+    def _total(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        terms = self._judge(images, labels).terms
+        total = terms.total(self.objective).mean()
+        return total, torch.stack([part.detach().mean() for part in (total, *terms.unweighted())])
+
+    def _judge(self, images: Tensor, labels: Tensor) -> Judgement:
+        logits = self.teacher.network(images)
+        layers = self._statistics.collect()
+        student_logits = None if self._student is None else self._student(images)
+        form = self.objective.feature_form
+        terms = evaluate_terms(images, labels, logits, layers, student_logits, form)
+        return Judgement(
+            terms, logits.float(), None if student_logits is None else student_logits.float()
+        )
