@@ -47,9 +47,10 @@ def draw_synthesis_curves(records: Sequence[ShardRecord], path: Path) -> None:
     names = [name for name in records[-1].curve[0] if name != "iteration"]
     figure, axes = pyplot.subplots(1, len(names), figsize=(3 * len(names), 2.8))
     for axis, name in zip(axes, names, strict=True):
-        for round_ in sorted({record.round for record in records}):
+        having = {record.round for record in records if name in record.curve[0]}
+        for round_ in sorted(having):
             iterations, values = mean_curve(records, round_, name)
-            axis.plot(iterations, values, label=f"round {round_}")
+            axis.plot(iterations, values, color=f"C{round_}", label=f"round {round_}")
         axis.set(title=name, xlabel="iteration")
         if all(value > 0 for line in axis.lines for value in line.get_ydata()):
             axis.set_yscale("log")

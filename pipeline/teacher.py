@@ -68,7 +68,9 @@ def load_teacher(config: TeacherConfig, device: torch.device) -> Teacher:
     Raises:
         UserError: the source, weights, input or class count do not fit together.
     """
-    network = build_network(config.source, config.arguments, "teacher")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a factory's own random weights are then the same in every process
+        network = build_network(config.source, config.arguments, "teacher")
     if config.weights is not None:
         path = Path(config.weights)
         if config.sha256 is not None:
