@@ -11,8 +11,9 @@ from prefect.artifacts import create_markdown_artifact
 from flows.distill import distill
 from flows.synthesize import synthesize
 from pipeline.config import load_config
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import evaluate, real_data
 from pipeline.reports import report_evaluation, summarise
+from pipeline.students import check_distillation
 from pipeline.synthesis import check
 
 
@@ -29,6 +30,9 @@ def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) 
     """
     config = load_config(Path(params), overrides)
     teacher = check(config)
+    check_distillation(config, teacher)
+    if config.evaluation.data is not None:
+        real_data(config)
     synthesize(params, overrides)
     distill(params, overrides)
     if config.evaluation.data is not None:

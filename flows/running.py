@@ -17,8 +17,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from pipeline.errors import UserError
-from pipeline.executor import Executor, Work
-from pipeline.running import Runner, progress_bar, raise_failures
+from pipeline.executor import Executor, Stopped, Work
+from pipeline.running import Runner, progress_bar, raise_failures, stopping
 
 
 def prefect_runner(executor: Executor, retries: int) -> Runner:
@@ -51,8 +51,9 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
 
                 return one
 
-            futures = [threads.submit(as_task(job), {}) for job in jobs]
-            wait(list[PrefectFuture[Any]](futures))
+            with stopping(executor):
+                futures = [threads.submit(as_task(job), {}) for job in jobs]
+                wait(list[PrefectFuture[Any]](futures))
         states = [future.state for future in futures]
         failed = [state for state in states if not state.is_completed()]
         raise_failures([_error(state) for state in failed], len(jobs))
@@ -85,8 +86,8 @@ class _Progress:
 
 
 def _is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Bad input stays bad."""
-    return not isinstance(_error(state), UserError)
+    """Bad input stays bad, and a stopped run has stopped."""
+    return not isinstance(_error(state), UserError | Stopped)
 
 
 def _error(state: State[Any]) -> BaseException:

@@ -41,6 +41,10 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
         UserError: before any work, if something in ``config`` cannot be.
     """
     loaded = check(config)
+    if only is not None and only.start >= len(plan_of(config)):
+        raise UserError(
+            f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
+        )
     prune(config)
     made: list[Made] = []
     for round_ in range(config.adaptive.rounds + 1):

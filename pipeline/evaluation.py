@@ -27,7 +27,7 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
     Raises:
         UserError: no real data is configured, or a student is not there.
     """
-    data = _real_data(config)
+    data = real_data(config)
     students = [_student(config, teacher, STUDENT, seed) for seed in config.distillation.seeds]
     predicted = _predictions([teacher.network, *students], teacher, data)
     labels, (teacher_says, *students_say) = predicted
@@ -50,7 +50,12 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
     return report
 
 
-def _real_data(config: Config) -> Path:
+def real_data(config: Config) -> Path:
+    """The tar of real images.
+
+    Raises:
+        UserError: none is configured, or it is not there.
+    """
     if config.evaluation.data is None:
         raise UserError("evaluation.data is not set: name a tar of real images (png and cls)")
     path = Path(config.evaluation.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -16,11 +17,17 @@ from ctypes import c_double
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
+from pipeline.errors import UserError
+
 Work = Callable[[Any, str, Callable[[float], None]], Any]  # (job, device, report) -> result
 
 
 class WorkerDied(RuntimeError):
     """A worker process ended in the middle of a job. The job can be run again."""
+
+
+class Stopped(RuntimeError):
+    """The run was told to stop; the job is not complete and nothing of it was published."""
 
 
 class Executor(Protocol):
@@ -34,7 +41,11 @@ class Executor(Protocol):
     def in_flight(self) -> float:
         """Progress of the jobs that run now, as they reported it."""
 
-    def close(self) -> None: ...
+    def stop(self) -> None:
+        """Abandon the jobs that run now; every later one raises :class:`Stopped`."""
+
+    def close(self) -> None:
+        """End the workers, which have nothing left to do."""
 
 
 class InProcess:
@@ -46,6 +57,7 @@ class InProcess:
         self._device = device
         self._lock = threading.Lock()
         self._progress = 0.0
+        self._stopped = False
 
     def run(self, work: Work, job: Any) -> Any:
         with self._lock:
@@ -57,10 +69,15 @@ class InProcess:
     def in_flight(self) -> float:
         return self._progress
 
+    def stop(self) -> None:
+        self._stopped = True
+
     def close(self) -> None:
         pass
 
     def _report(self, amount: float) -> None:
+        if self._stopped:
+            raise Stopped("stopped")
         self._progress += amount
 
 
@@ -71,18 +88,28 @@ class PerDevice:
         self.workers = len(devices)
         self._slots = [_Slot(environment, device) for environment in devices]
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self._stopped = False
         for slot in self._slots:
             self._free.put(slot)
 
     def run(self, work: Work, job: Any) -> Any:
         slot = self._free.get()
         try:
+            if self._stopped:
+                raise Stopped("stopped")
             return slot.run(work, job)
+        except WorkerDied as error:
+            raise Stopped("stopped") if self._stopped else error from error
         finally:
             self._free.put(slot)
 
     def in_flight(self) -> float:
         return float(sum(slot.progress.value for slot in self._slots))
+
+    def stop(self) -> None:
+        self._stopped = True
+        for process in multiprocessing.active_children():
+            process.terminate()
 
     def close(self) -> None:
         for slot in self._slots:
@@ -125,6 +152,8 @@ def create_executor(device: str, workers: int | None, threads: int) -> Executor:
     if device == "auto":
         device = "cuda" if _cuda_devices() else "cpu"
     if device == "cuda":
+        if not _cuda_devices():
+            raise UserError("execution.device is cuda, but there is no CUDA device here: use cpu")
         devices = [{"CUDA_VISIBLE_DEVICES": name} for name in _cuda_devices()]
     else:
         devices = [{} for _ in range(workers or max(1, _cores() // threads))]
@@ -157,6 +186,7 @@ def _start_worker(environment: dict[str, str], device: str, progress: Any) -> No
     global _device, _progress
     os.environ.update(environment)
     _device, _progress = device, progress
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -6,14 +6,14 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.executor import Executor, Work, create_executor
+from pipeline.executor import Executor, Stopped, Work, create_executor
 
 
 class Job(Protocol):
@@ -61,13 +61,24 @@ def local_runner(executor: Executor, retries: int) -> Runner:
                 finished(job)
                 return result
 
-            with ThreadPoolExecutor(executor.workers) as pool:
+            with ThreadPoolExecutor(executor.workers) as pool, stopping(executor):
                 futures = [pool.submit(one, job) for job in jobs]
+                wait(futures)
         errors = [error for future in futures if (error := future.exception())]
         raise_failures(errors, len(jobs))
         return [future.result() for future in futures]
 
     return run
+
+
+@contextlib.contextmanager
+def stopping(executor: Executor) -> Iterator[None]:
+    """Whatever ends this block early (Ctrl-C, SIGTERM) abandons the jobs that still run."""
+    try:
+        yield
+    except BaseException:
+        executor.stop()
+        raise
 
 
 def raise_failures(errors: Sequence[BaseException], jobs: int) -> None:
@@ -123,7 +134,7 @@ def _attempt(executor: Executor, work: Work, job: Any, retries: int) -> Any:
     for attempt in range(retries + 1):
         try:
             return executor.run(work, job)
-        except UserError:
+        except (UserError, Stopped):
             raise
         except Exception:
             if attempt == retries:

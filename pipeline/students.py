@@ -22,8 +22,7 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     Raises:
         UserError: before training, if the dataset is incomplete or the student does not fit.
     """
-    check_student(config, teacher)
-    check_writable(Path(config.paths.students), "paths.students")
+    check_distillation(config, teacher)
     jobs = student_jobs(config, teacher)
     if config.distillation.noise_baseline:
         noise = noise_config(config)
@@ -32,6 +31,19 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     _remove_others(Path(config.paths.students), jobs)
     todo = [job for job in jobs if not is_trained(job)]
     return run(distill, todo, "distillation") if todo else []
+
+
+def check_distillation(config: Config, teacher: Teacher) -> None:
+    """What can be wrong with the students before there is a dataset.
+
+    Raises:
+        UserError: the student does not fit, or there are fewer images than a batch.
+    """
+    check_student(config, teacher)
+    check_writable(Path(config.paths.students), "paths.students")
+    images, batch = len(plan_of(config).labels), config.distillation.batch_size
+    if batch > images:
+        raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
 
 
 def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
@@ -59,11 +71,6 @@ def weights_path(config: Config, kind: str, seed: int) -> Path:
 
 def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -> list[DistillJob]:
     root, layout = Path(config.paths.dataset), plan_of(config)
-    if config.distillation.batch_size > len(layout.labels):
-        raise UserError(
-            f"distillation.batch_size is {config.distillation.batch_size}, "
-            f"but the dataset has {len(layout.labels)} images"
-        )
     numbers = range(len(layout))
     digest = dataset_digest(root, numbers)
     return [

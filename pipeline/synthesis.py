@@ -91,6 +91,12 @@ def check(config: Config) -> Teacher:
         )
     if config.adaptive.rounds:
         check_student(config, loaded)
+        batch = config.adaptive.training.batch_size
+        first = sum(end - start for round_, start, end in plan_of(config).bounds if round_ == 0)
+        if batch > first:
+            raise UserError(
+                f"adaptive.training.batch_size is {batch}, but the first round has {first} images"
+            )
     check_writable(Path(config.paths.dataset), "paths.dataset")
     return loaded
 
