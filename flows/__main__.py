@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with report_errors() as outcome:
         options = parser.parse_args(arguments)
         overrides = parse_overrides(options.set)
-        check(load_config(Path(options.params), overrides))
+        check(load_config(Path(options.params), overrides), "dataset", "reports")
         parse_range(options.shards)
         if options.flow == "synthesize":
             from flows.synthesize import synthesize

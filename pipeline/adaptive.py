@@ -40,7 +40,7 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
     Raises:
         UserError: before any work, if something in ``config`` cannot be.
     """
-    loaded = check(config)
+    loaded = check(config, "dataset", "reports")
     if only is not None and only.start >= len(plan_of(config)):
         raise UserError(
             f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
@@ -61,7 +61,7 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
         ):
             return made
         if len(todo) < len(missing):
-            if only is not None and only.stop > jobs[-1].number + 1:
+            if round_ < config.adaptive.rounds:
                 raise UserError(
                     f"round {round_ + 1} competes with a student of all shards before it, and "
                     f"{len(missing) - len(todo)} of round {round_} are missing: make those first"

@@ -104,7 +104,7 @@ def _plan(config: Config, options: argparse.Namespace) -> int:
         f"{len(layout.labels)} images of {config.teacher.classes} classes in {len(layout)} shards"
     )
     counts = Counter(layout.labels.tolist())
-    few, many = min(counts.values()), max(counts.values())
+    few, many = (pick(counts[c] for c in range(config.teacher.classes)) for pick in (min, max))
     print(f"{few if few == many else f'{few} to {many}'} images a class, seed {layout.seed}")
     print(f"{'shard':>8} {'round':>5} {'images':>7} {'batches':>8} {'classes':>8}  first key")
     for shard in layout:

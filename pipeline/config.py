@@ -237,11 +237,12 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def parse_config(values: Mapping[str, Any], name: str = "params") -> Config:
     """Check values that are already in memory; ``name`` says in errors where they came from."""
+    _check_keys(values, name)
     try:
         # JSON mode is strict and yet takes lists for tuples and text for integer keys.
         return Config.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise UserError(f"{name}: {_explain(error.errors()[0])}") from error
+        raise UserError(f"{name}: {_explain(_most_specific(error.errors()))}") from error
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -268,9 +269,27 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
+def _check_keys(values: Any, name: str) -> None:
+    """YAML allows keys that no parameter has, such as dates."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, dict | list | tuple):
+            _check_keys(value, name)
+    for key in values if isinstance(values, dict) else ():
+        if not isinstance(key, str | int):
+            raise UserError(f"{name}: {key} is a {type(key).__name__}, which cannot be a key")
+
+
+def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Of what is said of the first wrong key: where it may have several forms, the one meant."""
+    first = errors[0]["loc"][:2]
+    return max((e for e in errors if e["loc"][:2] == first), key=lambda e: len(e["loc"]))
+
+
 def _explain(error: ErrorDetails) -> str:
+    # Pydantic adds parts that name its own types, as in `dict[int,...]` or `constrained-int`.
     location = [str(part) for part in error["loc"]]
-    key = ".".join(part for part in location if part.isidentifier() or part.isdigit()) or "params"
+    named = [part for part in location if "[" not in part and "constrained-" not in part]
+    key = ".".join(named) or "params"
     given = json.dumps(error["input"], default=str)
     given = given if len(given) <= 60 else given[:57] + "..."
     match error["type"]:

@@ -15,6 +15,7 @@ from ruamel.yaml.compat import StringIO
 from pipeline.config import Config
 from pipeline.provenance import ShardRecord, read_record
 from pipeline.shards import IMAGE
+from pipeline.sources import public_source
 from pipeline.storage import digest_file, json_bytes, write_bytes
 from pipeline.synthesis import plan_of, record_path, teacher_facts
 from pipeline.teacher import Teacher
@@ -99,7 +100,7 @@ until the teacher gave it the label it carries (DeepInversion, Yin et al., CVPR 
 
 | | |
 |---|---|
-| teacher | `{config.teacher.source}`, sha256 `{teacher_digest[:16]}...` |
+| teacher | `{public_source(config.teacher.source)}`, sha256 `{teacher_digest[:16]}...` |
 | objective | `{config.synthesis.objective.preset}`, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 | label that the teacher confirms | {agreement:.1%} of images |
@@ -147,13 +148,17 @@ def _provenance(config: Config, records: list[ShardRecord], teacher_digest: str)
     inputs = [
         {
             "name": "teacher",
-            "uri": config.teacher.source,
+            "uri": public_source(config.teacher.source),
             "digest": {"sha256": teacher_digest},
         }
     ]
     students = sorted({str(record.spec["student"]) for record in records if record.spec["student"]})
     inputs += [
-        {"name": "student", "uri": config.student.source, "digest": {"sha256": digest}}
+        {
+            "name": "student",
+            "uri": public_source(config.student.source),
+            "digest": {"sha256": digest},
+        }
         for digest in students
     ]
     root = Path(config.paths.dataset)
@@ -177,7 +182,10 @@ def _provenance(config: Config, records: list[ShardRecord], teacher_digest: str)
                 "buildType": "dreamshard/synthesis/v1",
                 "externalParameters": {
                     "teacher": teacher_facts(config),
-                    "student": config.student.model_dump(mode="json"),
+                    "student": {
+                        "source": public_source(config.student.source),
+                        "arguments": config.student.arguments,
+                    },
                     "synthesis": config.synthesis.model_dump(mode="json"),
                     "objective": asdict(config.synthesis.objective.resolve()),
                     "adaptive": config.adaptive.model_dump(mode="json"),

@@ -23,7 +23,14 @@ from pipeline.code import source_digest
 from pipeline.config import DistillationConfig, StudentConfig, TeacherConfig
 from pipeline.plan import derive_seed
 from pipeline.sources import build_network, load_weights
-from pipeline.storage import digest_file, digest_json, replacing, write_bytes, write_json
+from pipeline.storage import (
+    digest_file,
+    digest_json,
+    json_bytes,
+    replacing,
+    write_bytes,
+    write_json,
+)
 from pipeline.streaming import epoch_batches
 from pipeline.teacher import Teacher, cached_teacher
 
@@ -75,7 +82,7 @@ class DistillJob:
         code = [Path(str(file)) for file in modules] + ([factory] if factory else [])
         return {
             "teacher": self.teacher_digest,
-            "student": self.student.model_dump(mode="json"),
+            "student": [sources.public_source(self.student.source), self.student.arguments],
             "training": self.training.model_dump(
                 mode="json",
                 include=set(DistillationConfig.model_fields),
@@ -101,15 +108,28 @@ class _State:
 
 def is_trained(job: DistillJob) -> bool:
     """Whether ``output`` was made to today's spec and is intact."""
+    return student_problem(job.output) is None and (
+        json.loads(job.record.read_bytes())["spec_sha256"] == digest_json(job.spec())
+    )
+
+
+def student_problem(output: Path) -> str | None:
+    """What is wrong with the files of a trained student, whatever it was trained on."""
+    record, log = output.with_suffix(".json"), output.with_suffix(".csv")
     try:
-        record = json.loads(job.record.read_bytes())
-        return bool(
-            record["spec_sha256"] == digest_json(job.spec())
-            and record["sha256"] == digest_file(job.output)
-            and job.log.is_file()
-        )
+        text = record.read_bytes()
+        facts = json.loads(text)
+        whole = text == json_bytes(facts) and facts["spec_sha256"] == digest_json(facts["spec"])
+        if not whole:
+            return f"{record.name} was changed"
+        for path, name in ((output, "sha256"), (log, "log_sha256")):
+            if digest_file(path) != facts[name]:
+                return f"{path.name} was changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return f"{record.name} cannot be read"
+    return None
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -195,6 +215,7 @@ def _train_step(
     with torch.no_grad():
         target = loaded.network(images)
     student.train()
+    torch.manual_seed(derive_seed(job.seed, state.step, 1))  # for dropout and its like
     logits = student(images)
     loss = distillation_loss(logits, target, training.temperature)
     optimizer.zero_grad(set_to_none=True)
@@ -284,6 +305,11 @@ def _finish(job: DistillJob, spec_sha256: str, student: nn.Module, state: _State
     writer.writeheader()
     writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in state.log)
     write_bytes(job.log, text.getvalue().encode())
-    record = {"spec": job.spec(), "spec_sha256": spec_sha256, "sha256": digest_file(job.output)}
+    record = {
+        "spec": job.spec(),
+        "spec_sha256": spec_sha256,
+        "sha256": digest_file(job.output),
+        "log_sha256": digest_file(job.log),
+    }
     write_json(job.record, record)
     job.checkpoint.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import digest_json
+from pipeline.storage import digest_json, json_bytes
 
 _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("key", pa.string(), "sample key in the tar"),
@@ -64,7 +64,8 @@ class ShardRecord:
     """``metadata/NNNNNN.json``, written last: the shard is complete, and made to this ``spec``.
 
     ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
-    ``curve`` is the mean of every term along the optimisation, averaged over the batches.
+    ``curve`` is the mean of every term along the optimisation, averaged over the batches;
+    ``sha256`` seals all the rest.
     """
 
     shard: str
@@ -78,6 +79,12 @@ class ShardRecord:
     agreement: float
     confidence: float
     curve: list[dict[str, float]]
+    sha256: str
+
+    @classmethod
+    def of(cls, **facts: Any) -> ShardRecord:
+        """A record of ``facts``, sealed with their digest."""
+        return cls(**facts, sha256=digest_json(facts))
 
     @property
     def tar(self) -> dict[str, Any]:
@@ -88,11 +95,15 @@ class ShardRecord:
 
 
 def read_record(path: Path) -> ShardRecord | None:
-    """The record at ``path``, or None where there is none that this version can read."""
+    """The record at ``path``, or None where there is none, or one that was changed since."""
     try:
-        return ShardRecord(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        text = path.read_bytes()
+        facts = json.loads(text)
+        seal = digest_json({name: value for name, value in facts.items() if name != "sha256"})
+        record = ShardRecord(**facts)
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
+    return record if record.sha256 == seal and text == json_bytes(facts) else None
 
 
 def is_current(record: ShardRecord | None, spec: dict[str, Any], root: Path) -> bool:

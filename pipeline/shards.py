@@ -98,8 +98,9 @@ def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes], int]]:
     Raises:
         BadShardError: not a plain tar, or a member is a link, a device, or names a path.
     """
-    key, offset = "", -1
+    key, offset, end = "", -1, 0
     parts: dict[str, bytes] = {}
+    seen = set()
     try:
         with tarfile.open(path, mode="r:") as tar:
             for member in tar:
@@ -109,16 +110,20 @@ def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes], int]]:
                 if stem != key and parts:
                     yield key, parts, offset
                     parts, offset = {}, -1
-                if extension in parts:
+                if member.name in seen:
                     raise BadShardError(f"{path.name}: {member.name} is there twice")
-                key = stem
+                key, end = stem, tar.offset
+                seen.add(member.name)
                 content = tar.extractfile(member)
                 assert content is not None
                 parts[extension] = content.read()
                 if extension == IMAGE:
                     offset = member.offset_data
+        rest = path.read_bytes()[end:]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise BadShardError(f"{path.name}: {error}") from error
+    if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
+        raise BadShardError(f"{path.name}: cut off, or something follows the last sample")
     if parts:
         yield key, parts, offset
 

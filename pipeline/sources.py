@@ -111,10 +111,23 @@ def digest_network(network: nn.Module) -> str:
 
 def factory_file(source: str, role: str) -> Path | None:
     """The user's file that defines the factory, or None where a library does."""
-    if source.startswith("torchvision:"):
+    origin, _, _ = source.rpartition(":")
+    if origin == "torchvision":
         return None
-    file = inspect.getsourcefile(_factory(source, role))
+    if origin.endswith(".py"):
+        return Path(origin)
+    factory = _factory(source, role)
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(factory))
+    except TypeError:  # a partial, or another callable that has no source of its own
+        file = sys.modules[origin].__file__
     return Path(file) if file else None
+
+
+def public_source(source: str) -> str:
+    """``source`` without the folders of this machine that a path to a file would tell."""
+    origin, _, name = source.rpartition(":")
+    return f"{Path(origin).name}:{name}" if origin.endswith(".py") else source
 
 
 def _factory(source: str, role: str) -> Callable[..., Any]:
@@ -145,10 +158,11 @@ def _import_file(origin: str, role: str) -> Any:
     path = Path(origin)
     if not path.is_file():
         raise UserError(f"{role}.source: there is no file {origin}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -40,7 +40,8 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
         UserError: the student does not fit, or there are fewer images than a batch.
     """
     check_student(config, teacher)
-    check_writable(Path(config.paths.students), "paths.students")
+    for name in ("students", "reports"):
+        check_writable(Path(getattr(config.paths, name)), f"paths.{name}")
     images, batch = len(plan_of(config).labels), config.distillation.batch_size
     if batch > images:
         raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
@@ -53,6 +54,7 @@ def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
 
 def noise_config(config: Config) -> Config:
     """The same plan without one optimisation step: images are clamped white noise."""
+    dataset = Path(config.paths.dataset)
     objective = config.synthesis.objective.model_copy(update={"start": "white"})
     update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
     update["images_per_class"] = None
@@ -60,7 +62,9 @@ def noise_config(config: Config) -> Config:
         update={
             "synthesis": config.synthesis.model_copy(update=update),
             "adaptive": config.adaptive.model_copy(update={"rounds": 0}),
-            "paths": config.paths.model_copy(update={"dataset": f"{config.paths.dataset}-noise"}),
+            "paths": config.paths.model_copy(
+                update={"dataset": str(dataset.with_name(f"{dataset.name}-noise"))}
+            ),
         }
     )
 

@@ -76,8 +76,10 @@ def plan_of(config: Config) -> Plan:
     return make_plan(config.synthesis, config.adaptive, config.teacher.classes)
 
 
-def check(config: Config) -> Teacher:
+def check(config: Config, *outputs: str) -> Teacher:
     """Everything that can be wrong before the first gradient. Returns the teacher, on the CPU.
+
+    ``outputs`` names the fields of ``paths`` that must take files.
 
     Raises:
         UserError: what is wrong and what to do.
@@ -97,7 +99,8 @@ def check(config: Config) -> Teacher:
             raise UserError(
                 f"adaptive.training.batch_size is {batch}, but the first round has {first} images"
             )
-    check_writable(Path(config.paths.dataset), "paths.dataset")
+    for name in outputs:
+        check_writable(Path(getattr(config.paths, name)), f"paths.{name}")
     return loaded
 
 
@@ -216,7 +219,7 @@ def _publish(
     facts = {"spec": job.spec, "teacher": teacher_facts(job.config)}
     write_bytes(rows_path, encode_rows(rows, facts))
     agree = [row["teacher_pred"] == row["cls"] for row in rows]
-    record = ShardRecord(
+    record = ShardRecord.of(
         shard=shard.name,
         round=shard.round,
         first=shard.first,
@@ -233,8 +236,9 @@ def _publish(
 
 
 def teacher_facts(config: Config) -> dict[str, Any]:
-    """What the teacher is, without the path that it had on this machine."""
-    return config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
+    """What the teacher is, without the paths that it had on this machine."""
+    facts = config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
+    return {**facts, "source": sources.public_source(config.teacher.source)}
 
 
 def file_facts(path: Path) -> dict[str, Any]:

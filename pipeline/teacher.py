@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from pipeline.code import source_digest
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
-from pipeline.sources import build_network, digest_network, factory_file, load_weights
+from pipeline.sources import (
+    build_network,
+    digest_network,
+    factory_file,
+    load_weights,
+    public_source,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ def _digest(config: TeacherConfig, network: nn.Module) -> str:
     """Changes with anything that could change what the network computes."""
     file = factory_file(config.source, "teacher")
     facts = {
-        "source": config.source,
+        "source": public_source(config.source),
         "arguments": config.arguments,
         "input": config.input.model_dump(mode="json"),
         "weights": digest_network(network),

@@ -1,0 +1,49 @@
+"""One run at a time on an output directory: the second is told who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path, key: str) -> Iterator[None]:
+    """Hold ``directory`` for the length of the block.
+
+    The lock is the kernel's, on a file beside the directory that names the holder: it ends with
+    the process that took it, however that ends, so a dead run never blocks the next.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    path = directory.parent / f".{directory.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{key} {directory} is in use by another run ({_holder(path)}): "
+                "wait for it, stop it, or choose another directory"
+            ) from None
+        file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
+        file.flush()
+        yield
+
+
+def _holder(path: Path) -> str:
+    try:
+        facts = json.loads(path.read_text())
+        return f"pid {facts['pid']} on {facts['host']}, since {facts['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has only just begun"
