@@ -9,6 +9,7 @@ from pipeline.config import Config
 from pipeline.dataset import finalise, prune
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
+from pipeline.lock import locked
 from pipeline.plan import derive_seed
 from pipeline.provenance import is_current, read_record
 from pipeline.running import Runner
@@ -24,6 +25,7 @@ from pipeline.synthesis import (
     shard_spec,
     wanted_jobs,
 )
+from pipeline.teacher import Teacher
 
 
 def synthesize(config: Config, run: Runner, only: range | None = None) -> list[Made]:
@@ -45,6 +47,11 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
         raise UserError(
             f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
         )
+    with locked(Path(config.paths.dataset), "paths.dataset", shared=only is not None):
+        return _rounds(config, loaded, run, only)
+
+
+def _rounds(config: Config, loaded: Teacher, run: Runner, only: range | None) -> list[Made]:
     prune(config)
     made: list[Made] = []
     for round_ in range(config.adaptive.rounds + 1):

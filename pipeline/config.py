@@ -118,6 +118,8 @@ class SynthesisConfig(Section):
     shard_size: Positive = 1000
     batch_size: Annotated[int, Field(ge=2)] = 256
     iterations: Count = 200
+    min_confidence: Fraction = 0.0
+    attempts: Positive = 3
     seed: Seed = 0
     threads: Positive = 1
     precision: Precision = "bfloat16"

@@ -24,12 +24,6 @@ class Judgement:
     logits: Tensor
     student_logits: Tensor | None
 
-    def cpu(self) -> Judgement:
-        student = self.student_logits
-        return Judgement(
-            self.terms.cpu(), self.logits.cpu(), None if student is None else student.cpu()
-        )
-
 
 class Engine:
     """Teacher, student and objective together. Use it inside ``with``: hooks end with the block.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,23 +9,103 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.engine import Engine, Judgement
-from pipeline.objective import Objective
+from pipeline.engine import Engine
+from pipeline.errors import UserError
+from pipeline.objective import Objective, Terms
+from pipeline.plan import derive_seed
 
 CURVE_POINTS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Inverted:
-    """A finished batch: the published pixels and what the networks make of exactly those.
+    """Finished images, on the CPU: the published pixels and what the networks make of just those.
 
-    ``pixels`` is uint8 ``[B, C, H, W]``, on the CPU like all else here; ``curve`` has the mean of
-    each unweighted term at some iterations, the last for the published pixels.
+    Every tensor has one row an image: ``pixels`` uint8 ``[B, C, H, W]``, ``logits`` and
+    ``student_logits`` ``[B, K]``, each of ``terms`` ``[B]`` (``feature`` repeats its batch's),
+    ``seeds`` int64 and ``attempts`` int64 ``[B]``, ``finite`` bool ``[B]``: False where the
+    optimisation diverged and the pixels mean nothing. ``curve`` has the mean of each unweighted
+    term at some iterations, the last for the published pixels.
     """
 
     pixels: Tensor
-    judgement: Judgement
+    logits: Tensor
+    student_logits: Tensor | None
+    terms: Terms
+    seeds: Tensor
+    attempts: Tensor
+    finite: Tensor
     curve: list[dict[str, float]]
+
+    def replaced(self, rows: Tensor, other: Inverted) -> Inverted:
+        """These images with ``rows`` (bool ``[B]``) taken from ``other``."""
+        mine, theirs = self.terms, other.terms
+        compete = None
+        if mine.compete is not None and theirs.compete is not None:
+            compete = _choose(rows, theirs.compete, mine.compete)
+        student_logits = None
+        if self.student_logits is not None and other.student_logits is not None:
+            student_logits = _choose(rows, other.student_logits, self.student_logits)
+        return Inverted(
+            pixels=_choose(rows, other.pixels, self.pixels),
+            logits=_choose(rows, other.logits, self.logits),
+            student_logits=student_logits,
+            terms=Terms(
+                _choose(rows, theirs.classification, mine.classification),
+                _choose(rows, theirs.tv, mine.tv),
+                _choose(rows, theirs.l2, mine.l2),
+                _choose(rows, theirs.feature, mine.feature),
+                compete,
+            ),
+            seeds=_choose(rows, other.seeds, self.seeds),
+            attempts=_choose(rows, other.attempts, self.attempts),
+            finite=_choose(rows, other.finite, self.finite),
+            curve=self.curve if bool(self.finite.all()) else other.curve,
+        )
+
+    def confidence(self, labels: Tensor) -> Tensor:
+        """The teacher's probability of each image's label, ``[B]``."""
+        return self.logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def invert_surely(
+    engine: Engine,
+    labels: Tensor,
+    seed: int,
+    iterations: int,
+    attempts: int,
+    min_confidence: float,
+    progress: Callable[[int], None] | None = None,
+) -> Inverted:
+    """:func:`invert`, and again from a derived seed for the images that came out bad.
+
+    Bad is diverged, or given its label by the teacher with less than ``min_confidence``. A new
+    attempt makes the whole batch, whose statistics count, and only the bad images are replaced.
+
+    Raises:
+        UserError: some are still bad after ``attempts``; it names a class.
+    """
+    result = invert(engine, labels, seed, iterations, progress)
+    for attempt in range(1, attempts + 1):
+        bad = ~result.finite | (result.confidence(labels) < min_confidence)
+        if not bad.any():
+            return result
+        if attempt == attempts:
+            break
+        again = invert(engine, labels, derive_seed(seed, attempt), iterations)
+        again.attempts.fill_(attempt)
+        result = result.replaced(bad, again)
+    label = int(labels[bad][0])
+    if not bool(result.finite.all()):
+        raise UserError(
+            f"images of class {label} diverged in {attempts} attempts: "
+            "lower synthesis.objective.learning_rate, or set synthesis.precision to float32"
+        )
+    raise UserError(
+        f"{int(bad.sum())} images, the first of class {label}, stay below "
+        f"synthesis.min_confidence {min_confidence} after {attempts} attempts: "
+        "lower it, or raise synthesis.iterations or synthesis.attempts"
+    )
 
 
 def invert(
@@ -40,9 +119,6 @@ def invert(
 
     Same arguments, machine and thread count give the same bytes: every random choice comes from a
     CPU generator seeded with ``seed``. ``progress`` is called with 1 after each iteration.
-
-    Raises:
-        FloatingPointError: the loss became NaN or infinite.
     """
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
@@ -68,34 +144,51 @@ def invert(
             recorded.append((iteration, means))
         if progress is not None:
             progress(1)
-    return _finish(engine, images.detach(), labels, iterations, recorded)
+    return _finish(engine, images.detach(), labels, seed, iterations, recorded)
 
 
 def _finish(
     engine: Engine,
     images: Tensor,
     labels: Tensor,
+    seed: int,
     iterations: int,
     recorded: list[tuple[int, Tensor]],
 ) -> Inverted:
     """Quantise, and ask the networks about what will be published."""
-    pixels = engine.teacher.preprocessing.quantise(images)
+    finite = images.isfinite().flatten(1).all(1)
+    pixels = engine.teacher.preprocessing.quantise(images.nan_to_num())
     judgement = engine.judge(engine.teacher.preprocessing.normalise(pixels), labels)
-    terms = judgement.terms
-    parts = [terms.total(engine.objective), *terms.unweighted()]
-    recorded.append((iterations, torch.stack([part.mean() for part in parts])))
-    curve = [
-        {"iteration": iteration, **_rounded(engine.names, means)} for iteration, means in recorded
-    ]
-    if not all(math.isfinite(value) for point in curve for value in point.values()):
-        raise FloatingPointError(
-            "the loss is not finite: lower synthesis.objective.learning_rate or use float32"
-        )
-    return Inverted(pixels.cpu(), judgement.cpu(), curve)
+    terms, student_logits = judgement.terms, judgement.student_logits
+    means = [part.mean() for part in (terms.total(engine.objective), *terms.unweighted())]
+    recorded.append((iterations, torch.stack(means)))
+    return Inverted(
+        pixels=pixels.cpu(),
+        logits=judgement.logits.cpu(),
+        student_logits=None if student_logits is None else student_logits.cpu(),
+        terms=Terms(
+            terms.classification.cpu(),
+            terms.tv.cpu(),
+            terms.l2.cpu(),
+            terms.feature.expand(len(labels)).cpu(),
+            None if terms.compete is None else terms.compete.cpu(),
+        ),
+        seeds=torch.full((len(labels),), seed),
+        attempts=torch.zeros(len(labels), dtype=torch.int64),
+        finite=finite.cpu(),
+        curve=[
+            {"iteration": iteration, **_rounded(engine.names, values)}
+            for iteration, values in recorded
+        ],
+    )
 
 
 def _rounded(names: list[str], means: Tensor) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in zip(names, means.tolist(), strict=True)}
+
+
+def _choose(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)
 
 
 def starting_images(

@@ -1,4 +1,4 @@
-"""One run at a time on an output directory: the second is told who holds it."""
+"""One run at a time on an output directory; a second one is told who holds it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from pipeline.errors import UserError
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path, key: str) -> Iterator[None]:
+def locked(directory: Path, key: str, shared: bool = False) -> Iterator[None]:
     """Hold ``directory`` for the length of the block.
 
     The lock is the kernel's, on a file beside the directory that names the holder: it ends with
     the process that took it, however that ends, so a dead run never blocks the next.
+
+    Args:
+        key: the parameter that names ``directory``, for the error.
+        shared: other shared holders are welcome; runs on parts of one dataset are.
 
     Raises:
         UserError: another run holds it.
@@ -28,7 +32,7 @@ def exclusive(directory: Path, key: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"{key} {directory} is in use by another run ({_holder(path)}): "

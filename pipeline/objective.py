@@ -161,7 +161,7 @@ def compete_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Unweighted terms of a batch: ``[B]`` each, but ``feature``, which only a batch has."""
+    """Unweighted terms of a batch: ``[B]`` each, but ``feature``, the batch's, a scalar."""
 
     classification: Tensor
     tv: Tensor
@@ -171,26 +171,17 @@ class Terms:
 
     def total(self, objective: Objective) -> Tensor:
         """The weighted sum of each image, ``[B]``; its mean is what is minimised."""
-        total = (
-            objective.classification * self.classification
-            + objective.tv * self.tv
-            + objective.l2 * self.l2
-            + objective.feature * self.feature
-        )
-        if self.compete is not None:
-            total = total + objective.compete * self.compete
+        weights = (objective.classification, objective.tv, objective.l2, objective.feature)
+        total = torch.zeros_like(self.classification)
+        for weight, term in zip((*weights, objective.compete), self.unweighted(), strict=False):
+            if weight:  # a term that does not count must not spread its NaN either
+                total = total + weight * term
         return total
 
     def unweighted(self) -> list[Tensor]:
         """The terms in the order of the fields, without ``compete`` where there is none."""
         terms = [self.classification, self.tv, self.l2, self.feature]
         return terms if self.compete is None else [*terms, self.compete]
-
-    def cpu(self) -> Terms:
-        compete = None if self.compete is None else self.compete.cpu()
-        return Terms(
-            self.classification.cpu(), self.tv.cpu(), self.l2.cpu(), self.feature.cpu(), compete
-        )
 
 
 def evaluate_terms(

@@ -8,6 +8,7 @@ from pipeline.adaptive import dataset_digest, synthesize
 from pipeline.config import Config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
+from pipeline.lock import locked
 from pipeline.running import Runner
 from pipeline.storage import check_writable
 from pipeline.synthesis import check_student, plan_of
@@ -28,9 +29,10 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
         noise = noise_config(config)
         synthesize(noise, run)
         jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
-    _remove_others(Path(config.paths.students), jobs)
-    todo = [job for job in jobs if not is_trained(job)]
-    return run(distill, todo, "distillation") if todo else []
+    with locked(Path(config.paths.students), "paths.students"):
+        _remove_others(Path(config.paths.students), jobs)
+        todo = [job for job in jobs if not is_trained(job)]
+        return run(distill, todo, "distillation") if todo else []
 
 
 def check_distillation(config: Config, teacher: Teacher) -> None:

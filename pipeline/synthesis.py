@@ -18,7 +18,7 @@ from pipeline.code import source_digest
 from pipeline.config import Config, StudentConfig
 from pipeline.engine import Engine
 from pipeline.errors import UserError
-from pipeline.inversion import Inverted, invert
+from pipeline.inversion import Inverted, invert_surely
 from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
@@ -122,6 +122,8 @@ def shard_spec(
         "batches": [[batch.size, batch.seed] for batch in shard.batches],
         "class_names": digest_json(config.teacher.class_names),
         "iterations": config.synthesis.iterations,
+        "attempts": config.synthesis.attempts,
+        "min_confidence": config.synthesis.min_confidence,
         "objective": asdict(round_objective(config, shard.round)),
         "soft_labels": config.synthesis.soft_labels,
         "threads": config.synthesis.threads,
@@ -193,11 +195,13 @@ def _invert(
     start = sum(b.size for b in shard.batches[:index])
     labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
     iterations = job.config.synthesis.iterations
-    return invert(
+    return invert_surely(
         engine,
         labels,
         batch.seed,
         iterations,
+        job.config.synthesis.attempts,
+        job.config.synthesis.min_confidence,
         progress=lambda steps: report(batch.size * steps / iterations),
     )
 
@@ -268,7 +272,6 @@ def _rows(
                 "class_name": names[label] if names else str(label),
                 "round": shard.round,
                 "batch": number,
-                "seed": batch.seed,
                 "iterations": job.config.synthesis.iterations,
                 "height": result.pixels.shape[2],
                 "width": result.pixels.shape[3],
@@ -279,26 +282,27 @@ def _rows(
 
 def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[str, list[Any]]:
     """What the networks and the objective say of each image of a batch."""
-    intended = torch.from_numpy(labels.astype(np.int64))[:, None]
-    terms, logits = result.judgement.terms, result.judgement.logits
+    intended = torch.from_numpy(labels.astype(np.int64))
+    terms, logits, student = result.terms, result.logits, result.student_logits
     log_teacher = logits.log_softmax(1)
     teacher_probability = log_teacher.exp()
     columns: dict[str, list[Any]] = {
+        "seed": result.seeds.tolist(),
+        "attempt": result.attempts.tolist(),
         "loss_total": terms.total(weights).tolist(),
         "loss_classification": terms.classification.tolist(),
         "loss_tv": terms.tv.tolist(),
         "loss_l2": terms.l2.tolist(),
-        "loss_feature": [terms.feature.item()] * len(labels),
+        "loss_feature": terms.feature.tolist(),
         "teacher_pred": logits.argmax(1).tolist(),
-        "teacher_prob": teacher_probability.gather(1, intended)[:, 0].tolist(),
+        "teacher_prob": result.confidence(intended).tolist(),
         "teacher_entropy": (-(teacher_probability * log_teacher).sum(1)).tolist(),
     }
-    student = result.judgement.student_logits
     if student is not None:
         assert terms.compete is not None
         columns["loss_compete"] = terms.compete.tolist()
         columns["student_pred"] = student.argmax(1).tolist()
-        columns["student_prob"] = student.softmax(1).gather(1, intended)[:, 0].tolist()
+        columns["student_prob"] = student.softmax(1).gather(1, intended[:, None])[:, 0].tolist()
         columns["js_divergence"] = objective.jensen_shannon(logits, student).tolist()
     return columns
 
@@ -307,7 +311,7 @@ def _samples(
     rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Inverted]], soft_labels: bool
 ) -> Iterator[Sample]:
     images = (image for _, result in batches for image in result.pixels.numpy())
-    logits = (values for _, result in batches for values in result.judgement.logits.half().numpy())
+    logits = (values for _, result in batches for values in result.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
         facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
         facts["teacher_prob"] = float(f"{row['teacher_prob']:.6g}")

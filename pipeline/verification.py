@@ -72,6 +72,8 @@ def _record_problems(
     if record is None:
         yield f"shard {shard.name}: there is no readable record metadata/{shard.name}.json"
         return
+    if digest_json(record.spec) != record.spec_sha256:
+        yield f"shard {shard.name}: its record contradicts itself"
     spec = shard_spec(config, shard, teacher.digest, students.get(shard.round))
     if record.spec_sha256 != digest_json(spec):
         old = {key for key in spec if digest_json(spec[key]) != digest_json(record.spec.get(key))}

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from pipeline.config import Config, load_config, parse_config, parse_overrides
+from pipeline.errors import UserError
+from tests.conftest import Params, changed, write_params
+
+EXAMPLE = Path(__file__).parent.parent / "params.yaml"
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Every key of a model, a section as a table of its own keys."""
+    return {
+        name: keys_of(field.annotation)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        else None
+        for name, field in model.model_fields.items()
+    }
+
+
+def shown(values: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a file, as deep as ``model`` has sections."""
+    return {
+        name: shown(value, model[name]) if isinstance(model.get(name), dict) else None
+        for name, value in values.items()
+    }
+
+
+def complaint(values: Any) -> str:
+    """The one line that says what is wrong with ``values``."""
+    with pytest.raises(UserError) as caught:
+        parse_config(values, "params.yaml")
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert text.startswith("params.yaml: ")
+    return text
+
+
+def file_complaint(path: Path, text: str | bytes) -> str:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert str(path) in message
+    return message
+
+
+def test_the_example_is_valid() -> None:
+    config = load_config(EXAMPLE)
+    assert config.teacher.classes == 10
+    assert config.synthesis.images == 2000
+
+
+def test_the_example_shows_every_key_and_no_other() -> None:
+    model = keys_of(Config)
+    values = YAML(typ="safe", pure=True).load(EXAMPLE)
+    assert shown(values, model) == model
+
+
+def test_a_full_config(tiny: Params) -> None:
+    config = parse_config(tiny)
+    assert config.synthesis.shard_size == 12
+    assert config.teacher.input.mean == (0.4,)
+    assert config.teacher.class_names == ("top", "middle", "bottom")
+    assert config.adaptive.training.steps == 4
+    assert config.distillation.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("synthesis.imges", "images"),
+        ("synthesis.objective.feture", "feature"),
+        ("teacher.input.chanels", "channels"),
+        ("adaptive.training.step", "steps"),
+        ("distillation.seed", "seeds"),
+        ("distillation.weight-decay", "weight_decay"),
+        ("syntesis", "synthesis"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tiny: Params, key: str, nearest: str) -> None:
+    text = complaint(changed(tiny, {key: 1}))
+    assert f"unknown key {key}" in text
+    assert f"did you mean {nearest}?" in text
+
+
+def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
+    text = complaint(changed(tiny, {"paths.zzz": 1}))
+    assert "unknown key paths.zzz" in text
+    assert all(name in text for name in ("dataset", "students", "reports"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("synthesis.iterations", "many", '"many"'),
+        ("synthesis.iterations", 2.5, "2.5"),
+        ("synthesis.iterations", True, "true"),
+        ("synthesis.iterations", -1, "greater than or equal to 0"),
+        ("synthesis.images", 0, "greater than or equal to 1"),
+        ("synthesis.batch_size", 1, "greater than or equal to 2"),
+        ("synthesis.seed", -1, "greater than or equal to 0"),
+        ("synthesis.seed", 2**63, "less than"),
+        ("synthesis.soft_labels", "yes", "boolean"),
+        ("synthesis.precision", "float16", "'float32' or 'bfloat16'"),
+        ("synthesis.objective.tv", -0.1, "greater than or equal to 0"),
+        ("synthesis.objective.tv", float("nan"), "finite"),
+        ("synthesis.objective.learning_rate", float("inf"), "finite"),
+        ("synthesis.objective.learning_rate", 0, "greater than 0"),
+        ("synthesis.objective.preset", "best", "deepinversion-cifar10"),
+        ("synthesis.objective.feature_form", "mean", "'normalised' or 'published'"),
+        ("synthesis.objective.betas", [0.5], "missing"),
+        ("synthesis.objective.betas", [0.5, 1.0], "less than 1"),
+        ("teacher.classes", 0, "greater than or equal to 1"),
+        ("teacher.classes", 40000, "less than or equal to 32767"),
+        ("teacher.class_names", ["top", "bottom"], "2 names for 3 classes"),
+        ("teacher.class_names", [0, 1, 2], "string"),
+        ("teacher.input.channels", 2, "1, 3 or 4"),
+        ("teacher.input.mean", [0.4, 0.4, 0.4], "mean must have one value"),
+        ("teacher.input.std", [0.4, 0.4], "std must have one value"),
+        ("teacher.input.std", [0.0], "greater than 0"),
+        ("adaptive.rounds", -1, "greater than or equal to 0"),
+        ("distillation.seeds", [], "at least 1"),
+        ("distillation.seeds", 0, "array"),
+        ("distillation.mixup", 1.5, "less than or equal to 1"),
+        ("distillation.temperature", 0, "greater than 0"),
+        ("execution.device", "gpu", "'auto', 'cpu' or 'cuda'"),
+        ("execution.workers", 0, "greater than or equal to 1"),
+        ("paths.dataset", 3, "string"),
+        ("synthesis", [], "object"),
+        ("teacher.weights", 7, "string"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    tiny: Params, key: str, value: Any, said: str
+) -> None:
+    text = complaint(changed(tiny, {key: value}))
+    assert said in text
+    assert key.rpartition(".")[0] in text and key.rpartition(".")[2] in text
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("all", "integer"),
+        (0, "greater than or equal to 1"),
+        ({0: -1}, "greater than or equal to 0"),
+        ({3: 1}, "names class 3, but teacher.classes is 3"),
+        ({-1: 1}, "names class -1"),
+        ({0: 0, 1: 0}, "no image at all"),
+        ({}, "no image at all"),
+        (None, "set one of images and images_per_class"),
+    ],
+)
+def test_a_wrong_size_of_the_classes(tiny: Params, value: Any, said: str) -> None:
+    text = complaint(changed(tiny, {"synthesis.images": None, "synthesis.images_per_class": value}))
+    assert said in text
+    assert "images_per_class" in text
+
+
+def test_only_one_size_at_a_time(tiny: Params) -> None:
+    text = complaint(changed(tiny, {"synthesis.images_per_class": 5}))
+    assert "set one of images and images_per_class" in text
+
+
+def test_a_table_of_sizes(tiny: Params) -> None:
+    changes = {"synthesis.images": None, "synthesis.images_per_class": {0: 4, 2: 1}}
+    assert parse_config(changed(tiny, changes)).synthesis.images_per_class == {0: 4, 2: 1}
+
+
+@pytest.mark.parametrize("key", ["teacher", "student", "synthesis", "teacher.input.mean"])
+def test_what_must_be_there(tiny: Params, key: str) -> None:
+    *sections, last = key.split(".")
+    values = changed(tiny, {})
+    section = values
+    for name in sections:
+        section = section[name]
+    del section[last]
+    assert f"{key} is missing" in complaint(values)
+
+
+def test_a_long_value_is_cut_short(tiny: Params) -> None:
+    text = complaint(changed(tiny, {"execution.workers": "x" * 5000}))
+    assert len(text) < 200
+
+
+def test_a_key_that_json_cannot_hold(tiny: Params) -> None:
+    """YAML reads an unquoted date as one, in a key too."""
+    assert "date" in complaint(changed(tiny, {}) | {datetime.date(2020, 1, 1): 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("teacher: [unclosed", "not valid YAML"),
+        ("teacher:\n\t- tab", "not valid YAML"),
+        ("a: 1\na: 2\n", "duplicate key"),
+        ("synthesis: {seed: 1, seed: 2}\n", "duplicate key"),
+        (b"a: \x80\x81\n", "not valid YAML"),
+        ("", "must hold sections"),
+        ("just words", "must hold sections"),
+        ("- a\n- list\n", "must hold sections"),
+        ("a: 1\n---\nb: 2\n", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_holds_no_parameters(tmp_path: Path, text: str | bytes, said: str) -> None:
+    assert said in file_complaint(tmp_path / "params.yaml", text)
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
+def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="there is no parameter file"):
+        load_config(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 1e-3), ("1e0", 1.0), ("2.5E-4", 2.5e-4), ("3", 3.0), ("0.5", 0.5)]
+)
+def test_numbers_are_read_as_numbers(tiny: Params, tmp_path: Path, text: str, value: float) -> None:
+    path = tmp_path / "params.yaml"
+    marked = changed(tiny, {"synthesis.objective.tv": "MARK"})
+    content = write_params(marked, path).read_text()
+    path.write_text(content.replace('"MARK"', text))
+    assert load_config(path).synthesis.objective.tv == value
+    write_params(tiny, path)
+    overrides = parse_overrides([f"synthesis.objective.tv={text}"])
+    assert load_config(path, overrides).synthesis.objective.tv == value
+
+
+def test_nan_in_a_file(tiny: Params, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    marked = changed(tiny, {"distillation.learning_rate": "MARK"})
+    text = write_params(marked, path).read_text().replace('"MARK"', ".nan")
+    assert "distillation.learning_rate is NaN" in file_complaint(path, text)
+
+
+def test_overrides_lie_over_the_file(tiny: Params, tmp_path: Path) -> None:
+    path = write_params(changed(tiny, {"evaluation": {}}), tmp_path / "params.yaml")
+    pairs = [
+        "synthesis.images=null",
+        "synthesis.images_per_class={0: 2, 1: 5}",
+        "adaptive.training.steps=9",
+        "distillation.seeds=[4, 5]",
+        "teacher.arguments.width=6",
+        "evaluation.data=a=b",
+        "paths.dataset=",
+        "paths.dataset=elsewhere",
+    ]
+    config = load_config(path, parse_overrides(pairs))
+    assert config.synthesis.images is None
+    assert config.synthesis.images_per_class == {0: 2, 1: 5}
+    assert config.adaptive.training.steps == 9
+    assert config.distillation.seeds == (4, 5)
+    assert config.teacher.arguments == {"width": 6}
+    assert config.evaluation.data == "a=b"
+    assert config.paths.dataset == "elsewhere"
+
+
+@pytest.mark.parametrize("pair", ["synthesis.seed", "=3", "", "synthesis.seed=[", "a.b={a: 1"])
+def test_overrides_that_cannot_be_read(pair: str) -> None:
+    with pytest.raises(UserError, match="--set") as caught:
+        parse_overrides([pair])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("synthesis.images.deeper=1", "images is a value, not a section"),
+        ("synthesis.sed=1", "did you mean seed?"),
+        ("nothing.seed=1", "unknown key nothing"),
+    ],
+)
+def test_overrides_of_what_is_not_there(tiny: Params, tmp_path: Path, pair: str, said: str) -> None:
+    path = write_params(tiny, tmp_path / "params.yaml")
+    with pytest.raises(UserError) as caught:
+        load_config(path, parse_overrides([pair]))
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_config_cannot_be_changed(tiny: Params) -> None:
+    config = parse_config(tiny)
+    with pytest.raises(ValueError, match="frozen"):
+        config.synthesis.seed = 1

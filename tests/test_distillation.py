@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline import distillation
+from pipeline.augmentation import augment, cutmix, mixup, shift_and_flip
+from pipeline.config import DistillationConfig, parse_config
+from pipeline.distillation import DistillJob, distill, distillation_loss, is_trained
+from pipeline.errors import UserError
+from pipeline.running import JobsFailed, open_runner
+from pipeline.shards import read_tar
+from pipeline.sources import build_network, load_weights
+from pipeline.storage import digest_json
+from pipeline.streaming import epoch_batches, ordered_batches
+from pipeline.students import distill_students, noise_config, student_jobs
+from pipeline.verification import verify
+from tests.conftest import Params, changed, dataset, load, make, tree
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def job_of(params: Params) -> DistillJob:
+    (job,) = student_jobs(*load(params))
+    return job
+
+
+def train(params: Params) -> list[dict[str, float]]:
+    config, teacher = load(params)
+    with open_runner(config) as run:
+        return distill_students(config, teacher, run)
+
+
+def students(params: Params) -> Path:
+    return Path(params["paths"]["students"])
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 8.0])
+def test_the_loss_is_kl_at_a_temperature(temperature: float) -> None:
+    student, teacher = 5 * random(6, 4, seed=1), 5 * random(6, 4, seed=2)
+    total = 0.0
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        p = [math.exp(value / temperature) for value in t]
+        q = [math.exp(value / temperature) for value in s]
+        p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
+        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    found = distillation_loss(student, teacher, temperature).item()
+    assert found == pytest.approx(temperature**2 * total / 6, rel=1e-4)
+
+
+def test_the_loss_is_zero_for_a_student_like_its_teacher() -> None:
+    logits = 5 * random(6, 4)
+    assert distillation_loss(logits, logits + 3, 4.0).item() == pytest.approx(0, abs=1e-5)
+    assert distillation_loss(logits, -logits, 4.0).item() > 1
+
+
+# Augmentation.
+
+
+def crops(image: Tensor, shift: int) -> list[Tensor]:
+    """Every window of an image whose edges are mirrored in."""
+    padded = torch.from_numpy(
+        np.pad(image.numpy(), [(0, 0), (shift, shift), (shift, shift)], mode="reflect")
+    )
+    height, width = image.shape[1:]
+    return [
+        padded[:, y : y + height, x : x + width]
+        for y in range(2 * shift + 1)
+        for x in range(2 * shift + 1)
+    ]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_shift_and_flip_give_a_window_of_each_image(shift: int, flip: bool) -> None:
+    images = random(40, 2, 5, 7)
+    moved = shift_and_flip(images, shift, flip, generator())
+    seen = set()
+    for image, result in zip(images, moved, strict=True):
+        windows = crops(image, shift)
+        if flip:
+            windows += [window.flip(2) for window in windows]
+        matches = [i for i, window in enumerate(windows) if torch.equal(window, result)]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    choices = (2 * shift + 1) ** 2 * (1 + flip)
+    assert len(seen) > 0.5 * min(choices, 40) or choices == 1
+
+
+def test_a_shift_larger_than_the_image_is_cut_down() -> None:
+    assert shift_and_flip(random(3, 1, 2, 3), 9, False, generator()).shape == (3, 1, 2, 3)
+
+
+def test_mixup_lies_between_two_images_of_the_batch() -> None:
+    images = random(8, 2, 4, 4)
+    mixed = mixup(images, generator())
+    for result, image in zip(mixed, images, strict=True):
+        fits = []
+        for other in images:
+            difference = image - other
+            share = ((result - other) * difference).sum() / difference.square().sum().clamp_min(
+                1e-9
+            )
+            between = share * image + (1 - share) * other
+            fits.append(torch.allclose(between, result, atol=1e-4) and -1e-4 <= share <= 1.0001)
+        assert any(fits)
+    assert not torch.allclose(mixed, images)
+
+
+def test_cutmix_takes_one_box_from_another_image() -> None:
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 2, 9, 7)
+    boxes = set()
+    for seed in range(20):
+        mixed = cutmix(images, generator(seed))
+        changed_pixels = (mixed != images).any(1)
+        for index in range(6):
+            rows = changed_pixels[index].any(1).nonzero()
+            columns = changed_pixels[index].any(0).nonzero()
+            if len(rows):
+                box = changed_pixels[index][rows.min() : rows.max() + 1][
+                    :, columns.min() : columns.max() + 1
+                ]
+                assert box.all()
+                assert len(mixed[index][:, changed_pixels[index]].unique()) == 1
+                boxes.add(tuple(box.shape))
+        assert sorted(mixed[:, 0, 0, 0].tolist()) == list(range(6))  # a permutation, or none
+    assert len(boxes) > 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"shift": 2, "flip": True, "mixup": 1.0, "cutmix": 1.0},
+        {"shift": 0, "flip": False, "mixup": 0.0, "cutmix": 1.0},
+    ],
+)
+def test_augmenting_keeps_the_shape_and_is_deterministic(settings: dict[str, Any]) -> None:
+    config, images = DistillationConfig(**settings), random(6, 3, 8, 8)
+    before = images.clone()
+    first, second = augment(images, config, generator(3)), augment(images, config, generator(3))
+    assert first.shape == images.shape and first.dtype == images.dtype
+    assert torch.equal(first, second)
+    assert torch.equal(images, before)
+    assert not torch.equal(first, augment(images, config, generator(4)))
+
+
+def test_augmenting_by_nothing_changes_nothing() -> None:
+    config = DistillationConfig(shift=0, flip=False, mixup=0.0, cutmix=0.0)
+    images = random(6, 3, 8, 8)
+    assert torch.equal(augment(images, config, generator()), images)
+
+
+# The stream.
+
+
+def tars(params: Params) -> list[Path]:
+    return sorted((dataset(params) / "train").glob("*.tar"))
+
+
+def identities(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[bytes, int]]:
+    return [
+        (pixels.numpy().tobytes(), int(label))
+        for images, labels in batches
+        for pixels, label in zip(images, labels, strict=True)
+    ]
+
+
+def test_an_ordered_pass_sees_every_sample_once(made: Params) -> None:
+    batches = list(ordered_batches(tars(made), 6))
+    assert [len(labels) for _, labels in batches] == [6, 6, 6, 2]
+    found = [label for _, label in identities(batches)]
+    expected = [int(parts["cls"]) for tar in tars(made) for _, parts, _ in read_tar(tar)]
+    assert found == expected
+    assert batches[0][0].dtype == torch.uint8 and batches[0][0].shape == (6, 1, 8, 8)
+    assert batches[0][1].dtype == torch.int64
+
+
+def test_an_epoch_is_a_shuffle_that_seed_and_number_decide(made: Params) -> None:
+    def epoch(seed: int, number: int, shuffle: int = 100) -> list[tuple[bytes, int]]:
+        return identities(list(epoch_batches(tars(made), 5, shuffle, seed, number)))
+
+    whole = identities(list(ordered_batches(tars(made), 5)))
+    assert Counter(epoch(0, 0)) == Counter(whole)
+    assert epoch(0, 0) == epoch(0, 0)
+    assert len({tuple(order) for order in (epoch(0, 0), epoch(0, 1), epoch(1, 0), whole)}) == 4
+    assert Counter(epoch(0, 0, shuffle=1)) == Counter(whole)
+
+
+def test_an_epoch_leaves_out_a_last_smaller_batch(made: Params) -> None:
+    batches = list(epoch_batches(tars(made), 6, 100, 0, 0))
+    assert [len(labels) for _, labels in batches] == [6, 6, 6]
+
+
+# One student.
+
+
+def test_the_files_of_a_trained_student(made: Params) -> None:
+    job = job_of(made)
+    assert not is_trained(job)
+    last = distill(job, "cpu", lambda images: None)
+    assert is_trained(job)
+    assert list(tree(students(made))) == [
+        "student-0.csv",
+        "student-0.json",
+        "student-0.safetensors",
+    ]
+    record = json.loads(job.record.read_bytes())
+    assert record["spec"] == json.loads(json.dumps(job.spec()))
+    assert record["spec_sha256"] == digest_json(job.spec())
+    with job.log.open() as file:
+        log = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in log] == [1, 2, 3, 4, 5, 6]
+    assert float(log[-1]["loss"]) == pytest.approx(last["loss"], rel=1e-4)
+    assert all(0 <= float(row[name]) <= 1 for row in log for name in ("agreement", "accuracy"))
+    network = build_network(made["student"]["source"], made["student"]["arguments"], "student")
+    load_weights(network, job.output, "student")
+
+
+def test_progress_adds_up_to_the_images(made: Params) -> None:
+    told: list[float] = []
+    job = job_of(made)
+    distill(job, "cpu", told.append)
+    assert sum(told) == job.images == 30
+
+
+def test_training_is_deterministic(made: Params) -> None:
+    job = job_of(made)
+    distill(job, "cpu", lambda images: None)
+    first = tree(students(made))
+    torch.manual_seed(99)
+    distill(job, "cpu", lambda images: None)
+    assert tree(students(made)) == first
+    distill(replace(job, seed=1), "cpu", lambda images: None)
+    assert tree(students(made)) != first
+
+
+def test_a_student_learns(tiny: Params) -> None:
+    easy = {"steps": 60, "batch_size": 10, "shuffle": 50, "shift": 0, "mixup": 0.0, "cutmix": 0.0}
+    changes = {f"distillation.{name}": value for name, value in easy.items()}
+    params = changed(tiny, {"synthesis.iterations": 40, **changes})
+    make(params)
+    job = job_of(params)
+    last = distill(job, "cpu", lambda images: None)
+    with job.log.open() as file:
+        first = next(csv.DictReader(file))
+    assert last["loss"] < 0.05 * float(first["loss"])
+    assert (last["agreement"], last["accuracy"]) == (1, 1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_a_student_goes_on_from_its_checkpoint_to_the_same_bytes(
+    made: Params, stop: int, dropout: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 batches make an epoch, and each second step a checkpoint: a stop at 5 is in the second."""
+    params = changed(made, {"student.arguments": {"width": 4, "dropout": dropout}})
+    job = job_of(params)
+    distill(job, "cpu", lambda images: None)
+    undisturbed = tree(students(params))
+    cut = replace(job, output=tmp_path / "cut" / job.output.name)
+    real = distillation._train_step
+    steps: list[int] = []
+
+    def failing(*arguments: Any) -> None:
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+        steps.append(stop)
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "_train_step", failing)
+        with pytest.raises(KeyboardInterrupt):
+            distill(cut, "cpu", lambda images: None)
+    assert cut.checkpoint.exists() == (stop >= 2)
+    assert not is_trained(cut)
+    torch.manual_seed(4)
+    told: list[float] = []
+    distill(cut, "cpu", told.append)
+    assert told[0] == stop // 2 * 2 * 5
+    assert sum(told) == 30
+    assert tree(tmp_path / "cut") == undisturbed
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken(made: Params) -> None:
+    job = job_of(made)
+    distill(job, "cpu", lambda images: None)
+    expected = tree(students(made))
+    other = job_of(changed(made, {"distillation.learning_rate": 0.01}))
+    torch.save({"spec_sha256": digest_json(other.spec())}, job.checkpoint)
+    distill(job, "cpu", lambda images: None)
+    assert tree(students(made)) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file"])
+def test_a_broken_checkpoint_is_not_taken(made: Params, content: bytes) -> None:
+    job = job_of(made)
+    distill(job, "cpu", lambda images: None)
+    expected = tree(students(made))
+    job.checkpoint.write_bytes(content)
+    distill(job, "cpu", lambda images: None)
+    assert tree(students(made)) == expected
+
+
+def test_checkpoints_do_not_change_the_result(made: Params) -> None:
+    distill(job_of(made), "cpu", lambda images: None)
+    expected = tree(students(made))
+    often = job_of(changed(made, {"distillation.checkpoint_every": 1}))
+    assert is_trained(often)
+    distill(often, "cpu", lambda images: None)
+    assert tree(students(made)) == expected
+
+
+def test_a_student_may_start_from_another(made: Params, tmp_path: Path) -> None:
+    job = job_of(made)
+    distill(job, "cpu", lambda images: None)
+    on = replace(job, output=tmp_path / "on" / "student.safetensors", start=job.output)
+    training = job.training.model_copy(update={"steps": 1, "learning_rate": 1e-9})
+    distill(replace(on, training=training), "cpu", lambda images: None)
+    before, after = load_file(job.output), load_file(on.output)
+    weights = [name for name in before if name.endswith("weight")]
+    assert weights
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in weights)
+
+
+def test_what_was_trained_is_known_by_its_files(made: Params) -> None:
+    job = job_of(made)
+    distill(job, "cpu", lambda images: None)
+    for path in (job.output, job.record, job.log):
+        content = path.read_bytes()
+        path.unlink()
+        assert not is_trained(job)
+        path.write_bytes(content)
+        assert is_trained(job)
+    data = bytearray(job.output.read_bytes())
+    data[-1] ^= 1
+    job.output.write_bytes(data)
+    assert not is_trained(job)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"{"])
+def test_a_record_that_cannot_be_read_is_no_record(made: Params, content: bytes) -> None:
+    job = job_of(made)
+    distill(job, "cpu", lambda images: None)
+    job.record.write_bytes(content)
+    assert not is_trained(job)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("distillation.steps", 7),
+        ("distillation.temperature", 5.0),
+        ("distillation.mixup", 0.1),
+        ("distillation.batch_size", 4),
+        ("student.arguments", {"width": 5}),
+        ("teacher.input.mean", [0.41]),
+        ("synthesis.iterations", 5),
+    ],
+)
+def test_what_changes_a_student_makes_it_stale(made: Params, key: str, value: Any) -> None:
+    distill(job_of(made), "cpu", lambda images: None)
+    other = changed(made, {key: value})
+    make(other)
+    assert not is_trained(job_of(other))
+
+
+def test_more_students_leave_the_first_as_it_is(made: Params) -> None:
+    distill(job_of(made), "cpu", lambda images: None)
+    config, teacher = load(changed(made, {"distillation.seeds": [0, 1]}))
+    assert [is_trained(job) for job in student_jobs(config, teacher)] == [True, False]
+
+
+# All students.
+
+
+def test_students_are_trained_on_record(made: Params) -> None:
+    params = changed(made, {"distillation.seeds": [0, 3], "distillation.noise_baseline": True})
+    assert len(train(params)) == 3
+    expected = [
+        f"{name}.{kind}"
+        for name in ("noise-0", "student-0", "student-3")
+        for kind in ("csv", "json", "safetensors")
+    ]
+    before = tree(students(params))
+    assert list(before) == expected
+    assert train(params) == []
+    assert tree(students(params)) == before
+    (students(params) / "student-3.safetensors").unlink()
+    assert len(train(params)) == 1
+    assert tree(students(params)) == before
+    assert train(made) == []
+    assert list(tree(students(params))) == [n for n in expected if n.startswith("student-0")]
+
+
+def test_the_noise_is_as_many_images_that_nothing_was_made_of(made: Params) -> None:
+    params = changed(made, {"distillation.noise_baseline": True, "adaptive.rounds": 1})
+    make(params)
+    train(params)
+    config, teacher = load(params)
+    noise = noise_config(config)
+    root = Path(noise.paths.dataset)
+    assert verify(noise, teacher, 0.0, lambda images: None) == []
+    assert verify(config, teacher, 0.0, lambda images: None) == []
+    images, labels = next(ordered_batches(sorted((root / "train").glob("*.tar")), 100))
+    assert len(images) == 26
+    assert sorted(Counter(labels.tolist()).values()) == [8, 9, 9]
+    expected = np.clip(np.random.default_rng(0).normal(0.4, 0.3, 100000), 0, 1)
+    assert images.float().mean().item() / 255 == pytest.approx(expected.mean(), abs=0.02)
+    assert images.float().std().item() / 255 == pytest.approx(expected.std(), abs=0.02)
+
+
+@pytest.mark.parametrize("end", ["", "/", "//"])
+def test_the_noise_lies_beside_the_dataset(tiny: Params, end: str) -> None:
+    path = tiny["paths"]["dataset"]
+    config = parse_config(changed(tiny, {"paths.dataset": path + end}))
+    noise = Path(noise_config(config).paths.dataset)
+    assert noise.parent == Path(path).parent and noise != Path(path)
+
+
+def test_students_need_a_dataset(tiny: Params) -> None:
+    with pytest.raises(UserError, match=r"shard 000000 .* is missing: run synthesize first"):
+        train(tiny)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"distillation.batch_size": 21}, "batch_size is 21, but the dataset has 20 images"),
+        ({"student.arguments": {"classes": 4}}, "the student returns 4 logits"),
+        ({"student.source": "nowhere.py:net"}, "student.source"),
+    ],
+)
+def test_students_that_cannot_be(made: Params, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        train(changed(made, changes))
+
+
+def test_a_loss_that_is_not_finite_is_an_error(made: Params) -> None:
+    with pytest.raises(JobsFailed, match=r"lower distillation\.learning_rate"):
+        train(changed(made, {"distillation.learning_rate": 1e30}))
+    assert not list(students(made).glob("*.safetensors"))

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import inversion
+from pipeline.engine import Engine
+from pipeline.errors import UserError
+from pipeline.inversion import Inverted, invert, invert_surely, learning_rate, starting_images
+from pipeline.objective import Objective, evaluate_terms
+from pipeline.plan import derive_seed
+from pipeline.sources import build_network
+from pipeline.statistics import FeatureStatistics
+from pipeline.teacher import Preprocessing, Teacher
+from tests.conftest import Params, load
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture
+def teacher(tiny: Params) -> Teacher:
+    return load(tiny)[1]
+
+
+def dream(
+    teacher: Teacher,
+    objective: Objective | None = None,
+    *,
+    seed: int = 7,
+    iterations: int = 4,
+    labels: Tensor = LABELS,
+    student: nn.Module | None = None,
+    **options: Any,
+) -> Inverted:
+    engine = Engine(teacher, objective or Objective(flip=False), student=student, **options)
+    with engine:
+        return invert(engine, labels, seed, iterations)
+
+
+def rival(tiny: Params) -> nn.Module:
+    """A student with weights of its own, frozen as a round's competitor is."""
+    torch.manual_seed(5)
+    network = build_network(tiny["student"]["source"], {"width": 4}, "student")
+    return network.eval().requires_grad_(False)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(teacher: Teacher) -> None:
+    first, second, other = dream(teacher), dream(teacher), dream(teacher, seed=8)
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(first.logits, second.logits)
+    assert first.curve == second.curve
+    assert not torch.equal(first.pixels, other.pixels)
+    for index in range(len(LABELS)):
+        assert not torch.equal(first.pixels[index], other.pixels[index])
+
+
+def test_global_random_state_plays_no_part(teacher: Teacher) -> None:
+    torch.manual_seed(1)
+    first = dream(teacher).pixels
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    assert torch.equal(dream(teacher).pixels, first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_images_of_a_batch_differ_from_each_other(teacher: Teacher) -> None:
+    pixels = dream(teacher, labels=torch.zeros(6, dtype=torch.int64)).pixels
+    assert len({image.numpy().tobytes() for image in pixels}) == 6
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+def test_pixels_are_bytes(teacher: Teacher, clamp: bool) -> None:
+    objective = Objective(learning_rate=30.0, clamp=clamp, flip=False)
+    pixels = dream(teacher, objective).pixels
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (6, 1, 8, 8)
+    assert (pixels.min().item(), pixels.max().item()) == (0, 255)
+
+
+def test_judgement_is_of_the_published_pixels(teacher: Teacher) -> None:
+    objective = Objective(l2=0.1, flip=False)
+    result = dream(teacher, objective)
+    images = (result.pixels.float() / 255 - teacher.preprocessing.mean) / teacher.preprocessing.std
+    with torch.no_grad(), FeatureStatistics(teacher.network) as statistics:
+        logits = teacher.network(images)
+        layers = statistics.collect()
+    expected = evaluate_terms(images, LABELS, logits, layers, None, objective.feature_form)
+    found = result.terms
+    assert torch.allclose(result.logits, logits, atol=1e-5)
+    for name in ("classification", "tv", "l2", "feature"):
+        assert torch.allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
+    assert found.compete is None and result.student_logits is None
+    last = result.curve[-1]
+    assert last["total"] == pytest.approx(expected.total(objective).mean().item(), rel=1e-4)
+
+
+def test_the_teacher_is_left_as_it_was(teacher: Teacher) -> None:
+    before = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
+    dream(teacher)
+    after = teacher.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in teacher.network.parameters())
+    assert not any(module.training for module in teacher.network.modules())
+    assert not any(module._forward_pre_hooks for module in teacher.network.modules())
+
+
+@pytest.mark.parametrize("form", ["normalised", "published"])
+def test_the_objective_goes_down(teacher: Teacher, form: Any) -> None:
+    objective = Objective(feature_form=form, learning_rate=0.1, jitter=0, flip=False)
+    curve = dream(teacher, objective, iterations=60).curve
+    assert [point["iteration"] for point in curve] == [*range(0, 60, 3), 60]
+    assert curve[-1]["total"] < 0.3 * curve[0]["total"]
+    assert curve[-1]["feature"] < curve[0]["feature"]
+
+
+def test_the_teacher_sees_what_it_was_asked_for(teacher: Teacher) -> None:
+    result = dream(teacher, Objective(jitter=1, flip=False), iterations=60)
+    assert torch.equal(result.logits.argmax(1), LABELS)
+    assert not torch.equal(dream(teacher, iterations=0).logits.argmax(1), LABELS)
+
+
+@pytest.mark.parametrize("weight", ["classification", "tv", "l2", "feature"])
+def test_each_weight_lowers_its_own_term(teacher: Teacher, weight: str) -> None:
+    off = Objective(
+        classification=0, tv=0, l2=0, feature=0, learning_rate=0.1, jitter=0, flip=False
+    )
+    changes: dict[str, Any] = {weight: 1.0}
+    curve = dream(teacher, replace(off, **changes), iterations=20).curve
+    assert curve[-1][weight] < curve[0][weight]
+
+
+def test_no_iteration_at_all(teacher: Teacher) -> None:
+    result = dream(teacher, iterations=0)
+    start = starting_images(6, (1, 8, 8), "low-frequency", torch.Generator().manual_seed(7))
+    assert torch.equal(result.pixels, teacher.preprocessing.quantise(start))
+    assert [point["iteration"] for point in result.curve] == [0]
+
+
+def test_one_image_alone(teacher: Teacher) -> None:
+    result = dream(teacher, labels=torch.tensor([2]))
+    assert result.pixels.shape == (1, 1, 8, 8)
+    assert all(math.isfinite(value) for point in result.curve for value in point.values())
+
+
+def test_a_student_adds_the_competing_term(tiny: Params, teacher: Teacher) -> None:
+    student = rival(tiny)
+    result = dream(teacher, Objective(compete=10.0, flip=False), student=student)
+    assert result.student_logits is not None
+    assert result.terms.compete is not None
+    assert {"compete"} == set(result.curve[0]) - set(dream(teacher).curve[0])
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_competing_drives_student_and_teacher_apart(tiny: Params, teacher: Teacher) -> None:
+    student = rival(tiny)
+    plain = Objective(jitter=0, flip=False)
+    ends = [
+        dream(teacher, replace(plain, compete=weight), student=student, iterations=40).curve[-1][
+            "compete"
+        ]
+        for weight in (0.0, 30.0)
+    ]
+    assert ends[1] < ends[0] - 0.02
+
+
+def test_a_student_of_no_weight_changes_no_pixel(tiny: Params, teacher: Teacher) -> None:
+    plain = Objective(compete=0.0, flip=False)
+    alone, beside = dream(teacher, plain), dream(teacher, plain, student=rival(tiny))
+    assert torch.equal(alone.pixels, beside.pixels)
+
+
+def test_bfloat16_reaches_the_same_labels(teacher: Teacher) -> None:
+    result = dream(teacher, Objective(jitter=1, flip=False), iterations=60, precision="bfloat16")
+    assert torch.equal(result.logits.argmax(1), LABELS)
+    assert result.logits.dtype == torch.float32
+    assert not torch.equal(
+        result.pixels, dream(teacher, Objective(jitter=1, flip=False), iterations=60).pixels
+    )
+
+
+def test_images_that_diverged_are_an_error_in_the_end(teacher: Teacher) -> None:
+    objective = Objective(learning_rate=1e30, clamp=False, flip=False, l2=1.0)
+    assert not dream(teacher, objective, iterations=6).finite.any()
+    with Engine(teacher, objective) as engine, pytest.raises(UserError, match=r"class 0 diverged"):
+        invert_surely(engine, LABELS, 0, 6, attempts=2, min_confidence=0.0)
+
+
+def test_only_bad_images_are_made_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third image starts as NaN, once; the batch is made again, for that image alone."""
+    real, calls = inversion.starting_images, []
+
+    def broken(*arguments: Any) -> Tensor:
+        images = real(*arguments)
+        calls.append(len(images))
+        if len(calls) == 1:
+            images[2] = torch.nan
+        return images
+
+    monkeypatch.setattr(inversion, "starting_images", broken)
+    # Without R_feature no other image sees the broken one.
+    objective = Objective(feature=0.0, flip=False)
+    with Engine(teacher, objective) as engine:
+        result = invert_surely(engine, LABELS, 7, 4, attempts=3, min_confidence=0.0)
+        second = invert(engine, LABELS, derive_seed(7, 1), 4)
+    assert len(calls) == 3
+    assert result.attempts.tolist() == [0, 0, 1, 0, 0, 0]
+    assert result.seeds.tolist() == [7, 7, derive_seed(7, 1), 7, 7, 7]
+    assert torch.equal(result.pixels[2], second.pixels[2])
+    assert bool(result.finite.all())
+
+
+def test_images_the_teacher_doubts_are_made_again(teacher: Teacher) -> None:
+    plain = dream(teacher, iterations=3)
+    bound = float(plain.confidence(LABELS).median())
+    with Engine(teacher, Objective(flip=False)) as engine:
+        result = invert_surely(engine, LABELS, 7, 3, attempts=50, min_confidence=bound)
+        assert bool((result.confidence(LABELS) >= bound).all())
+        kept = plain.confidence(LABELS) >= bound
+        assert torch.equal(result.pixels[kept], plain.pixels[kept])
+        assert bool((result.attempts > 0).equal(~kept))
+        with pytest.raises(UserError, match=r"min_confidence 1\.0 after 2 attempts"):
+            invert_surely(engine, LABELS, 7, 3, attempts=2, min_confidence=1.0)
+
+
+def test_progress_is_told_of_each_iteration(teacher: Teacher) -> None:
+    told: list[int] = []
+    with Engine(teacher, Objective(flip=False)) as engine:
+        invert(engine, LABELS, 0, 5, told.append)
+    assert told == [1] * 5
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    objective = Objective(learning_rate=2.0, warmup=4, schedule="cosine")
+    rates = [learning_rate(objective, iteration, 20) for iteration in range(20)]
+    assert rates[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    for iteration in range(4, 20):
+        expected = 2.0 * (1 + math.cos(math.pi * (iteration - 4) / 16)) / 2
+        assert rates[iteration] == pytest.approx(expected, abs=1e-6)
+    assert rates[12] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_learning_rate_of_a_constant_schedule() -> None:
+    objective = Objective(learning_rate=0.05, warmup=0, schedule="constant")
+    assert {learning_rate(objective, iteration, 9) for iteration in range(9)} == {0.05}
+
+
+def test_a_short_run_warms_up_for_half_of_it_at_most() -> None:
+    objective = Objective(learning_rate=1.0, warmup=100, schedule="constant")
+    assert [learning_rate(objective, i, 5) for i in range(5)] == [0.5, 1.0, 1.0, 1.0, 1.0]
+    assert learning_rate(objective, 0, 1) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 20), (4, 5, 3)])
+def test_starting_images(shape: tuple[int, int, int]) -> None:
+    def start(kind: str) -> Tensor:
+        return starting_images(64, shape, kind, torch.Generator().manual_seed(0))
+
+    white, smooth = start("white"), start("low-frequency")
+    assert white.shape == smooth.shape == (64, *shape)
+    assert white.mean().item() == pytest.approx(0, abs=0.1)
+    assert white.std().item() == pytest.approx(1, abs=0.1)
+
+    def roughness(images: Tensor) -> float:
+        return float((images.diff(dim=3).std() / images.std()).item())
+
+    assert roughness(smooth) < 0.8 * roughness(white)
+
+
+def test_normalising_and_quantising_bring_every_pixel_back() -> None:
+    preprocessing = Preprocessing(
+        torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1),
+        torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1),
+    )
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
+    images = preprocessing.normalise(pixels)
+    expected = (pixels[0, 1, 3, 5].item() / 255 - 0.456) / 0.224
+    assert images[0, 1, 3, 5].item() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(preprocessing.quantise(images), pixels)
+    assert torch.allclose(preprocessing.clamp(images), images)
+    wide = preprocessing.clamp(100 * torch.randn(2, 3, 4, 4))
+    back = wide * preprocessing.std + preprocessing.mean
+    assert np.allclose([back.min().item(), back.max().item()], [0, 1], atol=1e-6)
