@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.cli import parse_range, report_errors
 from pipeline.config import load_config, parse_overrides
@@ -24,19 +25,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides = parse_overrides(options.set)
         check(load_config(Path(options.params), overrides), "dataset", "reports")
         parse_range(options.shards)
-        if options.flow == "synthesize":
+        _run(options.flow, options.params, overrides, options.shards)
+    return outcome.code
+
+
+def _run(flow: str, params: str, overrides: dict[str, Any], shards: str | None) -> None:
+    from httpx import HTTPError
+
+    try:
+        if flow == "synthesize":
             from flows.synthesize import synthesize
 
-            synthesize(options.params, overrides, options.shards)
-        elif options.flow == "distill":
+            synthesize(params, overrides, shards)
+        elif flow == "distill":
             from flows.distill import distill
 
-            distill(options.params, overrides)
+            distill(params, overrides)
         else:
             from flows.dream import dream
 
-            sys.stdout.write(dream(options.params, overrides) + "\n")
-    return outcome.code
+            sys.stdout.write(dream(params, overrides) + "\n")
+    except HTTPError as error:
+        raise RuntimeError(
+            f"Prefect's server does not answer ({error}); what is complete is kept: "
+            "run the same command again"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.distill import distill
+from flows.running import publish
 from flows.synthesize import synthesize
 from pipeline.config import load_config
 from pipeline.evaluation import evaluate, real_data
@@ -38,5 +39,5 @@ def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) 
     if config.evaluation.data is not None:
         report_evaluation(config, evaluate(config, teacher))
     summary = summarise(config)
-    create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```")
+    publish(lambda: create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```"))
     return summary

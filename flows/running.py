@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,8 @@ from prefect.tasks import Task
 from pipeline.errors import UserError
 from pipeline.executor import Executor, Stopped, Work
 from pipeline.running import Runner, progress_bar, raise_failures, stopping
+
+log = logging.getLogger(__name__)
 
 
 def prefect_runner(executor: Executor, retries: int) -> Runner:
@@ -66,6 +69,15 @@ def _threads(workers: int) -> ThreadPoolTaskRunner[Any]:
     return ThreadPoolTaskRunner(max_workers=workers)
 
 
+def publish(send: Callable[[], object]) -> object:
+    """``send()``, or None with a warning: work that is done must not fail for a picture of it."""
+    try:
+        return send()
+    except Exception as error:
+        log.warning("Prefect's server did not take an artifact: %s", error)
+        return None
+
+
 class _Progress:
     """Finished jobs of a run as a progress artifact in Prefect's UI."""
 
@@ -73,21 +85,28 @@ class _Progress:
         self._lock = threading.Lock()
         self._jobs, self._done = jobs, 0
         key = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
-        artifact = create_progress_artifact(
-            progress=0.0, key=key, description=f"{description}: {jobs} jobs"
+        text = f"{description}: {jobs} jobs"
+        self._artifact = publish(
+            lambda: create_progress_artifact(progress=0.0, key=key, description=text)
         )
-        assert isinstance(artifact, UUID)  # a coroutine only inside an event loop
-        self._artifact = artifact
 
     def advance(self) -> None:
         with self._lock:
             self._done += 1
-            update_progress_artifact(self._artifact, progress=100.0 * self._done / self._jobs)
+            progress, artifact = 100.0 * self._done / self._jobs, self._artifact
+            if isinstance(artifact, UUID):  # None where the server did not answer before
+                self._artifact = publish(
+                    lambda: update_progress_artifact(artifact, progress=progress)
+                )
 
 
 def _is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Bad input stays bad, and a stopped run has stopped."""
-    return not isinstance(_error(state), UserError | Stopped)
+    error = _error(state)
+    if isinstance(error, UserError | Stopped):
+        return False
+    log.warning("%s failed and is tried again: %s", run.name, error)
+    return True
 
 
 def _error(state: State[Any]) -> BaseException:

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.running import prefect_runner
+from flows.running import prefect_runner, publish
 from pipeline import adaptive
 from pipeline.cli import parse_range
 from pipeline.config import load_config
@@ -38,16 +38,14 @@ def synthesize(
         made = adaptive.synthesize(config, prefect_runner(executor, config.execution.retries), only)
     if only is None:
         report_synthesis(config, made)
-    create_table_artifact(
-        key="shards",
-        table=[
-            {
-                "shard": f"{shard.number:06d}",
-                "images": shard.images,
-                "seconds": round(shard.seconds, 1),
-            }
-            for shard in made
-        ],
-        description=f"Shards made by this run in {config.paths.dataset}",
-    )
+    table = [
+        {
+            "shard": f"{shard.number:06d}",
+            "images": shard.images,
+            "seconds": round(shard.seconds, 1),
+        }
+        for shard in made
+    ]
+    text = f"Shards made by this run in {config.paths.dataset}"
+    publish(lambda: create_table_artifact(key="shards", table=table, description=text))
     return len(made)

@@ -99,7 +99,9 @@ class PerDevice:
                 raise Stopped("stopped")
             return slot.run(work, job)
         except WorkerDied as error:
-            raise Stopped("stopped") if self._stopped else error from error
+            if self._stopped:
+                raise Stopped("stopped") from error
+            raise
         finally:
             self._free.put(slot)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ class Job(Protocol):
     @property
     def images(self) -> int: ...
 
+
+log = logging.getLogger(__name__)
 
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
@@ -136,7 +139,8 @@ def _attempt(executor: Executor, work: Work, job: Any, retries: int) -> Any:
             return executor.run(work, job)
         except (UserError, Stopped):
             raise
-        except Exception:
+        except Exception as error:
             if attempt == retries:
                 raise
+            log.warning("%s failed and is tried again: %s", job, error)
     raise AssertionError

@@ -27,7 +27,7 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     jobs = student_jobs(config, teacher)
     if config.distillation.noise_baseline:
         noise = noise_config(config)
-        synthesize(noise, run)
+        synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
         jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
     with locked(Path(config.paths.students), "paths.students"):
         _remove_others(Path(config.paths.students), jobs)
