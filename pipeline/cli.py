@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     made = add("synthesize", _synthesize, "make the shards that are missing or stale")
     made.add_argument("--shards", metavar="FIRST:END", help="only these, as in 0:8")
     checked = add("verify", _verify, "read everything again and prove it")
+    checked.add_argument("--repair", action="store_true", help="make again just what is broken")
     checked.add_argument(
         "--agreement", type=float, default=0.9, help="least share of labels the teacher confirms"
     )
@@ -133,17 +134,29 @@ def _synthesize(config: Config, options: argparse.Namespace) -> int:
 def _verify(config: Config, options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from pipeline.running import open_runner
     from pipeline.synthesis import check, plan_of
-    from pipeline.verification import verify
+    from pipeline.verification import repair, verify
 
     teacher = check(config)
     total = len(plan_of(config).labels)
-    with tqdm(total=total, desc="verify", unit="img") as bar:
-        problems = verify(config, teacher, options.agreement, bar.update)
-    for problem in problems:
-        print(problem)
-    print(f"{len(problems)} problems" if problems else f"{total} images verified")
-    return 1 if problems else 0
+
+    def verified() -> bool:
+        with tqdm(total=total, desc="verify", unit="img") as bar:
+            problems = verify(config, teacher, options.agreement, bar.update)
+        for problem in problems:
+            print(problem)
+        print(f"{len(problems)} problems" if problems else f"{total} images verified")
+        return not problems
+
+    if verified():
+        return 0
+    if not options.repair:
+        return 1
+    with open_runner(config) as run:
+        for name in repair(config, run):
+            print(f"made again: {name}")
+    return 0 if verified() else 1
 
 
 def _status(config: Config, options: argparse.Namespace) -> int:

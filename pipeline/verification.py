@@ -1,4 +1,4 @@
-"""Read a finished dataset again, all of it, and say what is wrong with it."""
+"""Read a finished dataset again, all of it; say what is wrong with it, and mend it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.adaptive import dataset_students, student_path
+from pipeline.adaptive import dataset_students, student_path, synthesize
 from pipeline.config import Config
 from pipeline.dataset import dataset_files
 from pipeline.distillation import student_problem
 from pipeline.plan import Plan, ShardPlan
 from pipeline.provenance import SCHEMA, ShardRecord, is_current, read_record
+from pipeline.running import Runner
 from pipeline.shards import IMAGE, BadShardError, decode_image, read_tar
 from pipeline.storage import digest_bytes, digest_file, digest_json
 from pipeline.synthesis import plan_of, record_path, shard_spec
@@ -64,6 +65,38 @@ def verify(
     return problems
 
 
+def repair(config: Config, run: Runner) -> list[str]:
+    """Make again just the shards, students and dataset-level files whose bytes were damaged.
+
+    What is made again comes out as it was. Files that do not belong are left alone.
+
+    Returns:
+        The names of the shards and students that were made again.
+    """
+    root, again = Path(config.paths.dataset), []
+    for round_ in range(1, config.adaptive.rounds + 1):
+        path = student_path(root, round_)
+        if student_problem(path) is not None:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            again.append(f"students/{path.name}")
+    for number in range(len(plan_of(config))):
+        path = record_path(root, number)
+        record = read_record(path)
+        if record is None or list(_changed_files(root, record)):
+            path.unlink(missing_ok=True)
+            again.append(f"shard {path.stem}")
+    synthesize(config, run)
+    return again
+
+
+def _changed_files(root: Path, record: ShardRecord) -> Iterator[str]:
+    """The files of a shard that are gone or have other bytes than were recorded."""
+    for name, facts in record.files.items():
+        path = root / name
+        if not path.is_file() or digest_file(path) != facts["sha256"]:
+            yield name
+
+
 def _record_problems(
     config: Config, shard: ShardPlan, teacher: Teacher, students: dict[int, str]
 ) -> Iterator[str]:
@@ -80,9 +113,8 @@ def _record_problems(
         yield f"shard {shard.name}: stale, made with another {', '.join(sorted(old)) or 'spec'}"
     elif not is_current(record, spec, root):
         yield f"shard {shard.name}: a file is missing or has another size"
-    for name, facts in record.files.items():
-        path = root / name
-        if path.is_file() and digest_file(path) != facts["sha256"]:
+    for name in _changed_files(root, record):
+        if (root / name).is_file():
             yield f"shard {shard.name}: {name} was changed, its sha256 is not the recorded one"
 
 

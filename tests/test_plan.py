@@ -122,6 +122,12 @@ def test_a_plan_is_the_same_every_time_and_another_for_another_seed() -> None:
     }
 
 
+def test_seeds_follow_from_seed_round_shard_and_batch() -> None:
+    for shard in plan(40, 5, 8, 4, 1, 10, seed=3):
+        for index, batch in enumerate(shard.batches):
+            assert batch.seed == derive_seed(3, shard.round, shard.number, index)
+
+
 def test_derived_seeds_never_change() -> None:
     """Datasets out there were made with these."""
     assert derive_seed(0, 0, 0, 0) == 1879184629313624024

@@ -129,6 +129,17 @@ def test_a_lost_file_brings_back_its_shard_alone(tiny: Params, folder: str) -> N
     }
 
 
+@pytest.mark.parametrize("name", ["train/000000.tar", "metadata/000000.parquet"])
+def test_a_file_of_another_size_is_made_again(tiny: Params, name: str) -> None:
+    make(tiny)
+    before = tree(dataset(tiny))
+    with (dataset(tiny) / name).open("ab") as file:
+        file.write(b"?")
+    assert states(tiny) == {0: "stale", 1: "complete"}
+    assert make(tiny) == [0]
+    assert tree(dataset(tiny)) == before
+
+
 def test_a_lost_file_of_the_whole_comes_back(tiny: Params) -> None:
     make(tiny)
     before = tree(dataset(tiny))
@@ -332,6 +343,9 @@ def test_a_crash_at_any_write_is_made_good(
                 break
         assert not list(root.rglob("*.tmp"))
         now = tree(root)
+        for record in (root / "metadata").glob("*.json"):
+            for name, facts in json.loads(record.read_bytes())["files"].items():
+                assert facts["sha256"] == now[name]
         for number, state in states(competing).items():
             if state == "complete":
                 assert all(now[name] == finished[name] for name in shard_files(number))
@@ -574,6 +588,8 @@ def test_a_round_is_added_to_what_is_there_and_taken_away(tiny: Params) -> None:
     assert make(one) == [2]
     after_one = tree(dataset(tiny))
     assert make(two) == [3]
+    second = json.loads((dataset(tiny) / "students" / "000002.json").read_bytes())
+    assert second["spec"]["start"] == after_one["students/000001.safetensors"]
     assert make(one) == []
     assert tree(dataset(tiny)) == after_one
     assert make(tiny) == []

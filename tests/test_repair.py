@@ -1,0 +1,72 @@
+"""Damage of any kind is found, and mended to the bytes that were there."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import parse_config
+from pipeline.running import open_runner
+from pipeline.verification import repair, verify
+from tests.conftest import Params, changed, load, make, tree
+
+
+@pytest.fixture
+def adaptive(tiny: Params) -> Params:
+    params = changed(tiny, {"adaptive.rounds": 1})
+    make(params)
+    return params
+
+
+def mended(params: Params) -> list[str]:
+    config = parse_config(params)
+    with open_runner(config) as run:
+        return repair(config, run)
+
+
+def problems(params: Params) -> list[str]:
+    config, teacher = load(params)
+    return verify(config, teacher, 0.0, lambda images: None)
+
+
+def test_a_flipped_byte_anywhere(adaptive: Params) -> None:
+    """Three flips in every file; ``benchmarks/faults.py`` makes 300."""
+    root = Path(adaptive["paths"]["dataset"])
+    before, rng = tree(root), random.Random(0)
+    files = [name for name in sorted(before) for _ in range(3)]
+    for name in files:
+        path = root / name
+        data = bytearray(path.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        assert problems(adaptive), name
+        mended(adaptive)
+        assert tree(root) == before, name
+    assert problems(adaptive) == []
+
+
+def test_only_the_damaged_is_made_again(adaptive: Params) -> None:
+    root = Path(adaptive["paths"]["dataset"])
+    before = tree(root)
+    untouched = root / "train" / "000000.tar"
+    age = untouched.stat().st_mtime_ns
+    (root / "train" / "000001.tar").unlink()
+    (root / "students" / "000001.safetensors").write_bytes(b"")
+    (root / "README.md").unlink()
+    assert mended(adaptive) == ["students/000001.safetensors", "shard 000001"]
+    assert tree(root) == before
+    assert untouched.stat().st_mtime_ns == age
+
+
+def test_nothing_to_mend(adaptive: Params) -> None:
+    assert mended(adaptive) == []
+
+
+def test_strangers_are_left_alone(adaptive: Params) -> None:
+    stranger = Path(adaptive["paths"]["dataset"]) / "notes.txt"
+    stranger.write_text("mine")
+    mended(adaptive)
+    assert stranger.read_text() == "mine"
+    assert problems(adaptive) == ["notes.txt does not belong to the dataset"]
