@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.dataset import finalise, prune
+from pipeline.dataset import claim, finalise, prune
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
 from pipeline.lock import locked
@@ -52,6 +52,7 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
 
 
 def _rounds(config: Config, loaded: Teacher, run: Runner, only: range | None) -> list[Made]:
+    claim(Path(config.paths.dataset))
     prune(config)
     made: list[Made] = []
     for round_ in range(config.adaptive.rounds + 1):

@@ -21,13 +21,18 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import UserError
 from pipeline.objective import PRESETS, FeatureForm, Objective, Precision, Schedule, Start
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Few = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+MOST_IMAGES, MOST_SHARDS = 100_000_000, 900_000
 
 
 class Section(BaseModel):
@@ -38,8 +43,8 @@ class InputConfig(Section):
     """What the teacher sees: ``(pixel / 255 - mean) / std``, one mean and std a channel."""
 
     channels: Literal[1, 3, 4]
-    height: Positive
-    width: Positive
+    height: Side
+    width: Side
     mean: tuple[float, ...]
     std: tuple[Rate, ...]
 
@@ -54,10 +59,10 @@ class InputConfig(Section):
 class TeacherConfig(Section):
     """The model to invert."""
 
-    source: str
+    source: Name
     arguments: dict[str, Any] = {}
-    weights: str | None
-    sha256: str | None = None
+    weights: Name | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     classes: Annotated[int, Field(ge=1, le=32767)]
     class_names: tuple[str, ...] | None = None
     input: InputConfig
@@ -74,7 +79,7 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The architecture to train, by name; its weights start from scratch."""
 
-    source: str
+    source: Name
     arguments: dict[str, Any] = {}
 
 
@@ -119,9 +124,9 @@ class SynthesisConfig(Section):
     batch_size: Annotated[int, Field(ge=2)] = 256
     iterations: Count = 200
     min_confidence: Fraction = 0.0
-    attempts: Positive = 3
+    attempts: Few = 3
     seed: Seed = 0
-    threads: Positive = 1
+    threads: Few = 1
     precision: Precision = "bfloat16"
     compile: bool = True
     soft_labels: bool = False
@@ -149,7 +154,7 @@ class DistillationConfig(Section):
     mixup: Fraction = 0.5
     cutmix: Fraction = 0.7
     shuffle: Positive = 2000
-    threads: Positive = 1
+    threads: Few = 1
     checkpoint_every: Positive = 500
 
 
@@ -172,23 +177,29 @@ class AdaptiveConfig(Section):
 class EvaluationConfig(Section):
     """Real, labelled images that only the last stage reads: a tar of ``png`` and ``cls``."""
 
-    data: str | None = None
+    data: Name | None = None
 
 
 class ExecutionConfig(Section):
     """Where the work runs. Nothing here changes what is made."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Positive | None = None
-    retries: Count = 2
+    workers: Few | None = None
+    retries: Annotated[int, Field(ge=0, le=1000)] = 2
 
 
 class PathsConfig(Section):
     """Where results go."""
 
-    dataset: str = "data/synthetic"
-    students: str = "data/students"
-    reports: str = "reports"
+    dataset: Name = "data/synthetic"
+    students: Name = "data/students"
+    reports: Name = "reports"
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if len({Path(p).resolve() for p in (self.dataset, self.students, self.reports)}) < 3:
+            raise ValueError("dataset, students and reports must be three directories")
+        return self
 
 
 class Config(Section):
@@ -202,6 +213,21 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = ExecutionConfig()
     paths: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _sizes_possible(self) -> Self:
+        table, classes = self.synthesis.images_per_class, self.teacher.classes
+        first = sum(table.values()) if isinstance(table, dict) else classes * (table or 0)
+        first = self.synthesis.images or first
+        total = first + self.adaptive.rounds * self.adaptive.images
+        if total > MOST_IMAGES:
+            raise ValueError(f"synthesis asks for {total} images; at most {MOST_IMAGES} can be")
+        shards = total // self.synthesis.shard_size + self.adaptive.rounds
+        if shards > MOST_SHARDS:
+            raise ValueError(
+                f"synthesis.shard_size makes about {shards} shards; at most {MOST_SHARDS} can be"
+            )
+        return self
 
     @model_validator(mode="after")
     def _classes_exist(self) -> Self:

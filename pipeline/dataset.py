@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.provenance import ShardRecord, read_record
 from pipeline.shards import IMAGE
 from pipeline.sources import public_source
@@ -24,6 +25,22 @@ NAME = "dreamshard"
 _SHARD_FILE = re.compile(r"(\d{6,})\.(tar|parquet|json)")
 _STUDENT_FILE = re.compile(r"(\d{6})\.(safetensors|json|csv|checkpoint)")
 _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset")
+
+
+def claim(root: Path) -> None:
+    """Make sure that ``root`` is a dataset of ours, or empty and from now on one.
+
+    Raises:
+        UserError: something else is there, which must not be pruned.
+    """
+    if (root / "metadata").is_dir():
+        return
+    others = sorted(path.name for path in root.iterdir() if path.name != ".gitkeep")
+    if others:
+        raise UserError(
+            f"paths.dataset {root} holds other files ({others[0]}): name an empty or new directory"
+        )
+    (root / "metadata").mkdir()
 
 
 def prune(config: Config) -> None:

@@ -49,7 +49,8 @@ class Engine:
         self._untried = compiled
         if compiled:
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            self._step = torch.compile(self._total)
+            # Not dynamic: a batch's kernels must not depend on the sizes that came before it.
+            self._step = torch.compile(self._total, dynamic=False)
 
     def __enter__(self) -> Engine:
         self._statistics.__enter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pipeline.adaptive import dataset_digest, synthesize
@@ -15,6 +16,7 @@ from pipeline.synthesis import check_student, plan_of
 from pipeline.teacher import Teacher
 
 STUDENT, NOISE = "student", "noise"
+_STUDENT_FILE = re.compile(r"((?:student|noise)-\d+)\.(?:safetensors|json|csv|checkpoint)")
 
 
 def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict[str, float]]:
@@ -98,6 +100,7 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
 def _remove_others(directory: Path, jobs: list[DistillJob]) -> None:
     """Students of seeds that are no longer asked for."""
     names = {job.name for job in jobs}
-    for path in directory.glob("*-*.*"):
-        if path.name.split(".")[0] not in names:
+    for path in directory.iterdir():
+        match = _STUDENT_FILE.fullmatch(path.name)
+        if match and match[1] not in names:
             path.unlink()

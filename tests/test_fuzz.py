@@ -1,0 +1,120 @@
+"""Random nonsense in any field is accepted or refused in one sentence; nothing else happens.
+
+``FUZZ=2000 pytest tests/test_fuzz.py`` is the full version.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipeline.cli import main
+from pipeline.config import Config, load_config, parse_config
+from pipeline.errors import UserError
+from pipeline.synthesis import plan_of
+
+EXAMPLES = int(os.environ.get("FUZZ", "200"))
+DEFAULTS: dict[str, Any] = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")
+
+
+def leaves(values: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every section and every key of the parameters."""
+    inner = values.items() if isinstance(values, dict) else ()
+    return [path, *(leaf for key, value in inner for leaf in leaves(value, (*path, key)))]
+
+
+KEYS = [path for path in leaves(DEFAULTS) if path]
+NUMBERS = st.one_of(
+    st.integers(),
+    st.integers(-3, 3),
+    st.sampled_from([2**31, 2**63, 2**64, 10**30, -1, 0, 1]),
+    st.floats(),
+)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(), st.dates())
+NONSENSE = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.one_of(st.text(), st.integers(), st.dates()), inner, max_size=4),
+    ),
+    max_leaves=6,
+)
+
+
+def assert_one_sentence(text: str) -> None:
+    assert text.strip() and "\n" not in text.strip() and "Traceback" not in text
+    assert "pydantic" not in text
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    changes=st.lists(st.tuples(st.sampled_from(KEYS), NONSENSE), min_size=1, max_size=2),
+    extra=st.booleans(),
+)
+def test_any_value_in_any_field(
+    changes: list[tuple[tuple[str, ...], Any]], extra: bool, tmp_path_factory: Any
+) -> None:
+    values = copy.deepcopy(DEFAULTS)
+    for path, value in changes:
+        section = values
+        for key in path[:-1]:
+            section = section[key] if isinstance(section.get(key), dict) else {}
+        section[path[-1] + ("x" if extra else "")] = value
+    try:
+        config = parse_config(values, "params.yaml")
+    except UserError as error:
+        assert_one_sentence(str(error))
+        return
+    assert isinstance(config, Config)
+    assert len(plan_of(config)) >= 1
+
+
+@settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda t: t.encode())))
+def test_any_bytes_as_parameter_file(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert_one_sentence(str(caught.value))
+
+
+COMMANDS = ["plan", "synthesize", "verify", "status", "distill", "evaluate", "summary"]
+OPTIONS = ["--set", "--shards", "--params", "--agreement", "--repair", "--"]
+VALUES = ["0:8", "8:0", "a=b", "teacher=", "nan", "-1"]
+WORDS = st.one_of(
+    st.sampled_from(COMMANDS + OPTIONS + VALUES),
+    st.text(max_size=12).filter(lambda text: text not in ("-h", "--help")),
+)
+
+
+@settings(
+    max_examples=EXAMPLES // 2,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(words=st.lists(WORDS, max_size=5))
+def test_any_command_line(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In an empty directory nothing can be right, and nothing may be made."""
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    try:
+        code = main(words)
+    except SystemExit as stop:  # a prefix of --help
+        assert stop.code == 0
+        return
+    assert code == 2
+    assert_one_sentence(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
