@@ -90,7 +90,7 @@ def test_a_wrong_parameter(
         ({"teacher.source": "nowhere.py:net"}, "teacher.source: there is no file nowhere.py"),
         ({"teacher.source": "nowhere:net"}, "'nowhere' cannot be imported"),
         ({"teacher.arguments": {"width": 9}}, "does not fit teacher.source: size mismatch"),
-        ({"teacher.sha256": "00"}, "teacher.sha256 says 00"),
+        ({"teacher.sha256": "00" * 32}, "teacher.sha256 says 00"),
         (
             {"teacher.classes": 5, "teacher.class_names": None},
             "teacher.classes is 5, but the teacher returns 3 logits",

@@ -10,14 +10,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from safetensors.torch import save
+from torch import nn
 
 from pipeline.cli import main
 from pipeline.config import Config, load_config, parse_config
 from pipeline.errors import UserError
+from pipeline.shards import BadShardError, Sample, read_tar, write_tar
+from pipeline.sources import load_weights
 from pipeline.synthesis import plan_of
 
 EXAMPLES = int(os.environ.get("FUZZ", "200"))
@@ -117,4 +123,43 @@ def test_any_command_line(
         return
     assert code == 2
     assert_one_sentence(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=EXAMPLES // 10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_damage_to_a_tar(data: st.DataObject, tmp_path: Path) -> None:
+    """Read whole, or refused by name: never another error, never a file written."""
+    path = tmp_path / "000000.tar"
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
+    with path.open("w+b") as file:
+        write_tar(file, (Sample(f"{i:09d}", pixels, i, {"cls": i}) for i in range(3)))
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        samples = list(read_tar(path))
+    except BadShardError as error:
+        assert_one_sentence(str(error))
+    else:
+        assert len(samples) <= 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@settings(max_examples=EXAMPLES // 10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), suffix=st.sampled_from([".pt", ".safetensors"]))
+def test_any_damage_to_a_checkpoint(data: st.DataObject, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    state = {"weight": torch.zeros(4, 2), "bias": torch.zeros(4)}
+    torch.save(state, path) if suffix == ".pt" else path.write_bytes(save(state))
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        load_weights(nn.Linear(2, 4), path, "teacher")
+    except UserError as error:
+        assert_one_sentence(str(error))
+    path.unlink()
     assert list(tmp_path.iterdir()) == []
