@@ -137,6 +137,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
         ("paths.dataset", 3, "string"),
         ("synthesis", [], "object"),
         ("teacher.weights", 7, "string"),
+        ("teacher.sha256", "00", "pattern"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(
