@@ -91,7 +91,6 @@ class ObjectiveConfig(Section):
     tv: Weight | None = None
     l2: Weight | None = None
     feature: Weight | None = None
-    compete: Weight | None = None
     feature_form: FeatureForm | None = None
     start: Start | None = None
     learning_rate: Rate | None = None
@@ -110,7 +109,7 @@ class ObjectiveConfig(Section):
 
     def resolve(self) -> Objective:
         """The preset with the given values in place."""
-        given = {f.name: getattr(self, f.name) for f in fields(Objective)}
+        given = {f.name: getattr(self, f.name, None) for f in fields(Objective)}
         changes = {name: value for name, value in given.items() if value is not None}
         return replace(PRESETS[self.preset], **changes)
 
@@ -170,7 +169,7 @@ class AdaptiveConfig(Section):
 
     rounds: Annotated[int, Field(ge=0, le=32767)] = 0
     images: Positive = 1000
-    compete: Weight = 10.0
+    compete: Weight | None = None
     training: DistillationConfig = DistillationConfig(steps=1000)
 
 
@@ -213,6 +212,21 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = ExecutionConfig()
     paths: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _rounds_compete(self) -> Self:
+        if self.adaptive.rounds and not self.compete:
+            raise ValueError(
+                f"adaptive.rounds needs a weight of R_compete, and the preset "
+                f"{self.synthesis.objective.preset} has none: set adaptive.compete"
+            )
+        return self
+
+    @property
+    def compete(self) -> float:
+        """The weight of R_compete in the adaptive rounds."""
+        given = self.adaptive.compete
+        return self.synthesis.objective.resolve().compete if given is None else given
 
     @model_validator(mode="after")
     def _sizes_possible(self) -> Self:
@@ -317,7 +331,7 @@ def _explain(error: ErrorDetails) -> str:
     # Pydantic adds parts that name its own types, as in `dict[int,...]` or `constrained-int`.
     location = [str(part) for part in error["loc"]]
     named = [part for part in location if "[" not in part and "constrained-" not in part]
-    key = ".".join(named) or "params"
+    key = ".".join(named)
     given = json.dumps(error["input"], default=str)
     given = given if len(given) <= 60 else given[:57] + "..."
     match error["type"]:
@@ -326,7 +340,8 @@ def _explain(error: ErrorDetails) -> str:
         case "missing":
             return f"{key} is missing"
         case "value_error":
-            return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+            text = error["msg"].removeprefix("Value error, ")
+            return f"{key}: {text}" if key else text
         case _:
             return f"{key} is {given}: {error['msg'][0].lower()}{error['msg'][1:]}"
 

@@ -63,7 +63,8 @@ def finalise(config: Config, teacher: Teacher) -> None:
     """Write the dataset-level files from the records of all shards."""
     root = Path(config.paths.dataset)
     for path, data in dataset_files(config, read_records(config), teacher.digest).items():
-        write_bytes(root / path, data)
+        if not (root / path).is_file() or (root / path).read_bytes() != data:
+            write_bytes(root / path, data)
     for leftover in root.rglob(".*.tmp"):  # of killed runs; nothing is being written any more
         leftover.unlink(missing_ok=True)
 

@@ -61,6 +61,8 @@ class InProcess:
 
     def run(self, work: Work, job: Any) -> Any:
         with self._lock:
+            if self._stopped:
+                raise Stopped("stopped")
             try:
                 return work(job, self._device, self._report)
             finally:

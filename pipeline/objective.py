@@ -38,7 +38,7 @@ class Objective:
     tv: float = 4e-3
     l2: float = 0.0
     feature: float = 10.0
-    compete: float = 0.0
+    compete: float = 10.0  # in adaptive rounds, which have a student
     feature_form: FeatureForm = "normalised"
     start: Start = "low-frequency"
     learning_rate: float = 0.4
@@ -56,6 +56,7 @@ class Objective:
 _PER_IMAGE = 16.0
 
 _CIFAR10 = Objective(
+    compete=0.0,
     tv=2.5e-5 * _PER_IMAGE,
     l2=3e-8 * _PER_IMAGE,
     feature=10.0,
@@ -70,6 +71,7 @@ _CIFAR10 = Objective(
     clamp=False,
 )
 _IMAGENET = Objective(
+    compete=0.0,
     tv=1e-4 * _PER_IMAGE,
     l2=1e-5 * _PER_IMAGE,
     feature=0.01,

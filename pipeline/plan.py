@@ -100,6 +100,7 @@ def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int
     end = 0
     for round_ in range(adaptive.rounds + 1):
         start, end = end, end + (base if round_ == 0 else adaptive.images)
+        # The last shard is smaller, so that a plan can grow and keep the full ones.
         for first in range(start, end, synthesis.shard_size):
             bounds.append((round_, first, min(end, first + synthesis.shard_size)))
     return Plan(labels, tuple(bounds), synthesis.batch_size, synthesis.seed)
@@ -119,7 +120,7 @@ def _interleave(counts: NDArray[np.int64]) -> Labels:
 
 
 def _batches(images: int, batch_size: int, seeds: tuple[int, ...]) -> tuple[Batch, ...]:
-    """Batches of nearly one size: a small last one would have poor statistics."""
+    """Batches of nearly one size: the statistics of a small last one would mean little."""
     number = -(-images // batch_size)
     sizes = [images // number + (index < images % number) for index in range(number)]
     return tuple(Batch(size, derive_seed(*seeds, index)) for index, size in enumerate(sizes))

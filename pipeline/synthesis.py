@@ -139,7 +139,7 @@ def shard_spec(
 def round_objective(config: Config, round_: int) -> Objective:
     """The objective of a round: only adaptive rounds have a student to compete with."""
     base = config.synthesis.objective.resolve()
-    return replace(base, compete=config.adaptive.compete if round_ else 0.0)
+    return replace(base, compete=config.compete if round_ else 0.0)
 
 
 def record_path(root: Path, number: int) -> Path:

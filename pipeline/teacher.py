@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -135,7 +136,9 @@ def check_classes(
 def _digest(config: TeacherConfig, network: nn.Module) -> str:
     """Changes with anything that could change what the network computes."""
     file = factory_file(config.source, "teacher")
+    library = version("torchvision") if config.source.startswith("torchvision:") else None
     facts = {
+        "library": library,
         "source": public_source(config.source),
         "arguments": config.arguments,
         "input": config.input.model_dump(mode="json"),
