@@ -22,7 +22,7 @@ test: $(VENV)/installed-dev
 	pytest
 
 bench: $(VENV)/installed
-	python -m benchmarks.synthesis
+	python -m benchmarks.engine
 
 check: $(VENV)/installed-dev
 	ruff format --check .
