@@ -101,9 +101,9 @@ class _Progress:
 
 
 def _is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Bad input stays bad, and a stopped run has stopped."""
+    """Bad input stays bad, a stopped run has stopped, a full disk is as full the second time."""
     error = _error(state)
-    if isinstance(error, UserError | Stopped):
+    if isinstance(error, UserError | Stopped | OSError):
         return False
     log.warning("%s failed and is tried again: %s", run.name, error)
     return True

@@ -34,7 +34,7 @@ def synthesize(
     """
     config = load_config(Path(params), overrides)
     only = parse_range(shards)
-    with open_executor(config) as executor:
+    with open_executor(config, config.synthesis.threads) as executor:
         made = adaptive.synthesize(config, prefect_runner(executor, config.execution.retries), only)
     if only is None:
         report_synthesis(config, made)

@@ -123,7 +123,7 @@ def _synthesize(config: Config, options: argparse.Namespace) -> int:
     from pipeline.running import open_runner
 
     only = parse_range(options.shards)
-    with open_runner(config) as run:
+    with open_runner(config, config.synthesis.threads) as run:
         made = synthesize(config, run, only)
     print(f"made {len(made)} shards in {config.paths.dataset}")
     if only is None:
@@ -153,7 +153,7 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
         return 0
     if not options.repair:
         return 1
-    with open_runner(config) as run:
+    with open_runner(config, config.synthesis.threads) as run:
         for name in repair(config, run):
             print(f"made again: {name}")
     return 0 if verified() else 1
@@ -179,7 +179,7 @@ def _distill(config: Config, options: argparse.Namespace) -> int:
     from pipeline.synthesis import check
 
     teacher = check(config)
-    with open_runner(config) as run:
+    with open_runner(config, config.distillation.threads) as run:
         trained = distill_students(config, teacher, run)
     report_distillation(config, trained)
     print(f"trained {len(trained)} students in {config.paths.students}")

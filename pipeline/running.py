@@ -35,16 +35,15 @@ class JobsFailed(RuntimeError):
 
 
 @contextlib.contextmanager
-def open_runner(config: Config) -> Iterator[Runner]:
-    """A runner on this machine's devices, as ``execution`` says."""
-    with open_executor(config) as executor:
+def open_runner(config: Config, threads: int = 1) -> Iterator[Runner]:
+    """A runner on the devices that ``execution`` names, for jobs of ``threads`` CPU threads."""
+    with open_executor(config, threads) as executor:
         yield local_runner(executor, config.execution.retries)
 
 
 @contextlib.contextmanager
-def open_executor(config: Config) -> Iterator[Executor]:
+def open_executor(config: Config, threads: int) -> Iterator[Executor]:
     """The executor that ``execution`` asks for; its workers end with the block."""
-    threads = max(config.synthesis.threads, config.distillation.threads)
     execution = config.execution
     executor = create_executor(execution.device, execution.workers, threads)
     try:
@@ -137,7 +136,7 @@ def _attempt(executor: Executor, work: Work, job: Any, retries: int) -> Any:
     for attempt in range(retries + 1):
         try:
             return executor.run(work, job)
-        except (UserError, Stopped):
+        except (UserError, Stopped, OSError):  # a full disk is as full the second time
             raise
         except Exception as error:
             if attempt == retries:

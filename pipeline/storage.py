@@ -30,9 +30,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_directory(path.parent)
 
@@ -51,6 +53,13 @@ def json_bytes(value: Any) -> bytes:
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by the JSON of ``value``."""
     write_bytes(path, json_bytes(value))
+
+
+def remove(path: Path) -> None:
+    """Make sure that ``path`` is gone, after a power loss too."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        _sync_directory(path.parent)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -28,6 +28,7 @@ from pipeline.storage import (
     digest_bytes,
     digest_file,
     digest_json,
+    remove,
     remove_leftovers,
     replacing,
     write_bytes,
@@ -174,7 +175,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
     config, shard = job.config, plan_of(job.config).shard(job.number)
     root = Path(config.paths.dataset)
     torch.set_num_threads(config.synthesis.threads)
-    record_path(root, job.number).unlink(missing_ok=True)  # from here on it is not complete
+    remove(record_path(root, job.number))  # from here on it is not complete
     with _engine(job, device) as engine:
         batches = [
             (batch, _invert(job, shard, index, batch, engine, report))
