@@ -106,7 +106,6 @@ def _pick(
 
 
 def _probability(facts: bytes) -> float:
-
     return float(json.loads(facts)["teacher_prob"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.adaptive import dataset_digest, synthesize
+from pipeline.adaptive import dataset_digest, shard_states, synthesize
 from pipeline.config import Config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
@@ -26,6 +26,13 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
         UserError: before training, if the dataset is incomplete or the student does not fit.
     """
     check_distillation(config, teacher)
+    states = shard_states(config, teacher.digest)
+    undone = [number for number, state in states.items() if state != "complete"]
+    if undone:  # never learn from a mix of old and new
+        raise UserError(
+            f"{len(undone)} of {len(states)} shards are not complete, the first {undone[0]:06d} "
+            f"({states[undone[0]]}): run synthesize first"
+        )
     jobs = student_jobs(config, teacher)
     if config.distillation.noise_baseline:
         noise = noise_config(config)

@@ -439,7 +439,7 @@ def test_the_noise_lies_beside_the_dataset(tiny: Params, end: str) -> None:
 
 
 def test_students_need_a_dataset(tiny: Params) -> None:
-    with pytest.raises(UserError, match=r"shard 000000 .* is missing: run synthesize first"):
+    with pytest.raises(UserError, match=r"2 of 2 .* first 000000 .missing.: run synthesize first"):
         train(tiny)
 
 
@@ -460,3 +460,12 @@ def test_a_loss_that_is_not_finite_is_an_error(made: Params) -> None:
     with pytest.raises(JobsFailed, match=r"lower distillation\.learning_rate"):
         train(changed(made, {"distillation.learning_rate": 1e30}))
     assert not list(students(made).glob("*.safetensors"))
+
+
+def test_students_never_learn_from_a_mix_of_old_and_new(tiny: Params) -> None:
+    make(tiny)
+    newer = changed(tiny, {"synthesis.iterations": 5})
+    make(newer, range(0, 1))
+    config, teacher = load(newer)
+    with open_runner(config) as run, pytest.raises(UserError, match=r"1 of 2 .* 000001 \(stale\)"):
+        distill_students(config, teacher, run)
