@@ -11,7 +11,7 @@ flips    one byte of one file changed: verify finds it, repair brings the origin
 power    power lost after every prefix of the file operations of a shard, in all states that leaves
 disk     a disk that fills at random points, by a file-size limit and in a small tmpfs
 flat     memory and open files of a run of 2,000 shards
-server   a Prefect server killed and restarted in the middle of a flow
+server   a Prefect server killed and restarted in the middle of a deployment run
 
 All happens in a temporary directory and in child processes. Random choices come from one seed.
 Exit code 1 if anything broke.
@@ -38,8 +38,9 @@ import torch
 from benchmarks.faults_common import PROJECT, Outcome
 from benchmarks.faults_disk import disk, flips
 from benchmarks.faults_kills import kills, workers
-from benchmarks.faults_long import flat, server
+from benchmarks.faults_long import flat
 from benchmarks.faults_power import power
+from benchmarks.faults_server import server
 from pipeline.code import source_digest
 
 Kind = Callable[[Path, int, random.Random], Outcome]

@@ -137,6 +137,7 @@ def _record(params: Params) -> list[Operation]:
     def open_(path: Any, flags: int, *rest: Any, **more: Any) -> int:
         handle: int = real["open"](path, flags, *rest, **more)
         name = below(path)
+        opened.pop(handle, None)
         if name is not None:
             opened[handle] = name
             if flags & os.O_CREAT:
@@ -157,7 +158,8 @@ def _record(params: Params) -> list[Operation]:
 
     def fsync(handle: int) -> None:
         real["fsync"](handle)
-        log.append(Operation("fsync", opened[handle]))
+        if handle in opened:
+            log.append(Operation("fsync", opened[handle]))
 
     class Recorded(io.FileIO):
         def write(self, data: Any) -> int:

@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Written to a temporary file beside ``path``, fsynced, renamed. An exception leaves ``path`` as
     it was and removes the temporary file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w+b") as file:
@@ -37,6 +37,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_directory(path.parent)
+
+
+def make_directory(directory: Path) -> None:
+    """Make sure that ``directory`` is there, after a power loss too."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        _sync_directory(directory.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

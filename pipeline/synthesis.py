@@ -174,6 +174,8 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
     started = time.perf_counter()
     config, shard = job.config, plan_of(job.config).shard(job.number)
     root = Path(config.paths.dataset)
+    if is_done(job):  # its worker died between the record and the answer
+        return Made(job.number, job.images, 0.0)
     torch.set_num_threads(config.synthesis.threads)
     remove(record_path(root, job.number))  # from here on it is not complete
     with _engine(job, device) as engine:

@@ -302,6 +302,24 @@ def test_a_failed_shard_is_tried_again(tiny: Params, monkeypatch: pytest.MonkeyP
     assert attempts == [0, 1, 1]
 
 
+def test_a_shard_is_not_made_again_when_only_the_answer_was_lost(
+    tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, stamps = make_shard, []
+
+    def mute(job: ShardJob, device: str, report: Any) -> Any:
+        made = real(job, device, report)
+        tar = dataset(tiny) / "train" / f"{job.number:06d}.tar"
+        stamps.append((tar.stat().st_ino, tar.stat().st_mtime_ns))
+        if len(stamps) == 1:
+            raise RuntimeError("died between the record and the answer")
+        return made
+
+    monkeypatch.setattr(adaptive, "make_shard", mute)
+    assert make(changed(tiny, {"execution.retries": 1})) == [0, 1]
+    assert len(stamps) == 3 and stamps[0] == stamps[1]
+
+
 def test_a_crash_at_any_write_is_made_good(
     competing: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
