@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("status", _status, "which shards are complete, stale or missing")
     add("distill", _distill, "train the students on the dataset")
+    add("measure", _measure, "how varied the images are, and what they lack")
     add("evaluate", _evaluate, "measure teacher and students on real images")
     add("summary", _summary, "the result, for a person")
     return parser
@@ -183,6 +184,19 @@ def _distill(config: Config, options: argparse.Namespace) -> int:
         trained = distill_students(config, teacher, run)
     report_distillation(config, trained)
     print(f"trained {len(trained)} students in {config.paths.students}")
+    return 0
+
+
+def _measure(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.diversity import measure
+    from pipeline.reports import report_measures
+    from pipeline.synthesis import check
+
+    report, pairs = measure(config, check(config))
+    path = report_measures(config, report, pairs)
+    for name, value in report.items():
+        print(f"{name:<30} {value}")
+    print(f"most alike pairs: {path}")
     return 0
 
 

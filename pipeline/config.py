@@ -174,9 +174,11 @@ class AdaptiveConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Real, labelled images that only the last stage reads: a tar of ``png`` and ``cls``."""
+    """Real, labelled images that only the last stage reads: a tar of ``png`` and ``cls``; and an
+    independent network of the same classes, which nothing is made or trained with."""
 
     data: Name | None = None
+    verifier: TeacherConfig | None = None
 
 
 class ExecutionConfig(Section):

@@ -28,7 +28,7 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
         UserError: no real data is configured, or a student is not there.
     """
     data = real_data(config)
-    students = [_student(config, teacher, STUDENT, seed) for seed in config.distillation.seeds]
+    students = [load_student(config, teacher, STUDENT, seed) for seed in config.distillation.seeds]
     predicted = _predictions([teacher.network, *students], teacher, data)
     labels, (teacher_says, *students_say) = predicted
     accuracies = [_share(says, labels) for says in students_say]
@@ -44,7 +44,7 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
         "real_images": len(labels),
     }
     if config.distillation.noise_baseline:
-        noise = _student(config, teacher, NOISE, config.distillation.seeds[0])
+        noise = load_student(config, teacher, NOISE, config.distillation.seeds[0])
         _, (noise_says,) = _predictions([noise], teacher, data)
         report["noise_baseline_accuracy"] = _share(noise_says, labels)
     return report
@@ -64,7 +64,12 @@ def real_data(config: Config) -> Path:
     return path
 
 
-def _student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.Module:
+def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.Module:
+    """A trained student in eval mode, on the teacher's device.
+
+    Raises:
+        UserError: it is not there.
+    """
     path = weights_path(config, kind, seed)
     if not path.is_file():
         raise UserError(f"there is no student {path}: run distill first")

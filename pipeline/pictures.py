@@ -73,6 +73,15 @@ def draw_distillation_curves(logs: Sequence[Path], path: Path) -> None:
     _save(figure, path)
 
 
+def draw_pairs(pairs: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
+    """Pairs of images, each uint8 ``[C, H, W]``, one above the other."""
+    canvas = Image.new("RGB", (len(pairs) * (SIDE + 4), 2 * SIDE), "white")
+    for column, pair in enumerate(pairs):
+        for row, pixels in enumerate(pair):
+            canvas.paste(_cell(pixels), (2 + column * (SIDE + 4), row * SIDE))
+    write_bytes(path, _png(canvas))
+
+
 def mean_curve(
     records: Sequence[ShardRecord], round_: int, name: str
 ) -> tuple[list[float], list[float]]:

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.config import Config
 from pipeline.dataset import read_records
 from pipeline.pictures import (
     draw_distillation_curves,
     draw_grids,
+    draw_pairs,
     draw_synthesis_curves,
     mean_curve,
     read_log,
@@ -55,6 +58,15 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
     write_bytes(reports / "classes.csv", _csv(rows))
     draw_synthesis_curves(records, reports / "synthesis.png")
     return draw_grids(config, reports)[0]
+
+
+def report_measures(config: Config, report: dict[str, Any], pairs: Tensor) -> Path:
+    """``measures.json``, and a picture of the most alike pairs."""
+    reports = Path(config.paths.reports)
+    write_json(reports / "measures.json", report)
+    path = reports / "alike.png"
+    draw_pairs([(first, second) for first, second in pairs.numpy()], path)
+    return path
 
 
 def report_distillation(config: Config, trained: Sequence[dict[str, float]]) -> None:

@@ -1,0 +1,100 @@
+"""Spread, repeats and likeness, on sets whose values are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.cli import main
+from pipeline.diversity import measure
+from pipeline.measures import frechet_distance, likeness, mean_cosine, nearest, vendi_score
+from tests.conftest import Params, changed, load, write_blobs, write_params
+
+
+def test_spread_of_known_sets() -> None:
+    same, apart = torch.ones(8, 3), torch.eye(5)
+    assert mean_cosine(same) == pytest.approx(1)
+    assert vendi_score(same) == pytest.approx(1)
+    assert mean_cosine(apart) == pytest.approx(0)
+    assert vendi_score(apart) == pytest.approx(5)
+    assert vendi_score(apart.repeat(4, 1)) == pytest.approx(5)  # repeats add nothing
+    assert math.isnan(mean_cosine(torch.ones(1, 3)))
+
+
+def test_mean_cosine_is_the_mean_over_pairs() -> None:
+    rows = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    pairs = [float(unit[i] @ unit[j]) for i in range(7) for j in range(7) if i != j]
+    assert mean_cosine(rows) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+
+
+def test_nearest_across_chunks() -> None:
+    rows = torch.randn(2100, 16, generator=torch.Generator().manual_seed(0))
+    rows[2050] = 3 * rows[7]
+    values, where = nearest(rows)
+    assert where[7] == 2050 and where[2050] == 7
+    assert values[7] == pytest.approx(1, abs=1e-5)
+    assert int((values > 0.999).sum()) == 2
+
+
+def test_frechet_distance_of_gaussians() -> None:
+    """Between N(0, I) and N(m, s^2 I) it is ``|m|^2 + D (1 - s)^2``."""
+    rows = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0)).double()
+    rows = (rows - rows.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(rows.T)).T)
+    moved = 3 * rows + torch.tensor([1.0, 2.0, 0.0, 0.0])
+    assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(rows, moved) == pytest.approx(5 + 4 * 4, rel=1e-3)
+
+
+def test_likeness_of_a_set_to_itself_to_half_of_it_and_to_another() -> None:
+    real = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    itself = likeness(real, real)
+    assert (itself.precision, itself.recall, itself.coverage) == (1, 1, 1)
+    far = likeness(real, real + 100)
+    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+    half = likeness(real, real[real[:, 0] > 0])
+    assert half.precision == 1
+    assert 0.4 < half.coverage < 0.75 and half.recall < 0.8
+
+
+def test_measures_of_a_dataset(made: Params, tmp_path: Path) -> None:
+    write_blobs(tmp_path / "real.tar", 30)
+    judged = changed(
+        made,
+        {
+            "evaluation.data": str(tmp_path / "real.tar"),
+            "evaluation.verifier": made["teacher"],
+        },
+    )
+    report, pairs = measure(*load(judged))
+    assert report["images"] == 20
+    assert pairs.shape[1:] == (2, 1, 8, 8)
+    assert (
+        report["verifier_agreement"] == report["teacher_agreement"]
+    )  # the verifier is the teacher
+    assert 0 < report["class_vendi_per_100"] <= 100
+    assert report["statistics_gap"] > 0 and report["frechet_distance"] > 0
+    assert "student_disagreement" not in report
+
+    path = write_params(judged, tmp_path / "params.yaml")
+    assert main(["measure", "--params", str(path)]) == 0
+    assert json.loads((tmp_path / "reports" / "measures.json").read_text()) == report
+    assert (tmp_path / "reports" / "alike.png").is_file()
+
+
+def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> None:
+    """In batches of any size the gap is what one batch of everything has."""
+    config, teacher = load(made)
+    whole = measure(config, teacher)[0]["statistics_gap"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.diversity.BATCH", 7)
+        assert measure(config, teacher)[0]["statistics_gap"] == pytest.approx(whole, rel=1e-4)
+
+
+def test_no_dataset(tiny: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "--params", str(write_params(tiny, tmp_path / "p.yaml"))]) == 2
+    assert "run synthesize first" in capsys.readouterr().err
