@@ -184,6 +184,7 @@ class ExecutionConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Few | None = None
+    dask_address: Name | None = None
     retries: Annotated[int, Field(ge=0, le=1000)] = 2
 
 

@@ -45,11 +45,26 @@ def open_runner(config: Config, threads: int = 1) -> Iterator[Runner]:
 def open_executor(config: Config, threads: int) -> Iterator[Executor]:
     """The executor that ``execution`` asks for; its workers end with the block."""
     execution = config.execution
-    executor = create_executor(execution.device, execution.workers, threads)
+    if execution.dask_address is None:
+        executor = create_executor(execution.device, execution.workers, threads)
+    else:
+        executor = _connect(execution.dask_address, config)
     try:
         yield executor
     finally:
         executor.close()
+
+
+def _connect(address: str, config: Config) -> Executor:
+    try:
+        from pipeline.dask_cluster import DaskCluster
+    except ImportError as error:
+        raise UserError(
+            f"execution.dask_address needs the extra `dask` ({error}): "
+            "install dreamshard[dask], or set it to null"
+        ) from error
+    execution = config.execution
+    return DaskCluster(address, execution.device, execution.workers, config.paths.dataset)
 
 
 def local_runner(executor: Executor, retries: int) -> Runner:

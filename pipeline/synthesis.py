@@ -172,6 +172,8 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
     ``report`` is told of progress in images; a batch of ``n`` adds up to ``n``.
     """
     started = time.perf_counter()
+    if is_done(job):  # by a worker that was given up for lost, or by a run of other shards
+        return Made(job.number, job.images, 0.0)
     config, shard = job.config, plan_of(job.config).shard(job.number)
     root = Path(config.paths.dataset)
     torch.set_num_threads(config.synthesis.threads)

@@ -100,7 +100,9 @@ def cached_teacher(section: str, digest: str, device: str) -> Teacher:
     """A worker serves many jobs with one teacher. ``section`` is its config as JSON."""
     loaded = load_teacher(TeacherConfig.model_validate_json(section), torch.device(device))
     if loaded.digest != digest:
-        raise UserError("the teacher changed while the run went on: run the same command again")
+        raise UserError(
+            "the teacher is not the one that the run began with: run the same command again"
+        )
     return loaded
 
 
