@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.code import source_digest
 from pipeline.errors import UserError
 
 FORMS = "`module:factory`, `path/to/file.py:factory` or `torchvision:name`"
@@ -122,6 +124,21 @@ def factory_file(source: str, role: str) -> Path | None:
     except TypeError:  # a partial, or another callable that has no source of its own
         file = sys.modules[origin].__file__
     return Path(file) if file else None
+
+
+def factory_digest(source: str, role: str) -> str | None:
+    """Of the code of :func:`factory_file` as this process runs it, or None where a library's."""
+    file = factory_file(source, role)
+    if file is None:
+        return None
+    is_path = source.rpartition(":")[0].endswith(".py")  # executed anew each time
+    return source_digest([file]) if is_path else _imported_digest(file)
+
+
+@functools.cache
+def _imported_digest(file: Path) -> str:
+    """A module is imported once a process: an edit after that is not what a worker runs."""
+    return source_digest([file])
 
 
 def public_source(source: str) -> str:

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.code import source_digest
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
 from pipeline.sources import (
     build_network,
     digest_network,
-    factory_file,
+    factory_digest,
     load_weights,
     public_source,
 )
@@ -137,7 +136,6 @@ def check_classes(
 
 def _digest(config: TeacherConfig, network: nn.Module) -> str:
     """Changes with anything that could change what the network computes."""
-    file = factory_file(config.source, "teacher")
     library = version("torchvision") if config.source.startswith("torchvision:") else None
     facts = {
         "library": library,
@@ -145,7 +143,7 @@ def _digest(config: TeacherConfig, network: nn.Module) -> str:
         "arguments": config.arguments,
         "input": config.input.model_dump(mode="json"),
         "weights": digest_network(network),
-        "code": source_digest([file]) if file else None,
+        "code": factory_digest(config.source, "teacher"),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
