@@ -112,9 +112,15 @@ def raise_failures(errors: Sequence[BaseException], jobs: int) -> None:
 
 @contextlib.contextmanager
 def progress_bar(
-    executor: Executor, jobs: Sequence[Job], description: str
+    executor: Executor,
+    jobs: Sequence[Job],
+    description: str,
+    show: Callable[[float], None] | None = None,
 ) -> Iterator[Callable[[Job], None]]:
-    """A bar over the images of ``jobs``: images/s and time left. Yields what marks a job done."""
+    """A bar over the images of ``jobs``: images/s and time left. Yields what marks a job done.
+
+    ``show`` is told the share that is done, again and again, from a thread of its own.
+    """
     completed, stop = 0, threading.Event()
     lock = threading.Lock()
 
@@ -132,6 +138,8 @@ def progress_bar(
         def refresh() -> None:
             seen = min(completed + executor.in_flight(), total)
             bar.update(round(seen) - bar.n)
+            if show is not None:
+                show(seen / total)
 
         def watch() -> None:
             while not stop.wait(0.5):
