@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import tempfile
 import threading
 import time
 import uuid
@@ -23,6 +21,7 @@ from distributed import Client, Future, KilledWorker, Worker, get_worker
 from pipeline.code import source_digest
 from pipeline.errors import UserError
 from pipeline.executor import Stopped, Work, WorkerDied
+from pipeline.storage import exists, location, remove, write_bytes
 
 CONNECT = 8.0  # seconds for the scheduler to answer
 REPORT_EVERY = 1.0  # seconds between a worker's reports of progress
@@ -96,9 +95,9 @@ class DaskCluster:
 
     def _inspect(self, output: str) -> None:
         """Before any work: every worker there now is one that can do it."""
-        with _marker(output) as marker:
+        with _witness(output) as witness:
             answers = self._client.run(
-                _problem, self._software, self._device, marker, on_error="return"
+                _problem, self._software, self._device, witness, on_error="return"
             )
         if not answers and self._wanted is None:
             raise UserError(
@@ -131,21 +130,20 @@ def _connect(address: str) -> Client:
 
 
 @contextlib.contextmanager
-def _marker(output: str) -> Iterator[str | None]:
-    """A file in or above ``output``, for as long as the block; None where that is a URL."""
-    if "://" in output:
-        yield None
-        return
-    directory = next(p for p in (Path(output), *Path(output).parents) if p.is_dir())
+def _witness(output: str) -> Iterator[str]:
+    """A file in ``output``, or in what there is above it, for as long as the block."""
+    root = place = location(output)
+    while isinstance(place, Path) and not place.is_dir():
+        place = place.parent
+    file = place / f".{uuid.uuid4().hex}.tmp"
     try:
-        handle, name = tempfile.mkstemp(dir=directory, prefix=".dask.", suffix=".tmp")
+        write_bytes(file, b"")
     except OSError as error:
-        raise UserError(f"paths.dataset {output} cannot be written: {error.strerror}") from error
-    os.close(handle)
+        raise UserError(f"paths.dataset {root} cannot be written: {error}") from error
     try:
-        yield name if Path(output).is_absolute() else os.path.relpath(name)
+        yield str(file)
     finally:
-        os.unlink(name)
+        remove(file)
 
 
 # Below: the worker's side.
@@ -164,7 +162,7 @@ def _serve(work: Work, job: Any, device: str, software: dict[str, str]) -> Any:
 
 
 def _problem(
-    software: dict[str, str], device: str, marker: str | None, dask_worker: Worker
+    software: dict[str, str], device: str, witness: str | None, dask_worker: Worker
 ) -> str | None:
     """Why this worker must not work for a run of ``software``, or None. Dask fills in the last."""
     threads = dask_worker.state.nthreads
@@ -179,12 +177,16 @@ def _problem(
             )
     if device == "cuda" and _device("auto") != "cuda":
         return "has no CUDA device and execution.device is cuda: use cpu or auto"
-    if marker is not None and not Path(marker).is_file():
-        return (
-            f"does not see the directory of paths.dataset (it looked for {Path(marker).absolute()}"
-            "): share it under the same path and start the worker where the run starts, or name "
-            "a URL"
-        )
+    if witness is not None:
+        try:
+            if not exists(location(witness)):
+                return (
+                    f"does not see what this run writes to paths.dataset (it looks for {witness} "
+                    f"from {Path.cwd()}): share that directory under the same path, start the "
+                    "worker where the run starts, or name a URL"
+                )
+        except (OSError, UserError) as error:
+            return f"cannot open paths.dataset: {error}"
     return None
 
 

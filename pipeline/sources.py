@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.code import source_digest
 from pipeline.errors import UserError
+from pipeline.storage import Location, exists, read_bytes
 
 FORMS = "`module:factory`, `path/to/file.py:factory` or `torchvision:name`"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -46,7 +48,7 @@ def build_network(source: str, arguments: Mapping[str, Any], role: str) -> nn.Mo
     return network
 
 
-def load_weights(network: nn.Module, path: Path, role: str) -> None:
+def load_weights(network: nn.Module, path: Location, role: str) -> None:
     """Fill ``network`` from a safetensors or PyTorch file, every key and shape matching.
 
     A PyTorch file is read with ``weights_only=True``: nothing in it is executed. One level of
@@ -75,16 +77,17 @@ def load_weights(network: nn.Module, path: Path, role: str) -> None:
         raise UserError(f"{role}.weights {path} holds NaN or infinite values{_first(broken)}")
 
 
-def read_state_dict(path: Path, role: str) -> dict[str, Tensor]:
+def read_state_dict(path: Location, role: str) -> dict[str, Tensor]:
     """The named tensors of a checkpoint file, on the CPU."""
-    if not path.is_file():
+    if not exists(path):
         raise UserError(f"{role}.weights: there is no file {path}")
     try:
+        data = read_bytes(path)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return load(data)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{role}.weights {path} holds more than tensors, and loading it could run code: "
