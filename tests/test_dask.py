@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from distributed import LocalCluster
 
@@ -21,7 +23,7 @@ from pipeline.cli import main
 from pipeline.config import parse_config
 from pipeline.dask_cluster import DaskCluster
 from pipeline.errors import UserError
-from pipeline.executor import Stopped
+from pipeline.executor import Stopped, WorkerDied
 from pipeline.running import open_runner
 from tests.conftest import Params, changed, dataset, make, tree, write_params
 from tests.test_deployment import MORTAL, ROOT, free_port, wait_until
@@ -30,8 +32,11 @@ from tests.test_deployment import MORTAL, ROOT, free_port, wait_until
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     """Two workers of one thread, each a process that a nanny starts again when it dies."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)  # a new worker need not import PyTorch for it
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as running:
         yield running
+    cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.fixture
@@ -71,27 +76,18 @@ def test_the_command_line_takes_the_address(
     assert tree(dataset(made)) == before
 
 
-@pytest.mark.parametrize(
-    ("allowed_failures", "retries"), [(3, 0), (0, 1)], ids=["again by Dask", "again by the run"]
-)
 def test_a_dead_workers_job_is_done_by_another(
-    cluster: LocalCluster,
-    tiny: Params,
-    tmp_path: Path,
-    allowed_failures: int,
-    retries: int,
-    monkeypatch: pytest.MonkeyPatch,
+    cluster: LocalCluster, tiny: Params, tmp_path: Path
 ) -> None:
     (tmp_path / "mortal.py").write_text(MORTAL)
     grave = tmp_path / "grave"
     doomed = changed(
-        on_dask(tiny, cluster, retries=retries),
+        on_dask(tiny, cluster),
         {
             "teacher.source": f"{tmp_path / 'mortal.py'}:mortal",
             "teacher.arguments": {"grave": str(grave)},
         },
     )
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", allowed_failures)
     assert make(doomed) == [0, 1]
     assert grave.exists()
     undisturbed = changed(
@@ -99,6 +95,15 @@ def test_a_dead_workers_job_is_done_by_another(
     )
     make(undisturbed)
     assert tree(dataset(doomed)) == tree(dataset(undisturbed))
+
+
+def test_a_job_that_kills_its_workers_is_left_to_the_retries(
+    cluster: LocalCluster, executor: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(WorkerDied, match="the Dask cluster lost"):
+        executor.run(die_once, tmp_path / "grave")
+    assert executor.run(die_once, tmp_path / "grave") == "alive"
 
 
 @pytest.mark.parametrize("end", [DaskCluster.stop, DaskCluster.close], ids=["stopped", "gone"])
@@ -262,3 +267,10 @@ def dawdle(job: Path, device: str, report: Callable[[float], None]) -> None:
 
 def fail(job: Exception, device: str, report: Callable[[float], None]) -> None:
     raise job
+
+
+def die_once(job: Path, device: str, report: Callable[[float], None]) -> str:
+    if job.exists():
+        return "alive"
+    job.touch()
+    os._exit(137)
