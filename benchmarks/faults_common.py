@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from pipeline.adaptive import shard_states
 from pipeline.config import Config, parse_config
 from pipeline.sources import build_network
 from pipeline.storage import digest_file
+from pipeline.survey import shard_states
 from pipeline.synthesis import check
 
 Params = dict[str, Any]

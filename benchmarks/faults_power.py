@@ -32,10 +32,9 @@ from benchmarks.faults_common import (
 )
 from pipeline.adaptive import synthesize
 from pipeline.config import parse_config
-from pipeline.provenance import read_record
 from pipeline.running import open_runner
 from pipeline.storage import digest_file
-from pipeline.synthesis import ShardJob, is_done, record_path, wanted_jobs
+from pipeline.survey import Found, survey
 
 ONE_SHARD = {
     "synthesis.images": 6,
@@ -87,9 +86,9 @@ def power(place: Path, count: int, rng: random.Random) -> Outcome:
             where = f"over {before}, after operation {length} ({last.kind} {path})"
             _write(root, dict(state))
             for params in (new, old):
-                (job,) = wanted_jobs(parse_config(at(params, root.parent)), digest, 0, None)
+                (found,) = survey(parse_config(at(params, root.parent)), digest)
                 outcome.expect(
-                    not is_done(job) or _is_whole(job),
+                    found.state != "complete" or _is_whole(root, found),
                     f"{where}: it counts as complete, and is not",
                 )
             wrong = difference(_make(here), expected)
@@ -107,11 +106,9 @@ def _make(params: Params) -> dict[str, str]:
     return tree(dataset(params))
 
 
-def _is_whole(job: ShardJob) -> bool:
-    root = Path(job.config.paths.dataset)
-    record = read_record(record_path(root, job.number))
-    return record is not None and all(
-        digest_file(root / name) == facts["sha256"] for name, facts in record.files.items()
+def _is_whole(root: Path, found: Found) -> bool:
+    return found.record is not None and all(
+        digest_file(root / name) == facts["sha256"] for name, facts in found.record.files.items()
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -33,7 +32,7 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
     def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
         progress = _Progress(description, len(jobs))
         with (
-            progress_bar(executor, jobs, description) as finished,
+            progress_bar(executor, jobs, description, progress.show) as finished,
             _threads(executor.workers) as threads,
         ):
 
@@ -49,7 +48,6 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
                 def one() -> Any:
                     result = executor.run(work, job)
                     finished(job)
-                    progress.advance()
                     return result
 
                 return one
@@ -79,25 +77,25 @@ def publish(send: Callable[[], object]) -> object:
 
 
 class _Progress:
-    """Finished jobs of a run as a progress artifact in Prefect's UI."""
+    """A run's progress artifact in Prefect's UI, moved by whole percents."""
 
     def __init__(self, description: str, jobs: int) -> None:
-        self._lock = threading.Lock()
-        self._jobs, self._done = jobs, 0
+        self._percent = 0
         key = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
         text = f"{description}: {jobs} jobs"
         self._artifact = publish(
             lambda: create_progress_artifact(progress=0.0, key=key, description=text)
         )
 
-    def advance(self) -> None:
-        with self._lock:
-            self._done += 1
-            progress, artifact = 100.0 * self._done / self._jobs, self._artifact
-            if isinstance(artifact, UUID):  # None where the server did not answer before
-                self._artifact = publish(
-                    lambda: update_progress_artifact(artifact, progress=progress)
-                )
+    def show(self, share: float) -> None:
+        percent, artifact = int(100 * share), self._artifact
+        if percent != self._percent and isinstance(
+            artifact, UUID
+        ):  # None: the server was not there
+            self._percent = percent
+            self._artifact = publish(
+                lambda: update_progress_artifact(artifact, progress=float(percent))
+            )
 
 
 def _is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 from pipeline.config import Config
 from pipeline.dataset import claim, finalise, prune
@@ -11,20 +10,10 @@ from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
 from pipeline.lock import locked
 from pipeline.plan import derive_seed
-from pipeline.provenance import is_current, read_record
 from pipeline.running import Runner
-from pipeline.storage import digest_file, digest_json
-from pipeline.synthesis import (
-    Competitor,
-    Made,
-    check,
-    is_done,
-    make_shard,
-    plan_of,
-    record_path,
-    shard_spec,
-    wanted_jobs,
-)
+from pipeline.storage import digest_file, listing, location
+from pipeline.survey import dataset_digest, student_path, survey
+from pipeline.synthesis import Competitor, Made, ShardJob, check, make_shard, plan_of
 from pipeline.teacher import Teacher
 
 
@@ -33,8 +22,8 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
 
     Args:
         run: how the jobs run (see :mod:`pipeline.running`).
-        only: make no shard outside this range; the dataset-level files are then written only if
-            no other shard is missing.
+        only: make no shard outside this range, and leave the dataset-level files to
+            :func:`finalize`: other ranges may be at work.
 
     Returns:
         What was made by this call.
@@ -47,78 +36,69 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
         raise UserError(
             f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
         )
-    with locked(Path(config.paths.dataset), "paths.dataset", shared=only is not None):
+    with locked(location(config.paths.dataset), "paths.dataset", shared=only is not None):
         return _rounds(config, loaded, run, only)
 
 
+def finalize(config: Config) -> None:
+    """Write the dataset-level files, once all shards are there, whoever made them.
+
+    Raises:
+        UserError: shards are missing or stale.
+    """
+    loaded = check(config, "dataset", "reports")
+    with locked(location(config.paths.dataset), "paths.dataset"):
+        finalise(config, loaded)
+
+
 def _rounds(config: Config, loaded: Teacher, run: Runner, only: range | None) -> list[Made]:
-    claim(Path(config.paths.dataset))
-    prune(config)
+    layout, root = plan_of(config), location(config.paths.dataset)
+    files = listing(root)
+    claim(root, files)
+    if only is None:
+        prune(config, files)
     made: list[Made] = []
     for round_ in range(config.adaptive.rounds + 1):
         competitor = _competitor(config, loaded.digest, round_, run) if round_ else None
-        jobs = wanted_jobs(config, loaded.digest, round_, competitor)
-        missing = [job for job in jobs if not is_done(job)]
+        numbers = layout.of_round(round_)
+        last = round_ == config.adaptive.rounds or (only is not None and only.stop <= numbers.stop)
+        if only is not None and last:
+            numbers = range(max(only.start, numbers.start), min(only.stop, numbers.stop))
+        missing = missing_jobs(config, loaded.digest, round_, competitor, numbers)
         todo = [job for job in missing if only is None or job.number in only]
         if todo:
             made += run(make_shard, todo, f"round {round_}")
-        if (
-            only is not None
-            and only.stop <= jobs[-1].number + 1
-            and round_ < config.adaptive.rounds
-        ):
-            return made
+        if last:
+            break
         if len(todo) < len(missing):
-            if round_ < config.adaptive.rounds:
-                raise UserError(
-                    f"round {round_ + 1} competes with a student of all shards before it, and "
-                    f"{len(missing) - len(todo)} of round {round_} are missing: make those first"
-                )
-            return made
-    finalise(config, loaded)
+            raise UserError(
+                f"round {round_ + 1} competes with a student of all shards before it, and "
+                f"{len(missing) - len(todo)} of round {round_} are missing: make those first"
+            )
+    if only is None:
+        finalise(config, loaded)
     return made
 
 
-def shard_states(config: Config, teacher_digest: str) -> dict[int, str]:
-    """Of every planned shard: ``complete``, ``stale`` (made to other settings) or ``missing``."""
-    root, students = Path(config.paths.dataset), dataset_students(config)
-    states = {}
-    for shard in plan_of(config):
-        record = read_record(record_path(root, shard.number))
-        spec = shard_spec(config, shard, teacher_digest, students.get(shard.round))
-        if is_current(record, spec, root):
-            states[shard.number] = "complete"
-        else:
-            states[shard.number] = "stale" if record else "missing"
-    return states
-
-
-def student_path(root: Path, round_: int) -> Path:
-    """The weights of the student that ``round_`` competes with."""
-    return root / "students" / f"{round_:06d}.safetensors"
-
-
-def dataset_students(config: Config) -> dict[int, str]:
-    """Of each adaptive round whose student is there: the digest of its weights."""
-    root = Path(config.paths.dataset)
-    paths = {round_: student_path(root, round_) for round_ in range(1, config.adaptive.rounds + 1)}
-    return {round_: digest_file(path) for round_, path in paths.items() if path.is_file()}
-
-
-def dataset_digest(root: Path, numbers: Sequence[int]) -> str:
-    """A digest of the images of complete shards, from their records."""
-    digests = []
-    for number in numbers:
-        record = read_record(record_path(root, number))
-        if record is None:
-            raise UserError(f"shard {number:06d} of {root} is missing: run synthesize first")
-        digests.append(record.tar["sha256"])
-    return digest_json(digests)
+def missing_jobs(
+    config: Config,
+    teacher_digest: str,
+    round_: int,
+    competitor: Competitor | None,
+    numbers: Iterable[int],
+) -> list[ShardJob]:
+    """A job for each shard of ``numbers``, which are of ``round_``, that is missing or stale."""
+    students = {round_: competitor.sha256} if competitor else {}
+    return [
+        ShardJob(config, found.shard.number, found.spec, competitor, len(found.shard.labels))
+        for found in survey(config, teacher_digest, numbers, students=students)
+        if found.state != "complete"
+    ]
 
 
 def _competitor(config: Config, teacher_digest: str, round_: int, run: Runner) -> Competitor:
     """The student of all rounds before, trained on their shards, on from its predecessor."""
-    root = Path(config.paths.dataset)
+    root = location(config.paths.dataset)
     numbers = range(plan_of(config).of_round(round_).start)
     output = student_path(root, round_)
     job = DistillJob(

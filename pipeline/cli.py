@@ -80,12 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     add("plan", _plan, "print what would be made")
     made = add("synthesize", _synthesize, "make the shards that are missing or stale")
     made.add_argument("--shards", metavar="FIRST:END", help="only these, as in 0:8")
+    add("finalize", _finalize, "write the dataset-level files, once all shard ranges are made")
     checked = add("verify", _verify, "read everything again and prove it")
     checked.add_argument("--repair", action="store_true", help="make again just what is broken")
     checked.add_argument(
         "--agreement", type=float, default=0.9, help="least share of labels the teacher confirms"
     )
-    add("status", _status, "which shards are complete, stale or missing")
+    add("status", _status, "which shards are complete, running, failed, stale or missing")
     add("distill", _distill, "train the students on the dataset")
     add("measure", _measure, "how varied the images are, and what they lack")
     add("evaluate", _evaluate, "measure teacher and students on real images")
@@ -132,6 +133,15 @@ def _synthesize(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
+def _finalize(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.adaptive import finalize
+    from pipeline.reports import report_synthesis
+
+    finalize(config)
+    print(f"images to look at: {report_synthesis(config, [])}")
+    return 0
+
+
 def _verify(config: Config, options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
@@ -161,15 +171,11 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
 
 
 def _status(config: Config, options: argparse.Namespace) -> int:
-    from pipeline.adaptive import shard_states
+    from pipeline.status import dataset_status, describe
     from pipeline.synthesis import check
 
-    states = shard_states(config, check(config).digest)
-    for state, count in sorted(Counter(states.values()).items()):
-        numbers = [number for number, other in states.items() if other == state]
-        shown = ", ".join(f"{number:06d}" for number in numbers[:8])
-        rest = "" if state == "complete" else f": {shown}{', ...' if count > 8 else ''}"
-        print(f"{count} {state}{rest}")
+    for line in describe(dataset_status(config, check(config).digest)):
+        print(line)
     return 0
 
 

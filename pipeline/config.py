@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -25,18 +25,37 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=1, le=4096)]
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
+
+def _no_credentials(text: str) -> str:
+    """Whatever is in a parameter ends in files and logs, so no secret may be."""
+    _, separator, rest = text.partition("://")
+    if separator and any(character in rest for character in "@?#"):
+        raise ValueError(
+            "a URL (not shown) must hold no credentials and no query: write "
+            "protocol://bucket/prefix and give credentials by the environment"
+        )
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_no_credentials)]
+
 MOST_IMAGES, MOST_SHARDS = 100_000_000, 900_000
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a URL with credentials
+    )
 
 
 class InputConfig(Section):
@@ -186,15 +205,27 @@ class ExecutionConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Few | None = None
+    dask_address: Name | None = None
     retries: Annotated[int, Field(ge=0, le=1000)] = 2
 
 
 class PathsConfig(Section):
-    """Where results go."""
+    """Where results go: local directories, or for all but the reports any URL of fsspec's."""
 
     dataset: Name = "data/synthetic"
     students: Name = "data/students"
     reports: Name = "reports"
+
+    @model_validator(mode="after")
+    def _places(self) -> Self:
+        if "://" in self.reports:
+            raise ValueError(f"reports is {self.reports}, and must be a local directory")
+        for name in ("dataset", "students"):
+            protocol, separator, rest = getattr(self, name).partition("://")
+            enough = "/" in rest.strip("/") or (protocol in ("memory", "file") and rest.strip("/"))
+            if separator and not (protocol.isalnum() and enough):
+                raise ValueError(f"{name} is {getattr(self, name)}: write protocol://bucket/prefix")
+        return self
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import re
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,85 +15,146 @@ from ruamel.yaml.compat import StringIO
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.provenance import ShardRecord, read_record
+from pipeline.markers import MARKER
+from pipeline.provenance import ShardRecord
 from pipeline.shards import IMAGE
 from pipeline.sources import public_source
-from pipeline.storage import digest_file, json_bytes, write_bytes
-from pipeline.synthesis import plan_of, record_path, teacher_facts
+from pipeline.storage import (
+    Location,
+    Stat,
+    digest_bytes,
+    json_bytes,
+    listing,
+    location,
+    read_bytes,
+    remove_all,
+    write_bytes,
+)
+from pipeline.survey import Found, check_complete, survey
+from pipeline.synthesis import plan_of, teacher_facts
 from pipeline.teacher import Teacher
 
 NAME = "dreamshard"
-_SHARD_FILE = re.compile(r"(\d{6,})\.(tar|parquet|json)")
-_STUDENT_FILE = re.compile(r"(\d{6})\.(safetensors|json|csv|checkpoint)")
+_SHARD_FILE = re.compile(r"(?:metadata|train)/\.?(\d{6,})\.(?:tar|parquet|json|\w+\.json)")
+_STUDENT_FILE = re.compile(r"students/(\d{6})\.(?:safetensors|json|csv|checkpoint)")
+_LEFTOVER = re.compile(r"(?:.*/)?\.[^/]*\.tmp")  # of killed runs
 _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset")
 
 
-def claim(root: Path) -> None:
-    """Make sure that ``root`` is a dataset of ours, or empty and from now on one.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the dataset-level files say of a shard. Small: there may be very many."""
+
+    shard: str
+    images: int
+    agreement: float
+    size: int  # of the tar, bytes
+    md5: str  # of the tar
+    digests: tuple[tuple[str, str], ...]  # file name to SHA-256, the record's last
+    student: str | None
+    code: str
+
+    @classmethod
+    def of(cls, record: ShardRecord, text: bytes) -> Entry:
+        """The entry of a record whose file holds ``text``."""
+        files = [(name, facts["sha256"]) for name, facts in sorted(record.files.items())]
+        return cls(
+            shard=record.shard,
+            images=record.images,
+            agreement=record.agreement,
+            size=record.tar["size"],
+            md5=record.tar["md5"],
+            digests=(*files, (f"metadata/{record.shard}.json", digest_bytes(text))),
+            student=record.spec["student"],
+            code=record.spec["code"],
+        )
+
+
+def claim(root: Location, files: Mapping[str, Stat]) -> None:
+    """Make sure that ``root``, which holds ``files``, is a dataset of ours, or empty.
 
     Raises:
         UserError: something else is there, which must not be pruned.
     """
-    if (root / "metadata").is_dir():
+    folder = root / "metadata"
+    if any(name.startswith("metadata/") for name in files):
         return
-    others = sorted(path.name for path in root.iterdir() if path.name != ".gitkeep")
+    if isinstance(folder, Path) and folder.is_dir():
+        return
+    others = [name for name in files if name != ".gitkeep" and not _LEFTOVER.fullmatch(name)]
     if others:
         raise UserError(
             f"paths.dataset {root} holds other files ({others[0]}): name an empty or new directory"
         )
-    (root / "metadata").mkdir()
+    if isinstance(folder, Path):
+        folder.mkdir()
 
 
-def prune(config: Config) -> None:
-    """Remove the shards and students that the plan does not have."""
-    root, planned = Path(config.paths.dataset), len(plan_of(config))
-    for folder in ("metadata", "train"):  # records first: what is left is never taken as complete
-        for path in sorted((root / folder).glob("*")):
-            match = _SHARD_FILE.fullmatch(path.name)
-            if match and int(match[1]) >= planned:
-                path.unlink()
-    for path in sorted((root / "students").glob("*")):
-        match = _STUDENT_FILE.fullmatch(path.name)
-        if match and int(match[1]) > config.adaptive.rounds:
-            path.unlink()
-    if (root / "students").is_dir() and not any((root / "students").iterdir()):
-        (root / "students").rmdir()
+def prune(config: Config, files: Mapping[str, Stat]) -> None:
+    """Remove the shards and students that the plan does not have, and what killed runs left."""
+    root, planned = location(config.paths.dataset), len(plan_of(config))
+
+    def goes(name: str) -> bool:
+        shard, student = _SHARD_FILE.fullmatch(name), _STUDENT_FILE.fullmatch(name)
+        return bool(
+            (shard and int(shard[1]) >= planned)
+            or (student and int(student[1]) > config.adaptive.rounds)
+            or _LEFTOVER.fullmatch(name)
+        )
+
+    gone = [name for name in files if goes(name)]
+    # Records first: what is left is never taken as complete.
+    remove_all(root, [name for name in gone if name.endswith(".json")])
+    remove_all(root, [name for name in gone if not name.endswith(".json")])
+    students = root / "students"
+    if isinstance(students, Path) and students.is_dir() and not any(students.iterdir()):
+        students.rmdir()
 
 
 def finalise(config: Config, teacher: Teacher) -> None:
-    """Write the dataset-level files from the records of all shards."""
-    root = Path(config.paths.dataset)
-    for path, data in dataset_files(config, read_records(config), teacher.digest).items():
-        if not (root / path).is_file() or (root / path).read_bytes() != data:
-            write_bytes(root / path, data)
-    for leftover in root.rglob(".*.tmp"):  # of killed runs; nothing is being written any more
-        leftover.unlink(missing_ok=True)
+    """Write the dataset-level files from the records of all shards, and tidy up.
+
+    Raises:
+        UserError: shards are missing or stale.
+    """
+    root = location(config.paths.dataset)
+    files = listing(root)
+    prune(config, files)
+    entries: list[Entry] = []
+    states: dict[int, str] = {}
+    for found in survey(config, teacher.digest, files=files):
+        states[found.shard.number] = found.state
+        entries += entries_of([found])
+    check_complete(states)
+    for name, data in dataset_files(config, entries, teacher.digest).items():
+        same_size = name in files and files[name].size == len(data)
+        if not same_size or read_bytes(root / name) != data:
+            write_bytes(root / name, data)
+    remove_all(root, [name for name in files if MARKER.fullmatch(name)])
 
 
-def read_records(config: Config) -> list[ShardRecord]:
-    """The records of all planned shards, which must be there."""
-    root = Path(config.paths.dataset)
-    records = [read_record(record_path(root, n)) for n in range(len(plan_of(config)))]
-    return [record for record in records if record is not None]
+def entries_of(shards: Iterable[Found]) -> list[Entry]:
+    """An entry for each shard that has a record."""
+    return [Entry.of(found.record, found.text) for found in shards if found.record]
 
 
 def dataset_files(
-    config: Config, records: list[ShardRecord], teacher_digest: str
+    config: Config, entries: Sequence[Entry], teacher_digest: str
 ) -> dict[str, bytes]:
     """Path below the dataset to content. Nothing in them depends on time or host."""
     return {
-        "_info.json": json_bytes(_timm_info(records)),
-        "index.json": json_bytes(_wids_index(records)),
-        "train/sizes.json": json_bytes({f"{r.shard}.tar": r.images for r in records}),
-        "README.md": card(config, records, teacher_digest).encode(),
-        "provenance.json": json_bytes(_provenance(config, records, teacher_digest)),
+        "_info.json": json_bytes(_timm_info(entries)),
+        "index.json": json_bytes(_wids_index(entries)),
+        "train/sizes.json": json_bytes({f"{e.shard}.tar": e.images for e in entries}),
+        "README.md": card(config, entries, teacher_digest).encode(),
+        "provenance.json": json_bytes(_provenance(config, entries, teacher_digest)),
     }
 
 
-def card(config: Config, records: list[ShardRecord], teacher_digest: str) -> str:
+def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     """The dataset card; its YAML head tells Hugging Face ``datasets`` where the tars are."""
-    images = sum(record.images for record in records)
-    agreement = sum(record.agreement * record.images for record in records) / images
+    images = sum(entry.images for entry in entries)
+    agreement = sum(entry.agreement * entry.images for entry in entries) / images
     head = {
         "configs": [
             {"config_name": "default", "data_files": [{"split": "train", "path": "train/*.tar"}]}
@@ -112,7 +174,7 @@ def card(config: Config, records: list[ShardRecord], teacher_digest: str) -> str
 {text.getvalue()}---
 # Synthetic images from a trained classifier
 
-{images} images of {config.teacher.classes} classes in {len(records)} shards, \
+{images} images of {config.teacher.classes} classes in {len(entries)} shards, \
 {shape.channels} x {shape.height} x {shape.width}. No real image was used: each was optimised \
 until the teacher gave it the label it carries (DeepInversion, Yin et al., CVPR 2020).
 
@@ -134,34 +196,34 @@ data asks for. Their licence follows the teacher's.
 """
 
 
-def _timm_info(records: list[ShardRecord]) -> dict[str, Any]:
+def _timm_info(entries: Sequence[Entry]) -> dict[str, Any]:
     split = {
         "name": "train",
-        "filenames": [f"train/{record.shard}.tar" for record in records],
-        "shard_lengths": [record.images for record in records],
-        "num_samples": sum(record.images for record in records),
+        "filenames": [f"train/{entry.shard}.tar" for entry in entries],
+        "shard_lengths": [entry.images for entry in entries],
+        "num_samples": sum(entry.images for entry in entries),
     }
     return {"name": NAME, "splits": {"train": split}}
 
 
-def _wids_index(records: list[ShardRecord]) -> dict[str, Any]:
+def _wids_index(entries: Sequence[Entry]) -> dict[str, Any]:
     return {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
         "name": NAME,
         "shardlist": [
             {
-                "url": f"train/{record.shard}.tar",
-                "nsamples": record.images,
-                "filesize": record.tar["size"],
-                "md5sum": record.tar["md5"],
+                "url": f"train/{entry.shard}.tar",
+                "nsamples": entry.images,
+                "filesize": entry.size,
+                "md5sum": entry.md5,
             }
-            for record in records
+            for entry in entries
         ],
     }
 
 
-def _provenance(config: Config, records: list[ShardRecord], teacher_digest: str) -> dict[str, Any]:
+def _provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, Any]:
     """An unsigned statement in the shape of SLSA provenance v1 (in-toto)."""
     inputs = [
         {
@@ -170,7 +232,7 @@ def _provenance(config: Config, records: list[ShardRecord], teacher_digest: str)
             "digest": {"sha256": teacher_digest},
         }
     ]
-    students = sorted({str(record.spec["student"]) for record in records if record.spec["student"]})
+    students = sorted({entry.student for entry in entries if entry.student})
     inputs += [
         {
             "name": "student",
@@ -179,17 +241,14 @@ def _provenance(config: Config, records: list[ShardRecord], teacher_digest: str)
         }
         for digest in students
     ]
-    root = Path(config.paths.dataset)
     subjects = [
-        {"name": name, "digest": {"sha256": facts["sha256"]}}
-        for record in records
-        for name, facts in sorted(record.files.items())
-    ] + [
-        {
-            "name": f"metadata/{record.shard}.json",
-            "digest": {"sha256": digest_file(root / "metadata" / f"{record.shard}.json")},
-        }
-        for record in records
+        {"name": name, "digest": {"sha256": digest}}
+        for entry in entries
+        for name, digest in entry.digests[:-1]
+    ]
+    subjects += [
+        {"name": name, "digest": {"sha256": digest}}
+        for name, digest in (entry.digests[-1] for entry in entries)
     ]
     return {
         "_type": "https://in-toto.io/Statement/v1",
@@ -210,7 +269,7 @@ def _provenance(config: Config, records: list[ShardRecord], teacher_digest: str)
                 },
                 "resolvedDependencies": inputs,
                 "internalParameters": {
-                    "code": records[0].spec["code"],
+                    "code": entries[0].code,
                     "python": platform.python_version(),
                     "packages": {name: version(name) for name in _PACKAGES},
                 },

@@ -24,9 +24,13 @@ from pipeline.config import DistillationConfig, StudentConfig, TeacherConfig
 from pipeline.plan import derive_seed
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import (
+    Location,
     digest_file,
     digest_json,
+    exists,
     json_bytes,
+    read_bytes,
+    remove,
     replacing,
     write_bytes,
     write_json,
@@ -49,11 +53,11 @@ class DistillJob:
     teacher_digest: str
     student: StudentConfig
     training: DistillationConfig
-    shards: tuple[Path, ...]
+    shards: tuple[Location, ...]
     dataset: str
     seed: int
-    output: Path
-    start: Path | None = None
+    output: Location
+    start: Location | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -64,15 +68,15 @@ class DistillJob:
         return self.training.steps * self.training.batch_size
 
     @property
-    def record(self) -> Path:
+    def record(self) -> Location:
         return self.output.with_suffix(".json")
 
     @property
-    def log(self) -> Path:
+    def log(self) -> Location:
         return self.output.with_suffix(".csv")
 
     @property
-    def checkpoint(self) -> Path:
+    def checkpoint(self) -> Location:
         return self.output.with_suffix(".checkpoint")
 
     def spec(self) -> dict[str, Any]:
@@ -109,24 +113,26 @@ class _State:
 def is_trained(job: DistillJob) -> bool:
     """Whether ``output`` was made to today's spec and is intact."""
     return student_problem(job.output) is None and (
-        json.loads(job.record.read_bytes())["spec_sha256"] == digest_json(job.spec())
+        json.loads(read_bytes(job.record))["spec_sha256"] == digest_json(job.spec())
     )
 
 
-def student_problem(output: Path) -> str | None:
+def student_problem(output: Location) -> str | None:
     """What is wrong with the files of a trained student, whatever it was trained on."""
     record, log = output.with_suffix(".json"), output.with_suffix(".csv")
     try:
-        text = record.read_bytes()
+        text = read_bytes(record)
         facts = json.loads(text)
         whole = text == json_bytes(facts) and facts["spec_sha256"] == digest_json(facts["spec"])
         if not whole:
             return f"{record.name} was changed"
         for path, name in ((output, "sha256"), (log, "log_sha256")):
+            if not exists(path):
+                return f"{path.name} is missing"
             if digest_file(path) != facts[name]:
                 return f"{path.name} was changed"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+    except FileNotFoundError:
+        return f"{record.name} is missing"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{record.name} cannot be read"
     return None
@@ -262,7 +268,7 @@ def _resume(
 ) -> _State:
     fresh = _State(step=0, epoch=0, position=0, log=[])
     try:
-        saved = torch.load(job.checkpoint, weights_only=True)
+        saved = torch.load(io.BytesIO(read_bytes(job.checkpoint)), weights_only=True)
     except Exception:  # none, or one that a dying machine left broken: start over
         return fresh
     if saved["spec_sha256"] != spec_sha256:
@@ -312,4 +318,4 @@ def _finish(job: DistillJob, spec_sha256: str, student: nn.Module, state: _State
         "log_sha256": digest_file(job.log),
     }
     write_json(job.record, record)
-    job.checkpoint.unlink(missing_ok=True)
+    remove(job.checkpoint)

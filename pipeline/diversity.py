@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from pipeline.measures import (
 )
 from pipeline.objective import feature_loss
 from pipeline.statistics import FeatureStatistics, LayerStatistics
+from pipeline.storage import Location, exists, location
 from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, weights_path
 from pipeline.synthesis import plan_of
@@ -64,7 +64,7 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
         **_certainty(seen),
     }
     seed = config.distillation.seeds[0]
-    if weights_path(config, STUDENT, seed).is_file():
+    if exists(weights_path(config, STUDENT, seed)):
         student = load_student(config, teacher, STUDENT, seed)
         answers = _answers(student, teacher, seen.pixels)
         differs = answers.argmax(1) != seen.logits.argmax(1)
@@ -75,7 +75,9 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     return report, torch.stack([seen.pixels[order], seen.pixels[partners[order]]], 1)
 
 
-def look(teacher: Teacher, shards: Sequence[Path], statistics: _Statistics | None = None) -> Seen:
+def look(
+    teacher: Teacher, shards: Sequence[Location], statistics: _Statistics | None = None
+) -> Seen:
     """Pass the images of ``shards`` through a network, in order."""
     pixels, labels, logits, features = [], [], [], []
     with FeatureStatistics(teacher.network) as layers, _LastInput(teacher.network) as last:
@@ -95,12 +97,12 @@ def look(teacher: Teacher, shards: Sequence[Path], statistics: _Statistics | Non
     return Seen(torch.cat(pixels), torch.cat(labels), torch.cat(logits), torch.cat(features))
 
 
-def _shards(config: Config) -> list[Path]:
-    layout, root = plan_of(config), Path(config.paths.dataset)
+def _shards(config: Config) -> list[Location]:
+    layout, root = plan_of(config), location(config.paths.dataset)
     step = max(1, -(-len(layout.labels) // MOST_IMAGES))
     paths = [root / "train" / f"{n:06d}.tar" for n in range(0, len(layout), step)]
     for path in paths:
-        if not path.is_file():
+        if not exists(path):
             raise UserError(f"there is no shard {path}: run synthesize first")
     return paths
 

@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.sources import build_network, load_weights
+from pipeline.storage import exists
 from pipeline.streaming import ordered_batches
 from pipeline.students import NOISE, STUDENT, weights_path
 from pipeline.synthesis import plan_of
@@ -71,7 +72,7 @@ def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.M
         UserError: it is not there.
     """
     path = weights_path(config, kind, seed)
-    if not path.is_file():
+    if not exists(path):
         raise UserError(f"there is no student {path}: run distill first")
     network = build_network(config.student.source, config.student.arguments, "student")
     load_weights(network, path, "student")

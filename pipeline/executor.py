@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_double
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from pipeline.errors import UserError
@@ -33,7 +33,8 @@ class Stopped(RuntimeError):
 class Executor(Protocol):
     """Runs jobs; may be called from ``workers`` threads at once."""
 
-    workers: int
+    @property
+    def workers(self) -> int: ...
 
     def run(self, work: Work, job: Any) -> Any:
         """``work(job, device, report)`` on a free device; blocks until it is done."""
@@ -88,7 +89,9 @@ class PerDevice:
 
     def __init__(self, devices: list[dict[str, str]], device: str) -> None:
         self.workers = len(devices)
-        self._slots = [_Slot(environment, device) for environment in devices]
+        # Workers end when something comes out of it: stop() said so, or this process is dead.
+        alive, self._alive = multiprocessing.Pipe(duplex=False)
+        self._slots = [_Slot(environment, device, alive) for environment in devices]
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._stopped = False
         for slot in self._slots:
@@ -112,8 +115,7 @@ class PerDevice:
 
     def stop(self) -> None:
         self._stopped = True
-        for process in multiprocessing.active_children():
-            process.terminate()
+        self._alive.send(None)
 
     def close(self) -> None:
         for slot in self._slots:
@@ -123,9 +125,9 @@ class PerDevice:
 class _Slot:
     """One device and the process that serves it."""
 
-    def __init__(self, environment: dict[str, str], device: str) -> None:
+    def __init__(self, environment: dict[str, str], device: str, alive: Connection) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._environment, self._device = environment, device
+        self._environment, self._device, self._alive = environment, device, alive
         self.progress: Any = self._context.Value(c_double, lock=False)
         self._pool = self._new_pool()
 
@@ -133,6 +135,7 @@ class _Slot:
         try:
             return self._pool.submit(_serve, work, job).result()
         except BrokenProcessPool as error:
+            self._pool.shutdown()
             self._pool = self._new_pool()
             raise WorkerDied(f"the worker that ran {job} died") from error
         finally:
@@ -142,7 +145,7 @@ class _Slot:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        arguments = (self._environment, self._device, self.progress)
+        arguments = (self._environment, self._device, self.progress, self._alive)
         return ProcessPoolExecutor(1, self._context, _start_worker, arguments)
 
 
@@ -186,20 +189,20 @@ _device = ""
 _progress: Any = None
 
 
-def _start_worker(environment: dict[str, str], device: str, progress: Any) -> None:
+def _start_worker(
+    environment: dict[str, str], device: str, progress: Any, alive: Connection
+) -> None:
     global _device, _progress
     os.environ.update(environment)
     _device, _progress = device, progress
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 
-def _die_with_parent() -> None:
-    """A killed run must not leave workers that write into the next one's output."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+def _die_with_parent(alive: Connection) -> None:
+    """A run that ended must not leave workers that write into the next one's output."""
+    alive.poll(None)
+    os._exit(1)
 
 
 def _serve(work: Work, job: Any) -> Any:

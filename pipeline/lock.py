@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.storage import Location
 
 
 @contextlib.contextmanager
-def locked(directory: Path, key: str, shared: bool = False) -> Iterator[None]:
+def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None]:
     """Hold ``directory`` for the length of the block.
 
     The lock is the kernel's, on a file beside the directory that names the holder: it ends with
-    the process that took it, however that ends, so a dead run never blocks the next.
+    the process that took it, however that ends, so a dead run never blocks the next. An object
+    store has no such lock, and none is taken there: what runs with the same parameters write is
+    the same, and each file is replaced whole.
 
     Args:
         key: the parameter that names ``directory``, for the error.
@@ -28,6 +31,9 @@ def locked(directory: Path, key: str, shared: bool = False) -> Iterator[None]:
     Raises:
         UserError: another run holds it.
     """
+    if not isinstance(directory, Path):
+        yield
+        return
     path = directory.parent / f".{directory.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:

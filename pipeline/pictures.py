@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline.config import Config
 from pipeline.plan import Plan
-from pipeline.provenance import ShardRecord
 from pipeline.shards import IMAGE, Pixels, decode_image, read_tar
-from pipeline.storage import write_bytes
+from pipeline.storage import Location, location, read_bytes, write_bytes
 from pipeline.synthesis import plan_of
 
 matplotlib.use("Agg")
@@ -24,10 +24,13 @@ matplotlib.use("Agg")
 ROWS, COLUMNS = 8, 16
 SIDE, TEXT = 64, 14
 
+Curve = dict[str, NDArray[np.float64]]
+"""``iteration`` and the mean of each loss term there, ``[points]`` each."""
+
 
 def draw_grids(config: Config, reports: Path) -> list[Path]:
     """``grids/round-N.png`` for each round: a column a class, the teacher's probability below."""
-    layout, root = plan_of(config), Path(config.paths.dataset)
+    layout, root = plan_of(config), location(config.paths.dataset)
     paths = []
     for round_ in range(config.adaptive.rounds + 1):
         cells = _pick(layout, root, round_, config.teacher.classes)
@@ -40,17 +43,18 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     return paths
 
 
-def draw_synthesis_curves(records: Sequence[ShardRecord], path: Path) -> None:
-    """Mean of every loss term over the iterations, a line a round."""
+def draw_synthesis_curves(curves: Mapping[int, Curve], path: Path) -> None:
+    """Every loss term over the iterations, a line a round."""
     from matplotlib import pyplot
 
-    names = [name for name in records[-1].curve[0] if name != "iteration"]
+    names = [name for name in curves[max(curves)] if name != "iteration"]
     figure, axes = pyplot.subplots(1, len(names), figsize=(3 * len(names), 2.8))
     for axis, name in zip(axes, names, strict=True):
-        having = {record.round for record in records if name in record.curve[0]}
-        for round_ in sorted(having):
-            iterations, values = mean_curve(records, round_, name)
-            axis.plot(iterations, values, color=f"C{round_}", label=f"round {round_}")
+        for round_, curve in sorted(curves.items()):
+            if name in curve:
+                axis.plot(
+                    curve["iteration"], curve[name], color=f"C{round_}", label=f"round {round_}"
+                )
         axis.set(title=name, xlabel="iteration")
         if all(value > 0 for line in axis.lines for value in line.get_ydata()):
             axis.set_yscale("log")
@@ -58,7 +62,7 @@ def draw_synthesis_curves(records: Sequence[ShardRecord], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_distillation_curves(logs: Sequence[Path], path: Path) -> None:
+def draw_distillation_curves(logs: Sequence[Location], path: Path) -> None:
     """Loss, agreement with the teacher and accuracy on the images' labels, a line a student."""
     from matplotlib import pyplot
 
@@ -82,24 +86,13 @@ def draw_pairs(pairs: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
     write_bytes(path, _png(canvas))
 
 
-def mean_curve(
-    records: Sequence[ShardRecord], round_: int, name: str
-) -> tuple[list[float], list[float]]:
-    """Iterations and the term's mean over a round's shards, weighted by their images."""
-    curves = [(record.curve, record.images) for record in records if record.round == round_]
-    weights = [images for _, images in curves]
-    points = list(zip(*(curve for curve, _ in curves), strict=True))
-    values = [float(np.average([p[name] for p in point], weights=weights)) for point in points]
-    return [point[0]["iteration"] for point in points], values
-
-
-def read_log(path: Path) -> list[dict[str, float]]:
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+def read_log(path: Location) -> list[dict[str, float]]:
+    rows = csv.DictReader(io.StringIO(read_bytes(path).decode(), newline=""))
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
 def _pick(
-    layout: Plan, root: Path, round_: int, classes: int
+    layout: Plan, root: Location, round_: int, classes: int
 ) -> dict[int, list[tuple[Pixels, float]]]:
     """The first images of some classes, spread evenly where there are many."""
     shown = np.unique(np.linspace(0, classes - 1, min(classes, COLUMNS)).round().astype(int))

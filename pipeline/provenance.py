@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import digest_json, json_bytes
+from pipeline.storage import Location, digest_bytes, digest_json, json_bytes, read_many
 
 _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("key", pa.string(), "sample key in the tar"),
@@ -85,7 +85,7 @@ class ShardRecord:
     @classmethod
     def of(cls, **facts: Any) -> ShardRecord:
         """A record of ``facts``, sealed with their digest."""
-        return cls(**facts, sha256=digest_json(facts))
+        return cls(**facts, sha256=digest_bytes(json_bytes(facts)))
 
     @property
     def tar(self) -> dict[str, Any]:
@@ -95,27 +95,31 @@ class ShardRecord:
         return asdict(self)
 
 
-def read_record(path: Path) -> ShardRecord | None:
+def read_record(path: Location) -> ShardRecord | None:
     """The record at ``path``, or None where there is none, or one that was changed since."""
+    (text,) = read_many([path])
+    return parse_record(text)
+
+
+def parse_record(text: bytes | None) -> ShardRecord | None:
+    """The record that ``text`` is, or None if one byte of it is not as it was written."""
     try:
-        text = path.read_bytes()
-        facts = json.loads(text)
-        seal = digest_json({name: value for name, value in facts.items() if name != "sha256"})
-        record = ShardRecord(**facts)
-    except (OSError, ValueError, TypeError, AttributeError):
+        record = ShardRecord(**json.loads(text or b""))
+        # The keys are sorted and each has its own line: without the seal's line, the text is that
+        # of all the rest.
+        rest = (text or b"").replace(f'\n "sha256": "{record.sha256}",\n'.encode(), b"\n", 1)
+    except (ValueError, TypeError):
         return None
-    return record if record.sha256 == seal and text == json_bytes(facts) else None
+    return record if record.sha256 == digest_bytes(rest) else None
 
 
-def is_current(record: ShardRecord | None, spec: dict[str, Any], root: Path) -> bool:
-    """Whether a shard is complete and made to today's ``spec``. Reads sizes, not contents."""
+def is_current(
+    record: ShardRecord | None, spec: dict[str, Any], size: Callable[[str], int]
+) -> bool:
+    """Whether a shard is complete and made to today's ``spec``. Looks at sizes, not contents.
+
+    ``size`` gives the bytes of a file by its name below the dataset, -1 where there is none.
+    """
     if record is None or record.spec_sha256 != digest_json(spec):
         return False
-    return all(_size(root / name) == facts["size"] for name, facts in record.files.items())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+    return all(size(name) == facts["size"] for name, facts in record.files.items())

@@ -6,57 +6,95 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.dataset import read_records
 from pipeline.pictures import (
+    Curve,
     draw_distillation_curves,
     draw_grids,
     draw_pairs,
     draw_synthesis_curves,
-    mean_curve,
     read_log,
 )
 from pipeline.provenance import ShardRecord
 from pipeline.storage import write_bytes, write_json
 from pipeline.students import NOISE, STUDENT, weights_path
+from pipeline.survey import read_records
 from pipeline.synthesis import Made
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums over the records of shards, which may be too many to keep; means are by image."""
+
+    shards: int = 0
+    images: int = 0
+    agreement: float = 0.0
+    confidence: float = 0.0
+    counts: Counter[int] = field(default_factory=Counter)
+    weights: Counter[int] = field(default_factory=Counter)  # images of a round
+    curves: dict[int, Curve] = field(default_factory=dict)
+
+    def add(self, record: ShardRecord) -> None:
+        self.shards += 1
+        self.images += record.images
+        self.agreement += record.agreement * record.images
+        self.confidence += record.confidence * record.images
+        self.counts.update({int(label): count for label, count in record.class_counts.items()})
+        self.weights[record.round] += record.images
+        names = record.curve[0]
+        curve = {name: np.array([point[name] for point in record.curve]) for name in names}
+        sums = self.curves.setdefault(record.round, {"iteration": curve["iteration"]})
+        for name in curve.keys() - {"iteration"}:
+            sums[name] = sums.get(name, 0) + curve[name] * record.images
+
+    def mean_curves(self) -> dict[int, Curve]:
+        """Of each round, its terms in the order of their names."""
+        return {
+            round_: {
+                name: values if name == "iteration" else values / self.weights[round_]
+                for name, values in sorted(sums.items())
+            }
+            for round_, sums in self.curves.items()
+        }
 
 
 def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
     """``synthesis.json``, the loss curves, the class histogram and a grid for each round."""
-    reports, records = Path(config.paths.reports), read_records(config)
-    images = sum(record.images for record in records)
-    seconds = sum(shard.seconds for shard in made)
-    counts: Counter[int] = Counter()
-    for record in records:
-        counts.update({int(label): count for label, count in record.class_counts.items()})
+    reports, tally = Path(config.paths.reports), _Tally()
+    for record in read_records(config):
+        tally.add(record)
+    curves = tally.mean_curves()
     report = {
-        "images": images,
-        "shards": len(records),
+        "images": tally.images,
+        "shards": tally.shards,
         "rounds": config.adaptive.rounds,
-        "classes": len(counts),
-        "teacher_agreement": _mean(records, "agreement"),
-        "teacher_confidence": _mean(records, "confidence"),
+        "classes": len(tally.counts),
+        "teacher_agreement": round(tally.agreement / tally.images, 6),
+        "teacher_confidence": round(tally.confidence / tally.images, 6),
         "made_now": {
             "shards": len(made),
             "images": sum(shard.images for shard in made),
-            "worker_seconds": round(seconds, 2),
+            "worker_seconds": round(sum(shard.seconds for shard in made), 2),
         },
         "losses": {
-            name: value for name, value in records[-1].curve[-1].items() if name != "iteration"
+            name: float(f"{values[-1]:.6g}")
+            for name, values in curves[max(curves)].items()
+            if name != "iteration"
         },
     }
     write_json(reports / "synthesis.json", report)
-    write_bytes(reports / "synthesis.csv", _csv(_curve_rows(records)))
-    rows = [{"class": label, "images": counts[label]} for label in sorted(counts)]
+    write_bytes(reports / "synthesis.csv", _csv(_curve_rows(curves)))
+    rows = [{"class": label, "images": tally.counts[label]} for label in sorted(tally.counts)]
     write_bytes(reports / "classes.csv", _csv(rows))
-    draw_synthesis_curves(records, reports / "synthesis.png")
+    draw_synthesis_curves(curves, reports / "synthesis.png")
     return draw_grids(config, reports)[0]
 
 
@@ -131,24 +169,14 @@ def summarise(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _mean(records: Sequence[ShardRecord], name: str) -> float:
-    total = sum(getattr(record, name) * record.images for record in records)
-    return float(round(total / sum(record.images for record in records), 6))
-
-
-def _curve_rows(records: Sequence[ShardRecord]) -> list[dict[str, Any]]:
+def _curve_rows(curves: Mapping[int, Curve]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for round_ in sorted({record.round for record in records}):
-        names = [n for n in _first(records, round_).curve[0] if n not in ("iteration", "compete")]
-        columns = {name: mean_curve(records, round_, name) for name in names}
-        for index, iteration in enumerate(columns["total"][0]):
-            values = {name: f"{columns[name][1][index]:.6g}" for name in names}
+    for round_, curve in sorted(curves.items()):
+        names = [name for name in curve if name not in ("iteration", "compete")]
+        for index, iteration in enumerate(curve["iteration"]):
+            values = {name: f"{curve[name][index]:.6g}" for name in names}
             rows.append({"round": round_, "iteration": int(iteration), **values})
     return rows
-
-
-def _first(records: Sequence[ShardRecord], round_: int) -> ShardRecord:
-    return next(record for record in records if record.round == round_)
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> bytes:

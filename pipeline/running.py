@@ -45,11 +45,26 @@ def open_runner(config: Config, threads: int = 1) -> Iterator[Runner]:
 def open_executor(config: Config, threads: int) -> Iterator[Executor]:
     """The executor that ``execution`` asks for; its workers end with the block."""
     execution = config.execution
-    executor = create_executor(execution.device, execution.workers, threads)
+    if execution.dask_address is None:
+        executor = create_executor(execution.device, execution.workers, threads)
+    else:
+        executor = _connect(execution.dask_address, config)
     try:
         yield executor
     finally:
         executor.close()
+
+
+def _connect(address: str, config: Config) -> Executor:
+    try:
+        from pipeline.dask_cluster import DaskCluster
+    except ImportError as error:
+        raise UserError(
+            f"execution.dask_address needs the extra `dask` ({error}): "
+            "install dreamshard[dask], or set it to null"
+        ) from error
+    execution = config.execution
+    return DaskCluster(address, execution.device, execution.workers, config.paths.dataset)
 
 
 def local_runner(executor: Executor, retries: int) -> Runner:
@@ -97,9 +112,15 @@ def raise_failures(errors: Sequence[BaseException], jobs: int) -> None:
 
 @contextlib.contextmanager
 def progress_bar(
-    executor: Executor, jobs: Sequence[Job], description: str
+    executor: Executor,
+    jobs: Sequence[Job],
+    description: str,
+    show: Callable[[float], None] | None = None,
 ) -> Iterator[Callable[[Job], None]]:
-    """A bar over the images of ``jobs``: images/s and time left. Yields what marks a job done."""
+    """A bar over the images of ``jobs``: images/s and time left. Yields what marks a job done.
+
+    ``show`` is told the share that is done, again and again, from a thread of its own.
+    """
     completed, stop = 0, threading.Event()
     lock = threading.Lock()
 
@@ -117,6 +138,8 @@ def progress_bar(
         def refresh() -> None:
             seen = min(completed + executor.in_flight(), total)
             bar.update(round(seen) - bar.n)
+            if show is not None:
+                show(seen / total)
 
         def watch() -> None:
             while not stop.wait(0.5):

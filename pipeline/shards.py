@@ -7,7 +7,6 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import webdataset as wds
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.storage import digest_bytes
+from pipeline.storage import Location, digest_bytes, read_bytes
 
 Pixels = NDArray[np.uint8]
 
@@ -92,8 +91,19 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
     ]
 
 
-def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes], int]]:
+def read_tar(path: Location) -> Iterator[tuple[str, dict[str, bytes], int]]:
+    """The samples of the tar at ``path``: see :func:`parse_tar`."""
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        raise BadShardError(f"{path.name}: {error}") from error
+    yield from parse_tar(path.name, data)
+
+
+def parse_tar(name: str, data: bytes) -> Iterator[tuple[str, dict[str, bytes], int]]:
     """Each sample's key, its parts by extension, and the offset of its image.
+
+    ``name`` is the tar's, for errors.
 
     Raises:
         BadShardError: not a plain tar, or a member is a link, a device, or names a path.
@@ -102,16 +112,16 @@ def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes], int]]:
     parts: dict[str, bytes] = {}
     seen = set()
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
                 stem, _, extension = member.name.partition(".")
                 if not member.isreg() or "/" in member.name or not stem or not extension:
-                    raise BadShardError(f"{path.name}: member {member.name!r} is not a plain file")
+                    raise BadShardError(f"{name}: member {member.name!r} is not a plain file")
                 if stem != key and parts:
                     yield key, parts, offset
                     parts, offset = {}, -1
                 if member.name in seen:
-                    raise BadShardError(f"{path.name}: {member.name} is there twice")
+                    raise BadShardError(f"{name}: {member.name} is there twice")
                 key, end = stem, tar.offset
                 seen.add(member.name)
                 content = tar.extractfile(member)
@@ -119,11 +129,11 @@ def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes], int]]:
                 parts[extension] = content.read()
                 if extension == IMAGE:
                     offset = member.offset_data
-        rest = path.read_bytes()[end:]
+        rest = memoryview(data)[end:]
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise BadShardError(f"{path.name}: {error}") from error
+        raise BadShardError(f"{name}: {error}") from error
     if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
-        raise BadShardError(f"{path.name}: cut off, or something follows the last sample")
+        raise BadShardError(f"{name}: cut off, or something follows the last sample")
     if parts:
         yield key, parts, offset
 

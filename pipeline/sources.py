@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.code import source_digest
 from pipeline.errors import UserError
+from pipeline.storage import Location, exists, read_bytes
 
 FORMS = "`module:factory`, `path/to/file.py:factory` or `torchvision:name`"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -44,7 +48,7 @@ def build_network(source: str, arguments: Mapping[str, Any], role: str) -> nn.Mo
     return network
 
 
-def load_weights(network: nn.Module, path: Path, role: str) -> None:
+def load_weights(network: nn.Module, path: Location, role: str) -> None:
     """Fill ``network`` from a safetensors or PyTorch file, every key and shape matching.
 
     A PyTorch file is read with ``weights_only=True``: nothing in it is executed. One level of
@@ -73,16 +77,17 @@ def load_weights(network: nn.Module, path: Path, role: str) -> None:
         raise UserError(f"{role}.weights {path} holds NaN or infinite values{_first(broken)}")
 
 
-def read_state_dict(path: Path, role: str) -> dict[str, Tensor]:
+def read_state_dict(path: Location, role: str) -> dict[str, Tensor]:
     """The named tensors of a checkpoint file, on the CPU."""
-    if not path.is_file():
+    if not exists(path):
         raise UserError(f"{role}.weights: there is no file {path}")
     try:
+        data = read_bytes(path)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return load(data)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{role}.weights {path} holds more than tensors, and loading it could run code: "
@@ -122,6 +127,21 @@ def factory_file(source: str, role: str) -> Path | None:
     except TypeError:  # a partial, or another callable that has no source of its own
         file = sys.modules[origin].__file__
     return Path(file) if file else None
+
+
+def factory_digest(source: str, role: str) -> str | None:
+    """Of the code of :func:`factory_file` as this process runs it, or None where a library's."""
+    file = factory_file(source, role)
+    if file is None:
+        return None
+    is_path = source.rpartition(":")[0].endswith(".py")  # executed anew each time
+    return source_digest([file]) if is_path else _imported_digest(file)
+
+
+@functools.cache
+def _imported_digest(file: Path) -> str:
+    """A module is imported once a process: an edit after that is not what a worker runs."""
+    return source_digest([file])
 
 
 def public_source(source: str) -> str:

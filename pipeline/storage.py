@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their digests."""
+"""Files that are there whole or not at all, on a local path or at any URL, and their digests."""
 
 from __future__ import annotations
 
@@ -7,20 +7,76 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
+
+from fsspec import get_filesystem_class
+from fsspec.asyn import AsyncFileSystem
+from upath import UPath
 
 from pipeline.errors import UserError
 
+Location = Path | UPath
+"""A real local path, or a place on another file system; both join and name their parts alike."""
+
+READERS = 32  # requests under way at once
+S3_ATTEMPTS = 7  # with the SDK's growing pauses: about half a minute of errors is ridden out
+
+
+class Stat(NamedTuple):
+    size: int
+    modified: float  # seconds since 1970
+
+
+def location(text: str) -> Location:
+    """The place that ``text`` names: ``protocol://bucket/prefix``, or a local path.
+
+    Raises:
+        UserError: nothing here speaks that protocol.
+    """
+    protocol, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text)
+    if protocol in ("file", "local"):
+        return Path(rest)
+    try:
+        implementation = get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{text} cannot be opened: {error}") from error
+    options: dict[str, Any] = {}
+    if issubclass(implementation, AsyncFileSystem):
+        options["use_listings_cache"] = False  # others write there too
+    if protocol in ("s3", "s3a") and "AWS_MAX_ATTEMPTS" not in os.environ:
+        retries = {"mode": "legacy", "total_max_attempts": S3_ATTEMPTS}
+        options["config_kwargs"] = {"retries": retries}
+    place: UPath = UPath(text.rstrip("/"), **options)
+    return place
+
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name ``path`` only after every byte of it is on disk.
+def replacing(path: Location) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name ``path`` only when every byte of it is there.
 
-    Written to a temporary file beside ``path``, fsynced, renamed. An exception leaves ``path`` as
-    it was and removes the temporary file.
+    A local one is written to a temporary file beside ``path``, fsynced, renamed. Elsewhere it is
+    written to a nameless local file and uploaded whole. An exception leaves ``path`` as it was
+    and no temporary file.
     """
+    if isinstance(path, Path):
+        with _replacing_local(path) as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        with _asking(path):
+            path.fs.pipe_file(path.path, file.read())
+
+
+@contextlib.contextmanager
+def _replacing_local(path: Path) -> Iterator[IO[bytes]]:
     make_directory(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -47,7 +103,7 @@ def make_directory(directory: Path) -> None:
         _sync_directory(directory.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Location, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step."""
     with replacing(path) as file:
         file.write(data)
@@ -58,31 +114,108 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Location, value: Any) -> None:
     """Replace ``path`` by the JSON of ``value``."""
     write_bytes(path, json_bytes(value))
 
 
-def remove(path: Path) -> None:
+def read_bytes(path: Location) -> bytes:
+    """The whole content; FileNotFoundError if there is none, OSError if it cannot be had."""
+    if isinstance(path, Path):
+        return path.read_bytes()
+    with _asking(path):
+        data: bytes = path.fs.cat_file(path.path)
+        return data
+
+
+def read_many(paths: Sequence[Location]) -> list[bytes | None]:
+    """The contents of files of one file system, some at a time; None for each that is not there."""
+    if not paths or isinstance(paths[0], Path):
+        return [_read_if_there(path) for path in paths]
+    names = [path.path for path in paths if isinstance(path, UPath)]
+    with _asking(paths[0]):
+        found = paths[0].fs.cat_ranges(names, None, None, batch_size=READERS, on_error="return")
+        for result in found:
+            if isinstance(result, BaseException) and not isinstance(result, FileNotFoundError):
+                raise result
+    return [None if isinstance(result, BaseException) else result for result in found]
+
+
+def open_stream(path: Location) -> IO[bytes]:
+    """A file to read from its beginning, without having all of it in memory."""
+    if isinstance(path, Path):
+        return path.open("rb")
+    with _asking(path):
+        file: IO[bytes] = path.fs.open(path.path, "rb")
+        return file
+
+
+def exists(path: Location) -> bool:
+    """Whether ``path`` is a file."""
+    if isinstance(path, Path):
+        return path.is_file()
+    with _asking(path):
+        return bool(path.fs.isfile(path.path))
+
+
+def size_of(path: Location) -> int:
+    """Bytes of a file; -1 if there is none."""
+    try:
+        if isinstance(path, Path):
+            return path.stat().st_size
+        with _asking(path):
+            return int(path.fs.info(path.path)["size"])
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+
+
+def listing(root: Location) -> dict[str, Stat]:
+    """Every file below ``root``: its name relative to it, and its size and time.
+
+    One paged listing, however many files there are. Empty if ``root`` is not there.
+    """
+    if isinstance(root, Path):
+        return dict(_scan(root, "")) if root.is_dir() else {}
+    prefix = root.path.rstrip("/") + "/"
+    with _asking(root):
+        found = root.fs.find(root.path, detail=True)
+    return {
+        name.removeprefix(prefix): Stat(int(info["size"] or 0), _modified(info))
+        for name, info in sorted(found.items())
+        if name.startswith(prefix) and info["type"] == "file" and not name.endswith("/")
+    }
+
+
+def remove(path: Location) -> None:
     """Make sure that ``path`` is gone, after a power loss too."""
     with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-        _sync_directory(path.parent)
+        if isinstance(path, Path):
+            path.unlink()
+            _sync_directory(path.parent)
+        else:
+            with _asking(path):
+                path.fs.rm_file(path.path)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete temporary files that a killed writer of ``path`` left behind."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+def remove_all(root: Location, names: Iterable[str]) -> None:
+    """Delete files below ``root``, in the order given where ``root`` is local."""
+    if isinstance(root, Path):
+        for name in names:
+            (root / name).unlink(missing_ok=True)
+    elif paths := [(root / name).path for name in names]:
+        with _asking(root), contextlib.suppress(FileNotFoundError):
+            root.fs.rm(paths)
 
 
 def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest_file(path: Path, algorithm: str = "sha256") -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+def digest_file(path: Location, algorithm: str = "sha256") -> str:
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, algorithm).hexdigest()
+    return hashlib.new(algorithm, read_bytes(path)).hexdigest()
 
 
 def digest_json(value: Any) -> str:
@@ -90,14 +223,58 @@ def digest_json(value: Any) -> str:
     return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
-def check_writable(directory: Path, key: str) -> None:
+def check_writable(directory: Location, key: str) -> None:
     """Raise :class:`UserError` now rather than after an hour if ``directory`` takes no file."""
+    probe = directory / f".{uuid.uuid4().hex}.tmp"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        if isinstance(directory, Path):
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        else:
+            write_bytes(probe, b"")
+            remove(probe)
     except OSError as error:
-        raise UserError(f"{key} {directory} cannot be written: {error.strerror}") from error
+        reason = error.strerror or str(error).removeprefix(f"{probe}: ")
+        raise UserError(f"{key} {directory} cannot be written: {reason}") from error
+
+
+@contextlib.contextmanager
+def _asking(path: UPath) -> Iterator[None]:
+    """Whatever a store's own library raises, as an OSError that names ``path``."""
+    try:
+        yield
+    except Exception as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise kind(f"{path}: {reason}") from error
+
+
+def _scan(directory: Path | os.DirEntry[str], prefix: str) -> Iterator[tuple[str, Stat]]:
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir():
+                yield from _scan(entry, f"{prefix}{entry.name}/")
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another run's, gone by now
+                facts = entry.stat()
+                yield prefix + entry.name, Stat(facts.st_size, facts.st_mtime)
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """When an object was written; each file system names that in its own way."""
+    names = ("LastModified", "mtime", "updated", "last_modified", "created")
+    value = next((info[name] for name in names if info.get(name) is not None), 0.0)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.timestamp() if isinstance(value, datetime) else float(value)
+
+
+def _read_if_there(path: Location) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
 
 
 def _sync_directory(directory: Path) -> None:

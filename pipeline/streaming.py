@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import webdataset as wds
 from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.plan import derive_seed
 from pipeline.shards import IMAGE, decode_image
+from pipeline.storage import Location, location, open_stream
 
 
 def epoch_batches(
-    shards: Sequence[Path], batch_size: int, shuffle: int, seed: int, epoch: int
+    shards: Sequence[Location], batch_size: int, shuffle: int, seed: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass over ``shards``: ``[B, C, H, W]`` uint8 and ``[B]`` int64, in an order that only
     ``seed`` and ``epoch`` decide.
@@ -31,7 +33,7 @@ def epoch_batches(
         wds.SimpleShardList(order),
         wds.split_by_node,
         wds.split_by_worker,
-        wds.tarfile_to_samples(),
+        _tar_samples,
         wds.shuffle(shuffle, initial=shuffle, rng=rng),
         wds.map(_decode),
         wds.batched(batch_size, collation_fn=_collate, partial=False),
@@ -39,15 +41,26 @@ def epoch_batches(
     yield from pipeline
 
 
-def ordered_batches(shards: Sequence[Path], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def ordered_batches(shards: Sequence[Location], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Every sample once, in publishing order; the last batch may be smaller."""
     pipeline = wds.DataPipeline(
         wds.SimpleShardList([str(path) for path in shards]),
-        wds.tarfile_to_samples(),
+        _tar_samples,
         wds.map(_decode),
         wds.batched(batch_size, collation_fn=_collate, partial=True),
     )
     yield from pipeline
+
+
+def _tar_samples(shards: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What ``wds.tarfile_to_samples`` does, from any place that has a location."""
+
+    def opened() -> Iterator[dict[str, Any]]:
+        for shard in shards:
+            with open_stream(location(shard["url"])) as stream:
+                yield {**shard, "stream": stream}
+
+    yield from group_by_keys(tar_file_expander(opened()))
 
 
 def _decode(sample: dict[str, bytes]) -> tuple[np.ndarray, int]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from pipeline.adaptive import dataset_digest, shard_states, synthesize
+from pipeline.adaptive import synthesize
 from pipeline.config import Config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
 from pipeline.lock import locked
 from pipeline.running import Runner
-from pipeline.storage import check_writable
+from pipeline.storage import Location, check_writable, listing, location, remove_all
+from pipeline.survey import check_complete, dataset_digest, shard_states
 from pipeline.synthesis import check_student, plan_of
 from pipeline.teacher import Teacher
 
@@ -26,20 +26,14 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
         UserError: before training, if the dataset is incomplete or the student does not fit.
     """
     check_distillation(config, teacher)
-    states = shard_states(config, teacher.digest)
-    undone = [number for number, state in states.items() if state != "complete"]
-    if undone:  # never learn from a mix of old and new
-        raise UserError(
-            f"{len(undone)} of {len(states)} shards are not complete, the first {undone[0]:06d} "
-            f"({states[undone[0]]}): run synthesize first"
-        )
+    check_complete(shard_states(config, teacher.digest))
     jobs = student_jobs(config, teacher)
     if config.distillation.noise_baseline:
         noise = noise_config(config)
         synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
         jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
-    with locked(Path(config.paths.students), "paths.students"):
-        _remove_others(Path(config.paths.students), jobs)
+    with locked(location(config.paths.students), "paths.students"):
+        _remove_others(location(config.paths.students), jobs)
         todo = [job for job in jobs if not is_trained(job)]
         return run(distill, todo, "distillation") if todo else []
 
@@ -52,7 +46,7 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
     """
     check_student(config, teacher)
     for name in ("students", "reports"):
-        check_writable(Path(getattr(config.paths, name)), f"paths.{name}")
+        check_writable(location(getattr(config.paths, name)), f"paths.{name}")
     images, batch = len(plan_of(config).labels), config.distillation.batch_size
     if batch > images:
         raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
@@ -65,7 +59,7 @@ def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
 
 def noise_config(config: Config) -> Config:
     """The same plan without one optimisation step: images are clamped white noise."""
-    dataset = Path(config.paths.dataset)
+    dataset = location(config.paths.dataset)
     objective = config.synthesis.objective.model_copy(update={"start": "white"})
     update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
     update["images_per_class"] = None
@@ -80,12 +74,12 @@ def noise_config(config: Config) -> Config:
     )
 
 
-def weights_path(config: Config, kind: str, seed: int) -> Path:
-    return Path(config.paths.students) / f"{kind}-{seed}.safetensors"
+def weights_path(config: Config, kind: str, seed: int) -> Location:
+    return location(config.paths.students) / f"{kind}-{seed}.safetensors"
 
 
 def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -> list[DistillJob]:
-    root, layout = Path(config.paths.dataset), plan_of(config)
+    root, layout = location(config.paths.dataset), plan_of(config)
     numbers = range(len(layout))
     digest = dataset_digest(root, numbers)
     return [
@@ -104,10 +98,8 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
     ]
 
 
-def _remove_others(directory: Path, jobs: list[DistillJob]) -> None:
+def _remove_others(directory: Location, jobs: list[DistillJob]) -> None:
     """Students of seeds that are no longer asked for."""
     names = {job.name for job in jobs}
-    for path in directory.iterdir():
-        match = _STUDENT_FILE.fullmatch(path.name)
-        if match and match[1] not in names:
-            path.unlink()
+    matches = [(name, _STUDENT_FILE.fullmatch(name)) for name in listing(directory)]
+    remove_all(directory, [name for name, match in matches if match and match[1] not in names])

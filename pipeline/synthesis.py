@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -15,22 +17,24 @@ import torch
 from pipeline import engine as engine_module
 from pipeline import inversion, objective, plan, shards, sources, statistics, teacher
 from pipeline.code import source_digest
-from pipeline.config import Config, StudentConfig
+from pipeline.config import AdaptiveConfig, Config, StudentConfig, SynthesisConfig
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import Inverted, invert_surely
+from pipeline.markers import marked
 from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
 from pipeline.shards import Sample, write_tar
 from pipeline.storage import (
+    Location,
     check_writable,
     digest_bytes,
-    digest_file,
     digest_json,
+    location,
     remove,
-    remove_leftovers,
     replacing,
+    size_of,
     write_bytes,
     write_json,
 )
@@ -46,7 +50,7 @@ Report = Callable[[float], None]
 class Competitor:
     """The student that a round competes with: its weights file and their digest."""
 
-    weights: Path
+    weights: Location
     sha256: str
 
 
@@ -74,7 +78,9 @@ class Made:
 
 
 def plan_of(config: Config) -> Plan:
-    return make_plan(config.synthesis, config.adaptive, config.teacher.classes)
+    """The plan, laid out once for the many shards that one process makes."""
+    synthesis, adaptive = config.synthesis.model_dump_json(), config.adaptive.model_dump_json()
+    return _cached_plan(synthesis, adaptive, config.teacher.classes)
 
 
 def check(config: Config, *outputs: str) -> Teacher:
@@ -101,7 +107,7 @@ def check(config: Config, *outputs: str) -> Teacher:
                 f"adaptive.training.batch_size is {batch}, but the first round has {first} images"
             )
     for name in outputs:
-        check_writable(Path(getattr(config.paths, name)), f"paths.{name}")
+        check_writable(location(getattr(config.paths, name)), f"paths.{name}")
     return loaded
 
 
@@ -111,21 +117,17 @@ def check_student(config: Config, loaded: Teacher) -> None:
     teacher.check_classes(network.eval(), loaded.shape, loaded.classes, "student")
 
 
-def shard_spec(
-    config: Config, shard: ShardPlan, teacher_digest: str, student: str | None
+def round_spec(
+    config: Config, round_: int, teacher_digest: str, student: str | None
 ) -> dict[str, Any]:
-    """All that the bytes of a shard follow from."""
+    """What the bytes of all shards of a round follow from."""
     return {
-        "shard": shard.number,
-        "round": shard.round,
-        "first": shard.first,
-        "labels": digest_bytes(shard.labels.astype("<i2").tobytes()),
-        "batches": [[batch.size, batch.seed] for batch in shard.batches],
+        "round": round_,
         "class_names": digest_json(config.teacher.class_names),
         "iterations": config.synthesis.iterations,
         "attempts": config.synthesis.attempts,
         "min_confidence": config.synthesis.min_confidence,
-        "objective": asdict(round_objective(config, shard.round)),
+        "objective": asdict(round_objective(config, round_)),
         "soft_labels": config.synthesis.soft_labels,
         "threads": config.synthesis.threads,
         "precision": config.synthesis.precision,
@@ -137,33 +139,31 @@ def shard_spec(
     }
 
 
+def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:
+    """All that the bytes of a shard follow from; ``of_round`` is its round's."""
+    return {
+        **of_round,
+        "shard": shard.number,
+        "first": shard.first,
+        "labels": digest_bytes(shard.labels.astype("<i2").tobytes()),
+        "batches": [[batch.size, batch.seed] for batch in shard.batches],
+    }
+
+
 def round_objective(config: Config, round_: int) -> Objective:
     """The objective of a round: only adaptive rounds have a student to compete with."""
     base = config.synthesis.objective.resolve()
     return replace(base, compete=config.compete if round_ else 0.0)
 
 
-def record_path(root: Path, number: int) -> Path:
+def record_path(root: Location, number: int) -> Location:
     return root / "metadata" / f"{number:06d}.json"
 
 
-def wanted_jobs(
-    config: Config, teacher_digest: str, round_: int, competitor: Competitor | None
-) -> list[ShardJob]:
-    """A job for every shard of a round, made or not."""
-    layout = plan_of(config)
-    student = competitor.sha256 if competitor else None
-    jobs = []
-    for number in layout.of_round(round_):
-        shard = layout.shard(number)
-        spec = shard_spec(config, shard, teacher_digest, student)
-        jobs.append(ShardJob(config, number, spec, competitor, len(shard.labels)))
-    return jobs
-
-
 def is_done(job: ShardJob) -> bool:
-    root = Path(job.config.paths.dataset)
-    return is_current(read_record(record_path(root, job.number)), job.spec, root)
+    root = location(job.config.paths.dataset)
+    record = read_record(record_path(root, job.number))
+    return is_current(record, job.spec, lambda name: size_of(root / name))
 
 
 def make_shard(job: ShardJob, device: str, report: Report) -> Made:
@@ -172,18 +172,23 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
     ``report`` is told of progress in images; a batch of ``n`` adds up to ``n``.
     """
     started = time.perf_counter()
-    config, shard = job.config, plan_of(job.config).shard(job.number)
-    root = Path(config.paths.dataset)
-    if is_done(job):  # its worker died between the record and the answer
+    if is_done(job):  # by a worker that was given up for lost, or by a run of other shards
         return Made(job.number, job.images, 0.0)
+    config, shard = job.config, plan_of(job.config).shard(job.number)
+    root = location(config.paths.dataset)
     torch.set_num_threads(config.synthesis.threads)
-    remove(record_path(root, job.number))  # from here on it is not complete
-    with _engine(job, device) as engine:
-        batches = [
-            (batch, _invert(job, shard, index, batch, engine, report))
-            for index, batch in enumerate(shard.batches)
-        ]
-    _publish(job, shard, batches, root)
+    with marked(root, job.number) as alive:
+
+        def told(images: float) -> None:
+            alive()
+            report(images)
+
+        with _engine(job, device) as engine:
+            batches = [
+                (batch, _invert(job, shard, index, batch, engine, told))
+                for index, batch in enumerate(shard.batches)
+            ]
+        _publish(job, shard, batches, root)
     return Made(job.number, job.images, time.perf_counter() - started)
 
 
@@ -210,21 +215,22 @@ def _invert(
 
 
 def _publish(
-    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Inverted]], root: Path
+    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Inverted]], root: Location
 ) -> None:
-    tar_path = root / "train" / f"{shard.name}.tar"
-    rows_path = root / "metadata" / f"{shard.name}.parquet"
-    for path in (tar_path, rows_path, record_path(root, shard.number)):
-        remove_leftovers(path)
+    if is_done(job):  # another run was faster, and what it wrote is whole
+        return
+    remove(record_path(root, shard.number))  # from here on it is not complete
+    tar, parquet = f"train/{shard.name}.tar", f"metadata/{shard.name}.parquet"
     rows = list(_rows(job, shard, batches))
     samples = _samples(rows, batches, job.config.synthesis.soft_labels)
-    with replacing(tar_path) as file:
+    with replacing(root / tar) as file:
         members = write_tar(file, samples)
+        tar_facts = file_facts(file)
     for row, member in zip(rows, members, strict=True):
         row["offset"], row["size"] = member.offset, member.size
         row["sha256"] = bytes.fromhex(member.sha256)
-    facts = {"spec": job.spec, "teacher": teacher_facts(job.config)}
-    write_bytes(rows_path, encode_rows(rows, facts))
+    encoded = encode_rows(rows, {"spec": job.spec, "teacher": teacher_facts(job.config)})
+    write_bytes(root / parquet, encoded)
     agree = [row["teacher_pred"] == row["cls"] for row in rows]
     record = ShardRecord.of(
         shard=shard.name,
@@ -233,7 +239,7 @@ def _publish(
         images=len(rows),
         spec=job.spec,
         spec_sha256=digest_json(job.spec),
-        files={str(path.relative_to(root)): file_facts(path) for path in (tar_path, rows_path)},
+        files={tar: tar_facts, parquet: file_facts(io.BytesIO(encoded))},
         class_counts=_class_counts(shard),
         agreement=round(sum(agree) / len(agree), 6),
         confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
@@ -248,13 +254,13 @@ def teacher_facts(config: Config) -> dict[str, Any]:
     return {**facts, "source": sources.public_source(config.teacher.source)}
 
 
-def file_facts(path: Path) -> dict[str, Any]:
+def file_facts(file: IO[bytes]) -> dict[str, Any]:
     """Digests and size, as the record and the dataset's index files name them."""
-    return {
-        "sha256": digest_file(path),
-        "md5": digest_file(path, "md5"),
-        "size": path.stat().st_size,
-    }
+    digests = {}
+    for algorithm in ("sha256", "md5"):
+        file.seek(0)
+        digests[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
+    return {**digests, "size": file.seek(0, io.SEEK_END)}
 
 
 def _rows(
@@ -332,6 +338,15 @@ def _mean_curve(batches: list[tuple[Batch, Inverted]]) -> list[dict[str, float]]
         {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in points[0]}
         for points in zip(*curves, strict=True)
     ]
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_plan(synthesis: str, adaptive: str, classes: int) -> Plan:
+    return make_plan(
+        SynthesisConfig.model_validate_json(synthesis),
+        AdaptiveConfig.model_validate_json(adaptive),
+        classes,
+    )
 
 
 @functools.cache

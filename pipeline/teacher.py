@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.code import source_digest
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
 from pipeline.sources import (
     build_network,
     digest_network,
-    factory_file,
+    factory_digest,
     load_weights,
     public_source,
 )
@@ -100,7 +99,9 @@ def cached_teacher(section: str, digest: str, device: str) -> Teacher:
     """A worker serves many jobs with one teacher. ``section`` is its config as JSON."""
     loaded = load_teacher(TeacherConfig.model_validate_json(section), torch.device(device))
     if loaded.digest != digest:
-        raise UserError("the teacher changed while the run went on: run the same command again")
+        raise UserError(
+            "the teacher is not the one that the run began with: run the same command again"
+        )
     return loaded
 
 
@@ -135,7 +136,6 @@ def check_classes(
 
 def _digest(config: TeacherConfig, network: nn.Module) -> str:
     """Changes with anything that could change what the network computes."""
-    file = factory_file(config.source, "teacher")
     library = version("torchvision") if config.source.startswith("torchvision:") else None
     facts = {
         "library": library,
@@ -143,7 +143,7 @@ def _digest(config: TeacherConfig, network: nn.Module) -> str:
         "arguments": config.arguments,
         "input": config.input.model_dump(mode="json"),
         "weights": digest_network(network),
-        "code": source_digest([file]) if file else None,
+        "code": factory_digest(config.source, "teacher"),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -5,24 +5,36 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.adaptive import dataset_students, student_path, synthesize
+from pipeline.adaptive import synthesize
 from pipeline.config import Config
-from pipeline.dataset import dataset_files
+from pipeline.dataset import Entry, dataset_files
 from pipeline.distillation import student_problem
-from pipeline.plan import Plan, ShardPlan
-from pipeline.provenance import SCHEMA, ShardRecord, is_current, read_record
+from pipeline.markers import MARKER
+from pipeline.plan import Plan
+from pipeline.provenance import SCHEMA, ShardRecord
 from pipeline.running import Runner
-from pipeline.shards import IMAGE, BadShardError, decode_image, read_tar
-from pipeline.storage import digest_bytes, digest_file, digest_json
-from pipeline.synthesis import plan_of, record_path, shard_spec
+from pipeline.shards import IMAGE, BadShardError, decode_image, parse_tar
+from pipeline.storage import (
+    Location,
+    Stat,
+    digest_bytes,
+    digest_json,
+    exists,
+    listing,
+    location,
+    read_bytes,
+    read_many,
+    remove,
+)
+from pipeline.survey import Found, records_of, student_path, survey
+from pipeline.synthesis import plan_of, record_path
 from pipeline.teacher import Teacher
 
 LOGIT_CHUNK = 256
@@ -41,27 +53,32 @@ def verify(
 
     ``report`` is called with the number of images read.
     """
-    layout, root = plan_of(config), Path(config.paths.dataset)
+    layout, root = plan_of(config), location(config.paths.dataset)
+    files = listing(root)
     problems: list[str] = []
     labels: Counter[int] = Counter()
+    entries: list[Entry] = []
     confirmed = 0
-    students = dataset_students(config)
-    for shard in layout:
-        problems += _record_problems(config, shard, teacher, students)
-        found, shard_labels, shard_confirmed = _shard_problems(config, shard, teacher)
-        problems += [f"shard {shard.name}: {text}" for text in found]
+    for found in survey(config, teacher.digest, files=files):
+        contents = _contents(root, found.shard.number)
+        texts, shard_labels, shard_confirmed = _shard_problems(found, contents, teacher)
+        texts = [*_record_problems(found, contents), *texts]
+        problems += [f"shard {found.shard.name}: {text}" for text in texts]
         labels.update(shard_labels)
         confirmed += shard_confirmed
-        report(len(shard.labels))
+        if found.record:
+            entries.append(Entry.of(found.record, found.text))
+        report(len(found.shard.labels))
     problems += _balance_problems(layout, labels)
     total = sum(labels.values())
     if total and confirmed / total < agreement:
         problems.append(
             f"the teacher confirms {confirmed / total:.1%} of labels, less than {agreement:.1%}"
         )
-    problems += _dataset_file_problems(config, layout, teacher, root)
+    if len(entries) == len(layout):  # otherwise said already, and these files cannot be right
+        problems += _dataset_file_problems(dataset_files(config, entries, teacher.digest), root)
     problems += _student_problems(config)
-    problems += _stranger_problems(config, layout, root)
+    problems += _stranger_problems(config, layout, files)
     return problems
 
 
@@ -73,61 +90,64 @@ def repair(config: Config, run: Runner) -> list[str]:
     Returns:
         The names of the shards and students that were made again.
     """
-    root, again = Path(config.paths.dataset), []
+    root, again = location(config.paths.dataset), []
     for round_ in range(1, config.adaptive.rounds + 1):
         path = student_path(root, round_)
         if student_problem(path) is not None:
-            path.with_suffix(".json").unlink(missing_ok=True)
+            remove(path.with_suffix(".json"))
             again.append(f"students/{path.name}")
-    for number in range(len(plan_of(config))):
-        path = record_path(root, number)
-        record = read_record(path)
-        if record is None or list(_changed_files(root, record)):
-            path.unlink(missing_ok=True)
-            again.append(f"shard {path.stem}")
+    for number, record, _ in records_of(root, range(len(plan_of(config)))):
+        if record is None or list(_changed_files(record, _contents(root, number))):
+            remove(record_path(root, number))
+            again.append(f"shard {number:06d}")
     synthesize(config, run)
     return again
 
 
-def _changed_files(root: Path, record: ShardRecord) -> Iterator[str]:
+def _contents(root: Location, number: int) -> dict[str, bytes]:
+    """The tar and the rows of a shard, by name, where they are there."""
+    names = [f"train/{number:06d}.tar", f"metadata/{number:06d}.parquet"]
+    contents = zip(names, read_many([root / name for name in names]), strict=True)
+    return {name: data for name, data in contents if data is not None}
+
+
+def _changed_files(record: ShardRecord, contents: Mapping[str, bytes]) -> Iterator[str]:
     """The files of a shard that are gone or have other bytes than were recorded."""
     for name, facts in record.files.items():
-        path = root / name
-        if not path.is_file() or digest_file(path) != facts["sha256"]:
+        if name not in contents or digest_bytes(contents[name]) != facts["sha256"]:
             yield name
 
 
-def _record_problems(
-    config: Config, shard: ShardPlan, teacher: Teacher, students: dict[int, str]
-) -> Iterator[str]:
-    root = Path(config.paths.dataset)
-    record = read_record(record_path(root, shard.number))
+def _record_problems(found: Found, contents: Mapping[str, bytes]) -> Iterator[str]:
+    record, spec = found.record, found.spec
     if record is None:
-        yield f"shard {shard.name}: there is no readable record metadata/{shard.name}.json"
+        yield f"there is no readable record metadata/{found.shard.name}.json"
         return
     if digest_json(record.spec) != record.spec_sha256:
-        yield f"shard {shard.name}: its record contradicts itself"
-    spec = shard_spec(config, shard, teacher.digest, students.get(shard.round))
+        yield "its record contradicts itself"
     if record.spec_sha256 != digest_json(spec):
         old = {key for key in spec if digest_json(spec[key]) != digest_json(record.spec.get(key))}
-        yield f"shard {shard.name}: stale, made with another {', '.join(sorted(old)) or 'spec'}"
-    elif not is_current(record, spec, root):
-        yield f"shard {shard.name}: a file is missing or has another size"
-    for name in _changed_files(root, record):
-        if (root / name).is_file():
-            yield f"shard {shard.name}: {name} was changed, its sha256 is not the recorded one"
+        yield f"stale, made with another {', '.join(sorted(old)) or 'spec'}"
+    elif found.state != "complete":
+        yield "a file is missing or has another size"
+    for name in _changed_files(record, contents):
+        if name in contents:
+            yield f"{name} was changed, its sha256 is not the recorded one"
 
 
 def _shard_problems(
-    config: Config, shard: ShardPlan, teacher: Teacher
+    found: Found, contents: Mapping[str, bytes], teacher: Teacher
 ) -> tuple[list[str], list[int], int]:
     """Problems of one shard's contents, the labels found, how many the teacher confirms."""
-    root = Path(config.paths.dataset)
-    record = read_record(record_path(root, shard.number))
+    record, shard = found.record, found.shard
+    tar, parquet = f"train/{shard.name}.tar", f"metadata/{shard.name}.parquet"
+    for name in (tar, parquet):
+        if name not in contents:
+            return [f"{name} is missing"], [], 0
     try:
-        samples = list(read_tar(root / "train" / f"{shard.name}.tar"))
-        rows = _read_rows(root / "metadata" / f"{shard.name}.parquet")
-    except (BadShardError, OSError, ValueError) as error:
+        samples = list(parse_tar(tar, contents[tar]))
+        rows = _read_rows(parquet, contents[parquet])
+    except (BadShardError, ValueError) as error:
         return [" ".join(str(error).split())], [], 0
     problems = []
     if [key for key, _, _ in samples] != [shard.key(i) for i in range(len(shard.labels))]:
@@ -167,13 +187,13 @@ def _sample_matches(parts: dict[str, bytes], offset: int, row: dict[str, Any], l
     )
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(name: str, data: bytes) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = pq.read_table(io.BytesIO(data))
     except Exception as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     if not table.schema.equals(SCHEMA):
-        raise ValueError(f"{path.name}: the columns are not this version's")
+        raise ValueError(f"{name}: the columns are not this version's")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
@@ -202,29 +222,22 @@ def _balance_problems(layout: Plan, labels: Counter[int]) -> Iterator[str]:
         )
 
 
-def _dataset_file_problems(
-    config: Config, layout: Plan, teacher: Teacher, root: Path
-) -> Iterator[str]:
-    records = [read_record(record_path(root, number)) for number in range(len(layout))]
-    whole: list[ShardRecord] = [record for record in records if record is not None]
-    if len(whole) < len(layout):
-        return  # said already, and these files cannot be right without it
-    for name, expected in dataset_files(config, whole, teacher.digest).items():
-        path = root / name
-        if not path.is_file():
+def _dataset_file_problems(files: Mapping[str, bytes], root: Location) -> Iterator[str]:
+    for name, expected in files.items():
+        if not exists(root / name):
             yield f"{name} is missing"
-        elif path.read_bytes() != expected:
+        elif read_bytes(root / name) != expected:
             yield f"{name} is not what the records say"
 
 
 def _student_problems(config: Config) -> Iterator[str]:
     for round_ in range(1, config.adaptive.rounds + 1):
-        problem = student_problem(student_path(Path(config.paths.dataset), round_))
+        problem = student_problem(student_path(location(config.paths.dataset), round_))
         if problem:
             yield f"students/{problem}"
 
 
-def _stranger_problems(config: Config, layout: Plan, root: Path) -> Iterator[str]:
+def _stranger_problems(config: Config, layout: Plan, files: Mapping[str, Stat]) -> Iterator[str]:
     names = {f"{number:06d}" for number in range(len(layout))}
     expected = {f"train/{name}.tar" for name in names}
     expected |= {f"metadata/{name}.{kind}" for name in names for kind in ("json", "parquet")}
@@ -234,7 +247,6 @@ def _stranger_problems(config: Config, layout: Plan, root: Path) -> Iterator[str
         for round_ in range(config.adaptive.rounds)
         for kind in ("safetensors", "json", "csv")
     }
-    for path in sorted(root.rglob("*")):
-        name = str(path.relative_to(root))
-        if path.is_file() and name not in expected:
+    for name in files:
+        if name not in expected and not MARKER.fullmatch(name):
             yield f"{name} does not belong to the dataset"

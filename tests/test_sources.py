@@ -17,12 +17,13 @@ from pipeline.errors import UserError
 from pipeline.sources import (
     build_network,
     digest_network,
+    factory_digest,
     factory_file,
     load_weights,
     read_state_dict,
 )
 from pipeline.teacher import load_teacher
-from tests.conftest import Params, changed, load
+from tests.conftest import FACTORY, Params, changed, load
 
 
 def complaint(call: Callable[..., object], *arguments: Any) -> str:
@@ -366,3 +367,19 @@ def test_a_factorys_own_weights_are_the_same_every_time(tiny: Params) -> None:
     _, second = load(params)
     assert first.digest == second.digest
     assert same(first.network, second.network)
+
+
+def test_the_digest_is_of_the_code_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that lives for several runs goes on with the module that it imported."""
+    file = tmp_path / "edited_factory.py"
+    file.write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    as_module, as_file = "edited_factory:classifier", f"{file}:classifier"
+    first = factory_digest(as_module, "teacher")
+    assert factory_digest(as_file, "teacher") == first
+    file.write_text(f"{FACTORY}\nWIDTH = 3\n")
+    assert factory_digest(as_module, "teacher") == first
+    assert factory_digest(as_file, "teacher") != first
+    assert factory_digest("torchvision:resnet18", "teacher") is None

@@ -16,7 +16,7 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline import adaptive
-from pipeline.adaptive import shard_states
+from pipeline.adaptive import finalize
 from pipeline.config import parse_config
 from pipeline.errors import UserError
 from pipeline.plan import make_plan
@@ -24,6 +24,7 @@ from pipeline.provenance import NULLABLE, SCHEMA
 from pipeline.running import JobsFailed
 from pipeline.shards import decode_image, read_tar
 from pipeline.storage import digest_file
+from pipeline.survey import shard_states
 from pipeline.synthesis import ShardJob, make_shard, round_objective
 from pipeline.verification import verify
 from tests.conftest import Params, changed, dataset, load, make, tree
@@ -242,6 +243,8 @@ def test_shard_ranges_add_up_to_the_whole(tiny: Params, tmp_path: Path) -> None:
     assert make(parts, range(0, 1)) == [0]
     assert files(tmp_path / "parts") == sorted(shard_files(0))
     assert make(parts, range(1, 2)) == [1]
+    assert files(tmp_path / "parts") == sorted(shard_files(0, 1))
+    finalize(parse_config(parts))
     assert tree(tmp_path / "parts") == tree(dataset(tiny))
 
 
@@ -252,7 +255,22 @@ def test_shard_ranges_in_another_order(tiny: Params, tmp_path: Path) -> None:
     assert make(parts, range(1, 2)) == []
     assert files(tmp_path / "parts") == sorted(shard_files(1))
     assert make(parts, range(0, 2)) == [0]
+    finalize(parse_config(parts))
     assert tree(tmp_path / "parts") == tree(dataset(tiny))
+
+
+def test_finalize_names_what_is_missing(tiny: Params) -> None:
+    params = changed(tiny, {"synthesis.shard_size": 4})
+    make(params, range(1, 3))
+    with pytest.raises(
+        UserError, match=r"3 of 5 .*\(000000, 000003-000004\), the first 000000 \(missing\)"
+    ):
+        finalize(parse_config(params))
+    assert files(dataset(params)) == sorted(shard_files(1, 2))
+    other = changed(params, {"synthesis.iterations": 3})
+    make(params)
+    with pytest.raises(UserError, match=r"5 of 5 .* stale"):
+        finalize(parse_config(other))
 
 
 def test_the_last_range_may_reach_beyond_the_plan(tiny: Params) -> None:
@@ -632,6 +650,7 @@ def test_rounds_in_shard_ranges(competing: Params, tmp_path: Path) -> None:
     assert make(parts, range(0, 2)) == [0]
     assert files(tmp_path / "parts") == sorted(shard_files(0, 1))
     assert make(parts, range(2, 3)) == [2]
+    finalize(parse_config(parts))
     assert tree(tmp_path / "parts") == tree(dataset(competing))
 
 

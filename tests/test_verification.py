@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.adaptive import shard_states
 from pipeline.config import Config
 from pipeline.provenance import ShardRecord
 from pipeline.shards import Sample, decode_image, read_tar, write_tar
 from pipeline.storage import write_json
+from pipeline.survey import shard_states
 from pipeline.synthesis import file_facts
 from pipeline.teacher import Teacher
 from pipeline.verification import verify
@@ -74,7 +75,11 @@ def seal(root: Path, number: int, **changes: Any) -> None:
 def rewrite_record(root: Path, number: int) -> None:
     """Make the record of a forged shard fit its files again."""
     names = (f"train/{number:06d}.tar", f"metadata/{number:06d}.parquet")
-    seal(root, number, files={name: file_facts(root / name) for name in names})
+    seal(
+        root,
+        number,
+        files={name: file_facts(io.BytesIO((root / name).read_bytes())) for name in names},
+    )
 
 
 def samples_of(root: Path, number: int) -> list[Sample]:
@@ -317,7 +322,9 @@ def test_other_columns(made: Params, root: Path) -> None:
     path = root / "metadata" / "000001.parquet"
     pq.write_table(pq.read_table(path).drop(["seed"]), path)
     rewrite_record(root, 1)
-    assert "shard 000001: 000001.parquet: the columns are not this version's" in problems(made)
+    assert "shard 000001: metadata/000001.parquet: the columns are not this version's" in problems(
+        made
+    )
 
 
 def test_answers_that_the_teacher_never_gave(made: Params, root: Path) -> None:

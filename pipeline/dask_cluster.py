@@ -1,0 +1,226 @@
+"""The third executor: the workers of a Dask cluster that somebody else runs, by its address.
+
+Needs the extra ``dask``; workers need it too, with torch and this package, and nothing of Prefect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Future, KilledWorker, Worker, get_worker
+
+from pipeline.code import source_digest
+from pipeline.errors import UserError
+from pipeline.executor import Stopped, Work, WorkerDied
+from pipeline.storage import exists, location, remove, write_bytes
+
+CONNECT = 8.0  # seconds for the scheduler to answer
+REPORT_EVERY = 1.0  # seconds between a worker's reports of progress
+TOPIC = "dreamshard"  # of Dask's event log, which keeps the last 100,000 events of a topic
+
+
+class DaskCluster:
+    """Jobs as Dask tasks. A worker that is lost loses its job to another; Dask sees to that."""
+
+    def __init__(self, address: str, device: str, workers: int | None, output: str) -> None:
+        """Connect, and ask every worker whether it can do this run's work.
+
+        Args:
+            address: of the scheduler, such as ``tcp://10.0.0.1:8786``.
+            device: ``auto`` is decided by each worker.
+            workers: jobs given to the cluster at once; None for as many as it has workers.
+            output: a directory or URL that the workers have to share with this process.
+
+        Raises:
+            UserError: nothing answers there, or a worker must not do this work.
+        """
+        self._address, self._device, self._wanted = address, device, workers
+        self._software = _software()
+        self._lock = threading.Lock()
+        self._running: dict[str, Future[Any]] = {}
+        self._progress: dict[str, float] = {}
+        self._stopped = False
+        self._client = _connect(address)
+        try:
+            self._inspect(output)
+        except BaseException:
+            self._client.close()
+            raise
+        self._client.subscribe_topic(TOPIC, self._hear)
+
+    @property
+    def workers(self) -> int:
+        return self._wanted or max(1, len(self._client.nthreads()))
+
+    def run(self, work: Work, job: Any) -> Any:
+        key = f"{job}-{uuid.uuid4().hex}"
+        with self._lock:
+            if self._stopped:
+                raise Stopped("stopped")
+            self._progress[key] = 0.0
+            future = self._running[key] = self._client.submit(
+                _serve, work, job, self._device, self._software, key=key, pure=False
+            )
+        try:
+            return future.result()
+        except (KilledWorker, CancelledError, Stopped) as error:
+            if self._stopped:
+                raise Stopped("stopped") from error
+            raise WorkerDied(f"the Dask cluster lost {job}: {error}") from error
+        finally:
+            with self._lock:
+                del self._running[key], self._progress[key]
+
+    def in_flight(self) -> float:
+        with self._lock:
+            return sum(self._progress.values())
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            running = list(self._running.values())
+        self._client.cancel(running)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _inspect(self, output: str) -> None:
+        """Before any work: every worker there now is one that can do it."""
+        with _witness(output) as witness:
+            answers = self._client.run(
+                _problem, self._software, self._device, witness, on_error="return"
+            )
+        if not answers and self._wanted is None:
+            raise UserError(
+                f"the Dask cluster at {self._address} has no workers: start some, or set "
+                "execution.workers if it starts them when there is work"
+            )
+        for address, answer in answers.items():
+            if isinstance(answer, ImportError):
+                answer = f"has no dreamshard ({answer}): install it there"
+            if isinstance(answer, str):
+                raise UserError(f"the Dask worker {address} {answer}")
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        """What a worker's :func:`_reporter` said; of another run or too late, it is ignored."""
+        message = event[1]
+        with self._lock:
+            if message["key"] in self._progress:
+                self._progress[message["key"]] = message["done"]
+
+
+def _connect(address: str) -> Client:
+    try:
+        return Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"execution.dask_address is {address}, and no Dask scheduler answers there ({text}): "
+            "start one with `dask scheduler`, or set the address to null to work on this machine"
+        ) from error
+
+
+@contextlib.contextmanager
+def _witness(output: str) -> Iterator[str]:
+    """A file in ``output``, or in what there is above it, for as long as the block."""
+    root = place = location(output)
+    while isinstance(place, Path) and not place.is_dir():
+        place = place.parent
+    file = place / f".{uuid.uuid4().hex}.tmp"
+    try:
+        write_bytes(file, b"")
+    except OSError as error:
+        raise UserError(f"paths.dataset {root} cannot be written: {error}") from error
+    try:
+        yield str(file)
+    finally:
+        remove(file)
+
+
+# Below: the worker's side.
+
+
+def _serve(work: Work, job: Any, device: str, software: dict[str, str]) -> Any:
+    """A task: refuse what would be recorded wrongly, then do the job as any other worker would."""
+    worker = get_worker()
+    problem = _problem(software, device, None, worker)
+    if problem is not None:  # of a worker that came after the run had begun
+        raise UserError(f"the Dask worker {worker.address} {problem}")
+    try:
+        return work(job, _device(device), _reporter(worker))
+    except UserError as error:
+        raise UserError(f"{error} (on the Dask worker {worker.address})") from error
+
+
+def _problem(
+    software: dict[str, str], device: str, witness: str | None, dask_worker: Worker
+) -> str | None:
+    """Why this worker must not work for a run of ``software``, or None. Dask fills in the last."""
+    threads = dask_worker.state.nthreads
+    if threads != 1:  # jobs side by side in a process would set each other's torch threads
+        return f"has {threads} threads and jobs need one each: start it with --nthreads 1"
+    for name, found in _software().items():
+        if found != software[name]:
+            return (
+                f"runs another version of {name} than this run ({found[:12]}, not "
+                f"{software[name][:12]}), and its shards would be recorded as made by this one: "
+                "install the same there and start it again"
+            )
+    if device == "cuda" and _device("auto") != "cuda":
+        return "has no CUDA device and execution.device is cuda: use cpu or auto"
+    if witness is not None:
+        try:
+            if not exists(location(witness)):
+                return (
+                    f"does not see what this run writes to paths.dataset (it looks for {witness} "
+                    f"from {Path.cwd()}): share that directory under the same path, start the "
+                    "worker where the run starts, or name a URL"
+                )
+        except (OSError, UserError) as error:
+            return f"cannot open paths.dataset: {error}"
+    return None
+
+
+@functools.cache
+def _software() -> dict[str, str]:
+    """What a shard's bytes depend on, as it was when this process began to use it."""
+    try:
+        torch = version("torch").partition("+")[0]
+    except PackageNotFoundError:
+        torch = "none"
+    return {"torch": torch, "dreamshard": source_digest(sorted(Path(__file__).parent.glob("*.py")))}
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _reporter(worker: Worker) -> Callable[[float], None]:
+    """Adds up a job's progress and says it now and then; ends a job that nobody waits for."""
+    key = str(worker.get_current_task())
+    done, told = 0.0, time.monotonic()
+
+    def report(amount: float) -> None:
+        nonlocal done, told
+        task = worker.state.tasks.get(key)
+        if task is None or task.state != "executing":  # the run was stopped, or killed
+            raise Stopped("stopped")
+        done += amount
+        if time.monotonic() - told >= REPORT_EVERY:
+            told = time.monotonic()
+            worker.log_event(TOPIC, {"key": key, "done": done})
+
+    return report
