@@ -1,0 +1,193 @@
+"""One dataset, made in every way there is: the same bytes, or exit code 1.
+
+    python -m benchmarks.same_bytes [--out FILE.json]
+
+A tiny teacher, 16 shards and 8 of an adaptive round, made in this order: in one process; in two; by
+two workers of a Dask cluster; as three `--shards` ranges a round, the last one first, and
+`finalize`; and by a deployment on a Prefect server, through its worker. Needs the extras `dask` and
+`flows`. About two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from distributed import LocalCluster
+
+from benchmarks.faults_common import (
+    PROJECT,
+    Params,
+    at,
+    changed,
+    dataset,
+    difference,
+    environment,
+    kill_tree,
+    parameters,
+    tree,
+)
+
+RANGES = (
+    "11:16",
+    "0:5",
+    "5:11",
+    "22:24",
+    "19:22",
+    "16:19",
+)  # those of round 1 after all of round 0
+PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+ONE = {"execution.workers": 1}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The same bytes in every way.")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    options = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    expected: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="same-bytes-") as name:
+        place = Path(name)
+        params = parameters(place)
+        for way, make in WAYS.items():
+            here = at(params, place / way.replace(" ", "-"))
+            dataset(here).parent.mkdir()
+            started = time.monotonic()
+            make(here)
+            seconds = round(time.monotonic() - started, 1)
+            found = tree(dataset(here))
+            expected = expected or found
+            differs = difference(found, expected)
+            rows.append({"way": way, "files": len(found), "seconds": seconds, "differs": differs})
+            line = f"{way:<20} {len(found):>4} files {seconds:>6} s   {differs or 'same'}\n"
+            sys.stdout.write(line)
+            sys.stdout.flush()
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    return int(any(row["differs"] for row in rows))
+
+
+def _in_process(params: Params) -> None:
+    _pipeline("synthesize", changed(params, ONE))
+
+
+def _processes(params: Params) -> None:
+    _pipeline("synthesize", changed(params, {"execution.workers": 2}))
+
+
+def _dask(params: Params) -> None:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        address = cluster.scheduler_address
+        _pipeline("synthesize", changed(params, {"execution.dask_address": address}))
+
+
+def _ranges(params: Params) -> None:
+    for shards in RANGES:
+        _pipeline("synthesize", changed(params, ONE), "--shards", shards)
+    _pipeline("finalize", params)
+
+
+def _deployment(params: Params) -> None:
+    home, port = dataset(params).parent / "prefect", _free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    env = environment(
+        PREFECT_HOME=str(home),
+        PREFECT_API_URL=api,
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        PREFECT_WORKER_QUERY_SECONDS="1",
+        PWD=str(PROJECT),  # where prefect.yaml says that runs work
+    )
+    home.mkdir()
+    serve = ("server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port))
+    with _background(home / "server.log", env, *PREFECT, *serve):
+        _wait_for(api)
+        _command(env, *PREFECT, "work-pool", "create", "local", "--type", "process")
+        with _background(home / "worker.log", env, *PREFECT, "worker", "start", "--pool", "local"):
+            _command(env, *PREFECT, "deploy", "--all")
+            run = ("deployment", "run", "synthesize/local", "--watch", "--watch-interval", "1")
+            _command(env, *PREFECT, *run, "--param", f"params={_write(params)}")
+
+
+WAYS: dict[str, Callable[[Params], None]] = {
+    "in process": _in_process,
+    "two processes": _processes,
+    "two Dask workers": _dask,
+    "ranges, finalize": _ranges,
+    "Prefect deployment": _deployment,
+}
+
+
+def _pipeline(command: str, params: Params, *options: str) -> None:
+    written = str(_write(params))
+    _command(
+        environment(), sys.executable, "-m", "pipeline", command, "--params", written, *options
+    )
+
+
+def _write(params: Params) -> Path:
+    path = dataset(params).parent / "params.yaml"
+    path.write_text(json.dumps(params))
+    return path
+
+
+def _command(env: dict[str, str], *arguments: str) -> None:
+    done = subprocess.run(
+        arguments, cwd=PROJECT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr)[-4000:]
+        raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{said}")
+
+
+@contextlib.contextmanager
+def _background(log: Path, env: dict[str, str], *arguments: str) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            arguments,
+            cwd=PROJECT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(10)
+        kill_tree(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _wait_for(api: str) -> None:
+    """Until the server answers, for at most two minutes."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{api}/health", timeout=5).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the Prefect server did not start")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
