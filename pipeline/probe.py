@@ -6,23 +6,22 @@ import io
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from pipeline import sources
-from pipeline.adaptive import student_path
+from pipeline.adaptive import synthesize
 from pipeline.config import Config
 from pipeline.costs import RoundSpeed, show_bytes, show_seconds
 from pipeline.distillation import DistillJob, distill
+from pipeline.executor import Work
 from pipeline.running import local_runner, open_executor
 from pipeline.shards import Sample, write_tar
-from pipeline.storage import digest_file
-from pipeline.synthesis import Competitor, check, make_shard, plan_of, wanted_jobs
+from pipeline.synthesis import ShardJob, check, make_shard, plan_of
 
 FEWEST, MOST = 2, 100  # steps
 ENOUGH = 2.0  # seconds of steps that the measurement is made of, if MOST allows
@@ -33,7 +32,6 @@ class ProbeJob:
     """Measure one device. ``number`` tells the jobs of several devices apart."""
 
     config: Config
-    teacher_digest: str
     number: int
     images: int = 1
 
@@ -57,14 +55,14 @@ class Probed:
 
 def probe_devices(config: Config) -> list[Probed]:
     """Measure every device that ``execution`` names, all at the same time."""
-    digest = check(config).digest
+    check(config)
     with open_executor(config, config.synthesis.threads) as executor:
-        jobs = [ProbeJob(config, digest, number) for number in range(executor.workers)]
+        jobs = [ProbeJob(config, number) for number in range(executor.workers)]
         return local_runner(executor, retries=0)(probe, jobs, "probe")
 
 
 def describe(probed: list[Probed]) -> list[str]:
-    """What was measured, in words: the slowest device's step and the mean of the rest."""
+    """What was measured, in words: the slowest device's step, the mean of the other times."""
     step = max(one.step for one in probed)
     memory = show_bytes(max(one.memory for one in probed))
     write = float(np.mean([one.write for one in probed]))
@@ -80,19 +78,25 @@ def describe(probed: list[Probed]) -> list[str]:
 
 
 def probe(job: ProbeJob, device: str, report: Callable[[float], None]) -> Probed:
-    """Make a shard of one batch a few times, with few steps and in a temporary directory.
+    """Make shards of one batch with few steps, in a temporary directory, by the usual way.
 
     The time that a step takes is the difference between more and fewer steps; what is left is
     judging, encoding and writing. The first shard, which loads and compiles, is the start.
     """
+    rounds = job.config.adaptive.rounds
     with tempfile.TemporaryDirectory() as place:
-        first, step, write = _probe_round(job, device, Path(place), 0)
-        speeds = [first]
-        if job.config.adaptive.rounds:
-            later, _, _ = _probe_round(job, device, Path(place), 1)
-            speeds += [later] * job.config.adaptive.rounds
+        small = _one_batch(job.config, Path(place), min(rounds, 1))
+        watches = [_Stopwatch(device) for _ in range(small.adaptive.rounds + 1)]
+        for number, watch in enumerate(watches):
+            synthesize(small, watch.run, range(number, number + 1))
     report(job.images)
-    return Probed(speeds=speeds, step=step, write=write, memory=_peak_memory(device))
+    first, *later = watches
+    return Probed(
+        speeds=[watch.speed(job.config) for watch in (first, *later * rounds)],
+        step=first.step / first.batches,
+        write=first.base / first.images,
+        memory=_peak_memory(device),
+    )
 
 
 def mean_speeds(probed: list[Probed]) -> list[RoundSpeed]:
@@ -119,77 +123,79 @@ def sample_bytes(config: Config) -> int:
     return second.offset - first.offset
 
 
-def _probe_round(
-    job: ProbeJob, device: str, place: Path, round_: int
-) -> tuple[RoundSpeed, float, float]:
-    """The round's speed; seconds of a step of a batch, and of an image beside its steps."""
-    layout = plan_of(job.config)
-    batch = layout.shard(layout.of_round(round_).start).batches[0].size
-    small = _one_batch(job.config, place, batch, round_)
-    competitor = _untrained_student(small) if round_ else None
+class _Stopwatch:
+    """A runner (see :mod:`pipeline.running`) that makes its one shard several times."""
 
-    def seconds(steps: int) -> float:
-        synthesis = small.synthesis.model_copy(update={"iterations": steps})
-        config = small.model_copy(update={"synthesis": synthesis})
-        (shard,) = wanted_jobs(config, job.teacher_digest, round_, competitor)
-        return make_shard(shard, device, lambda amount: None).seconds
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self.images, self.batches = 0, 0
+        self.start, self.base, self.step = 0.0, 0.0, 0.0
+        self._student = (0.0, 0.0)
 
-    start = seconds(FEWEST)
-    base, step = _slope(seconds)
-    speed = RoundSpeed(
-        image=(base + step * job.config.synthesis.iterations) / batch,
-        start=max(0.0, start - base - FEWEST * step),
-        student=_student_seconds(job, small, device) if round_ else 0.0,
-    )
-    return speed, step, base / batch
+    def run(self, work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
+        """The results of ``jobs``, one shard or one student; the times are kept."""
+        (job,) = jobs
+        if isinstance(job, ShardJob):
+            self._time_shard(job)
+        else:
+            self._student = _slope(
+                lambda steps: distill(*self._at(_training(job, steps)))["seconds"]
+            )
+        return [work(*self._at(job))]
+
+    def speed(self, config: Config) -> RoundSpeed:
+        """What was measured, for the iterations and steps of ``config``."""
+        base, step = self._student
+        return RoundSpeed(
+            image=(self.base + self.step * config.synthesis.iterations) / self.images,
+            start=self.start,
+            student=base + step * config.adaptive.training.steps,
+        )
+
+    def _time_shard(self, job: ShardJob) -> None:
+        def seconds(steps: int) -> float:
+            return make_shard(*self._at(_iterating(job, steps))).seconds
+
+        first = seconds(1)
+        self.base, self.step = _slope(seconds)
+        self.start = max(0.0, first - self.base - self.step)
+        self.images, self.batches = job.images, len(job.spec["batches"])
+
+    def _at(self, job: Any) -> tuple[Any, str, Callable[[float], None]]:
+        return job, self._device, lambda amount: None
 
 
-def _one_batch(config: Config, place: Path, batch: int, round_: int) -> Config:
+def _one_batch(config: Config, place: Path, rounds: int) -> Config:
     """The same work on one batch a round, which nothing makes the probe try again."""
+    batch = plan_of(config).shard(0).batches[0].size
+    # The first round must have a batch for the student too.
+    images = max(batch, rounds * config.adaptive.training.batch_size)
     synthesis = {
-        "images": batch,
+        "images": images,
         "images_per_class": None,
-        "shard_size": batch,
+        "shard_size": images,
+        "batch_size": batch,
+        "iterations": 0,
         "min_confidence": 0.0,
     }
+    paths = {"dataset": str(place / "dataset"), "reports": str(place / "reports")}
     return config.model_copy(
         update={
             "synthesis": config.synthesis.model_copy(update=synthesis),
-            "adaptive": config.adaptive.model_copy(update={"rounds": round_, "images": batch}),
-            "paths": config.paths.model_copy(update={"dataset": str(place / "dataset")}),
+            "adaptive": config.adaptive.model_copy(update={"rounds": rounds, "images": batch}),
+            "paths": config.paths.model_copy(update=paths),
         }
     )
 
 
-def _untrained_student(config: Config) -> Competitor:
-    path = student_path(Path(config.paths.dataset), 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    student = sources.build_network(config.student.source, config.student.arguments, "student")
-    save_file(student.state_dict(), path)
-    return Competitor(path, digest_file(path))
+def _iterating(job: ShardJob, steps: int) -> ShardJob:
+    synthesis = job.config.synthesis.model_copy(update={"iterations": steps})
+    config = job.config.model_copy(update={"synthesis": synthesis})
+    return replace(job, config=config, spec={**job.spec, "iterations": steps})
 
 
-def _student_seconds(job: ProbeJob, small: Config, device: str) -> float:
-    """What it takes to train the student of a round, from some steps on copies of one shard."""
-    root, training = Path(small.paths.dataset), job.config.adaptive.training
-    copies = -(-training.batch_size // small.adaptive.images)
-
-    def seconds(steps: int) -> float:
-        some = DistillJob(
-            name=f"{steps} steps",
-            teacher=small.teacher,
-            teacher_digest=job.teacher_digest,
-            student=small.student,
-            training=training.model_copy(update={"steps": steps}),
-            shards=(root / "train" / "000001.tar",) * copies,
-            dataset=job.teacher_digest,
-            seed=0,
-            output=root / "students" / f"{steps}.safetensors",
-        )
-        return distill(some, device, lambda amount: None)["seconds"]
-
-    base, step = _slope(seconds)
-    return base + step * training.steps
+def _training(job: DistillJob, steps: int) -> DistillJob:
+    return replace(job, training=job.training.model_copy(update={"steps": steps}))
 
 
 def _slope(seconds: Callable[[int], float]) -> tuple[float, float]:

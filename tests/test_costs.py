@@ -125,8 +125,9 @@ def test_a_probe_does_the_real_work_elsewhere(
 
     assert not dataset(tiny).exists()
     batch = plan_of(config).shard(0).batches[0].size
-    assert made[:2] == [(0, FEWEST, batch)] * 2
+    assert made[:2] == [(0, 1, batch), (0, FEWEST, batch)]
     assert made[2][:2] > (0, FEWEST)
+    assert {round_ for round_, _, _ in made} == ({0, 1} if rounds else {0})
     assert len(found.speeds) == rounds + 1
     assert all(speed.image > 0 and speed.start >= 0 for speed in found.speeds)
     assert [speed.student > 0 for speed in found.speeds] == [False] + [True] * rounds
