@@ -13,10 +13,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.config import Config, load_config, parse_overrides
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
 
 GO_ON = "Stopped. What is complete is kept: run the same command again to go on."
 
@@ -77,7 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    add("plan", _plan, "print what would be made")
+    planned = add("plan", _plan, "print what would be made, and what it would cost")
+    planned.add_argument("--list", action="store_true", help="every shard")
+    planned.add_argument("--devices", type=_count, nargs="+", default=[1], metavar="N")
+    speed = planned.add_mutually_exclusive_group()
+    speed.add_argument("--probe", action="store_true", help="measure the speed of a device here")
+    speed.add_argument("--images-per-second", type=_rate, metavar="X", help="of one device")
     made = add("synthesize", _synthesize, "make the shards that are missing or stale")
     made.add_argument("--shards", metavar="FIRST:END", help="only these, as in 0:8")
     add("finalize", _finalize, "write the dataset-level files, once all shard ranges are made")
@@ -99,7 +107,25 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of devices")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images above 0")
+    return value
+
+
 def _plan(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.costs import RoundSpeed, cost_table, dataset_bytes, show_bytes
+    from pipeline.probe import describe, mean_speeds, probe_devices, sample_bytes
     from pipeline.synthesis import plan_of
 
     layout = plan_of(config)
@@ -109,6 +135,27 @@ def _plan(config: Config, options: argparse.Namespace) -> int:
     counts = Counter(layout.labels.tolist())
     few, many = (pick(counts[c] for c in range(config.teacher.classes)) for pick in (min, max))
     print(f"{few if few == many else f'{few} to {many}'} images a class, seed {layout.seed}")
+    sample = sample_bytes(config)
+    total = show_bytes(dataset_bytes(len(layout.labels), len(layout), sample))
+    print(f"at most {total} on disk, and to upload: {show_bytes(sample)} an image")
+    if options.list:
+        _list_shards(layout)
+    if options.probe:
+        probed = probe_devices(config)
+        print("\n".join(describe(probed)))
+        speeds = mean_speeds(probed)
+    elif options.images_per_second:
+        speeds = [RoundSpeed(image=1 / options.images_per_second)] * (config.adaptive.rounds + 1)
+    else:
+        print("time: measure it here with --probe, or give one device's --images-per-second")
+        return 0
+    print("\n".join(cost_table(layout.bounds, speeds, options.devices)))
+    if config.adaptive.rounds and not options.probe:
+        print("without the students' training between the rounds, which --probe measures")
+    return 0
+
+
+def _list_shards(layout: Plan) -> None:
     print(f"{'shard':>8} {'round':>5} {'images':>7} {'batches':>8} {'classes':>8}  first key")
     for shard in layout:
         classes = len(set(shard.labels.tolist()))
@@ -116,7 +163,6 @@ def _plan(config: Config, options: argparse.Namespace) -> int:
             f"{shard.name:>8} {shard.round:>5} {len(shard.labels):>7} {len(shard.batches):>8} "
             f"{classes:>8}  {shard.key(0)}"
         )
-    return 0
 
 
 def _synthesize(config: Config, options: argparse.Namespace) -> int:

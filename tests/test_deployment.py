@@ -120,17 +120,42 @@ def test_a_deployment_makes_the_bytes_of_the_command_line(
     assert "finished successfully" in watched
     assert tree(dataset(tiny)) == tree(direct)
 
-    deployments = server.find("deployments")
+    deployments = server.find("deployments", deployments={"name": {"any_": ["local"]}})
     assert {found["entrypoint"] for found in deployments} == {
         f"flows/{flow}.py:{flow}" for flow in ("synthesize", "distill", "dream")
     }
-    assert not any(found["schedules"] for found in deployments)
+    assert not any(plan["active"] for found in deployments for plan in found["schedules"])
+    assert {found["global_concurrency_limit"]["limit"] for found in deployments} == {1}
+    for found in deployments:
+        parameters = found["parameter_openapi_schema"]["properties"].values()
+        assert all(parameter["description"] for parameter in parameters)
     (run,) = server.find("flow_runs")
     assert (run["name"], run["state_type"]) == (f"synthesize {params}", "COMPLETED")
     (progress,) = server.find("artifacts", artifacts={"type": {"any_": ["progress"]}})
     assert progress["data"] == 100
     shards = {"shard-000000": "COMPLETED", "shard-000001": "COMPLETED"}
     wait_until(lambda: shards == states(server.find("task_runs")))  # the server writes them late
+
+
+def test_a_cluster_deployment_asks_for_a_gpu(server: Server, tmp_path: Path) -> None:
+    template = ROOT / "deploy" / "prefect-kubernetes.json"
+    server.ready()
+    pool = ("work-pool", "create", "gpus", "--type", "kubernetes")
+    for arguments in (
+        (*pool, "--base-job-template", str(template)),
+        ("deploy", "--all", "--prefect-file", str(ROOT / "deploy" / "prefect.yaml")),
+    ):
+        command(tmp_path, *PREFECT, *arguments, env=server.environment)
+
+    (pool_found,) = server.find("work_pools", work_pools={"name": {"any_": ["gpus"]}})
+    assert pool_found["base_job_template"] == json.loads(template.read_text())
+    (found,) = server.find("deployments", deployments={"name": {"any_": ["cluster"]}})
+    assert (found["entrypoint"], found["schedules"]) == ("flows.synthesize.synthesize", [])
+    known = pool_found["base_job_template"]["variables"]["properties"]
+    assert set(found["job_variables"]) <= set(known)
+    container = job_manifest(server, found, {"gpus": 2})["spec"]["template"]["spec"]["containers"]
+    assert container[0]["resources"]["limits"] == {"nvidia.com/gpu": 2, "memory": "16Gi"}
+    assert container[0]["image"] == "dreamshard:flows"
 
 
 def test_a_flow_without_a_server_survives_the_death_of_a_worker(
@@ -222,6 +247,32 @@ def background(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def job_manifest(
+    server: Server, deployment: dict[str, Any], more: dict[str, Any]
+) -> dict[str, Any]:
+    """The Kubernetes Job of a deployment's run, resolved by Prefect as its worker does."""
+    code = (
+        "import asyncio, json, sys\n"
+        "from prefect.workers.base import BaseJobConfiguration as Base\n"
+        "class Manifest(Base):\n    job_manifest: dict\n"
+        "template, values = json.load(sys.stdin)\n"
+        "found = asyncio.run(Manifest.from_template_and_values(template, values))\n"
+        "print(json.dumps(found.job_manifest))\n"
+    )
+    template = json.loads((ROOT / "deploy" / "prefect-kubernetes.json").read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([template, {**deployment["job_variables"], **more}]),
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    manifest: dict[str, Any] = json.loads(done.stdout)
+    return manifest
 
 
 def copy_database(home: Path, other: Path) -> None:

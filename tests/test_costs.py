@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import heapq
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import parse_config
+from pipeline.costs import RoundSpeed, cost, cost_table, dataset_bytes, show_bytes, show_seconds
+from pipeline.probe import FEWEST, describe, mean_speeds, probe_devices, sample_bytes
+from pipeline.synthesis import Made, ShardJob, plan_of
+from tests.conftest import Params, changed, dataset, make
+
+
+def earliest_free(sizes: list[int], seconds: float, devices: int) -> float:
+    """When the last shard ends if each goes to the device that is free first."""
+    free = [0.0] * devices
+    for size in sizes:
+        heapq.heapreplace(free, free[0] + size * seconds)
+    return max(free)
+
+
+@pytest.mark.parametrize(
+    ("shards", "last", "devices"),
+    list(itertools.product((1, 2, 3, 8, 9, 16, 17), (1, 600, 1000), (1, 2, 3, 8, 64))),
+)
+def test_the_waves_end_when_the_last_shard_does(shards: int, last: int, devices: int) -> None:
+    sizes = [1000] * (shards - 1) + [last]
+    found = cost([sizes], [RoundSpeed(image=0.5)], devices)
+    assert found.wall == pytest.approx(earliest_free(sizes, 0.5, devices))
+    assert found.waves == -(-shards // devices)
+    assert found.images == sum(sizes)
+    assert found.busy == pytest.approx(0.5 * sum(sizes))
+    assert found.busy <= found.held * (1 + 1e-9)
+
+
+def test_the_last_wave_leaves_devices_idle() -> None:
+    found = cost([[1000] * 1280], [RoundSpeed(image=0.4)], 512)
+    assert (found.waves, found.wall) == (3, 1200.0)
+    assert found.held == 512 * 1200
+    assert found.efficiency == pytest.approx(1280 / (3 * 512))
+
+
+def test_rounds_follow_each_other_and_wait_for_their_student() -> None:
+    speeds = [
+        RoundSpeed(image=1.0, start=7.0),
+        RoundSpeed(image=2.0, start=10.0, student=100.0),
+    ]
+    found = cost([[10, 10, 10], [10, 5]], speeds, 2)
+    assert found.waves == 2 + 1
+    assert found.wall == (7 + 2 * 10) + (100 + 10 + 2 * 10)
+    assert found.busy == (2 * 7 + 30) + (100 + 2 * 10 + 2 * 15)
+
+
+def test_a_table_has_a_line_for_each_number_of_devices() -> None:
+    bounds = [(0, 0, 3600), (0, 3600, 7200), (1, 7200, 10800)]
+    lines = cost_table(bounds, [RoundSpeed(image=1.0)] * 2, [1, 2])
+    assert [line.split() for line in lines[1:]] == [
+        ["1", "1", "3", "3", "h", "0", "min", "3", "100%"],
+        ["2", "1.5", "2", "2", "h", "0", "min", "4", "75%"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_600, "1 MB"),
+        (1.5e13, "15 TB"),
+        (2e16, "2e+04 TB"),
+    ],
+)
+def test_bytes_for_people(count: float, text: str) -> None:
+    assert show_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.123, "0.12 s"),
+        (99, "99 s"),
+        (100, "2 min"),
+        (3570, "1 h 0 min"),
+        (3600 * 47 + 60, "47 h 1 min"),
+        (3600 * 49, "2 d 1 h"),
+    ],
+)
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert show_seconds(seconds) == text
+
+
+@pytest.mark.parametrize("soft_labels", [False, True])
+def test_a_dataset_is_no_larger_than_estimated(tiny: Params, soft_labels: bool) -> None:
+    changes = {"synthesis.images": 400, "synthesis.soft_labels": soft_labels}
+    params = changed(tiny, {**changes, "synthesis.shard_size": 200, "synthesis.batch_size": 200})
+    make(params)
+    estimate = dataset_bytes(400, 2, sample_bytes(parse_config(params)))
+    found = sum(path.stat().st_size for path in dataset(params).glob("*/*"))
+    assert 0.7 * estimate < found < 1.1 * estimate
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_probe_does_the_real_work_elsewhere(
+    tiny: Params, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    from pipeline import probe as module
+
+    monkeypatch.setattr(module, "ENOUGH", 0.05)
+    made = []
+    make_shard = module.make_shard
+
+    def watched(job: ShardJob, *rest: Any) -> Made:
+        made.append((job.spec["round"], job.spec["iterations"], job.images))
+        assert not Path(job.config.paths.dataset).is_relative_to(dataset(tiny))
+        return make_shard(job, *rest)
+
+    monkeypatch.setattr(module, "make_shard", watched)
+    changes = {"adaptive.rounds": rounds, "synthesis.min_confidence": 1.0}
+    config = parse_config(changed(tiny, changes))
+    (found,) = probe_devices(config)
+
+    assert not dataset(tiny).exists()
+    batch = plan_of(config).shard(0).batches[0].size
+    assert made[:2] == [(0, 1, batch), (0, FEWEST, batch)]
+    assert made[2][:2] > (0, FEWEST)
+    assert {round_ for round_, _, _ in made} == ({0, 1} if rounds else {0})
+    assert len(found.speeds) == rounds + 1
+    assert all(speed.image > 0 and speed.start >= 0 for speed in found.speeds)
+    assert [speed.student > 0 for speed in found.speeds] == [False] + [True] * rounds
+    assert found.memory > 50e6
+    assert len(describe([found])) == min(rounds, 1) + 2
+    assert mean_speeds([found, found]) == found.speeds
+
+
+def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import probe as module
+
+    monkeypatch.setattr(module, "ENOUGH", 0.2)
+    few, many = (
+        probe_devices(parse_config(changed(tiny, {"synthesis.iterations": n})))[0].speeds[0].image
+        for n in (10, 10_000)
+    )
+    assert many > 10 * few
