@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline import augmentation, ranks, sources, streaming, teacher, training
+from pipeline import augmentation, batchnorm, ranks, sources, streaming, teacher, training
 from pipeline.code import source_digest
 from pipeline.config import DistillationConfig, StudentConfig, TeacherConfig
-from pipeline.ranks import WHOLE
+from pipeline.ranks import average, from_first, is_first, own_share
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import (
     digest_file,
@@ -80,11 +80,10 @@ class DistillJob:
     def spec(self) -> dict[str, Any]:
         """All that the trained weights follow from."""
         factory = sources.factory_file(self.student.source, "student")
-        modules = (
-            __file__,
-            *(m.__file__ for m in (augmentation, ranks, streaming, teacher, training)),
+        modules = (augmentation, batchnorm, ranks, streaming, teacher, training)
+        code = [Path(str(file)) for file in (__file__, *(m.__file__ for m in modules))] + (
+            [factory] if factory else []
         )
-        code = [Path(str(file)) for file in modules] + ([factory] if factory else [])
         return {
             "teacher": self.teacher_digest,
             "student": [sources.public_source(self.student.source), self.student.arguments],
@@ -140,6 +139,8 @@ def student_problem(output: Path) -> str | None:
 def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> dict[str, float]:
     """Train one student to ``job.output``; go on from its checkpoint where there is one.
 
+    Where torchrun started this process, all of them call this together, and the first one writes.
+
     Returns the last logged row with ``seconds``, the time that this call took.
     """
     started = time.perf_counter()
@@ -151,12 +152,13 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
     student = build_network(job.student.source, job.student.arguments, "student")
     if job.start:
         load_weights(student, job.start, "student")
-    state = Training(loaded, student, config, job.seed, WHOLE)
+    state = Training(loaded, student, config, job.seed)
     stream = ImageStream(
         job.shards,
         config.batch_size,
         config.shuffle,
         job.seed,
+        share=own_share(),
         keep=KEEP_BYTES // math.prod(loaded.shape),
     )
     progress = _resume(job, spec_sha256, state)
@@ -169,10 +171,13 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
         ):
             progress.log.append(_log_row(progress.step, step, state.student, labels))
         report(config.batch_size)
-        if progress.step % config.checkpoint_every == 0 and progress.step < config.steps:
+        due = progress.step % config.checkpoint_every == 0 and progress.step < config.steps
+        if due and is_first():
             _save_checkpoint(job, spec_sha256, state, progress)
     clean = (pixels for pixels, _ in islice(stream.epoch(0), CLEAN_BATCHES))
-    _finish(job, spec_sha256, state.published(clean), progress.log)
+    network = state.published(clean)
+    if is_first():
+        _finish(job, spec_sha256, network, progress.log)
     return {**progress.log[-1], "seconds": time.perf_counter() - started}
 
 
@@ -187,32 +192,32 @@ def _batches(
 def _log_row(number: int, step: Step, student: nn.Module, labels: Tensor) -> dict[str, float]:
     """``agreement`` with the teacher on the augmented batch; ``accuracy`` against the intended
     labels of the same batch unaugmented, with the student in eval mode."""
-    if not torch.isfinite(step.loss):
-        raise FloatingPointError(
-            f"the loss is {step.loss.item()} at step {number}: lower distillation.learning_rate"
-        )
     student.eval()
     with torch.no_grad():
-        correct = (student(step.clean).argmax(1).cpu() == labels).float().mean().item()
-    agreement = (step.logits.argmax(1) == step.target.argmax(1)).float().mean().item()
-    return {
-        "step": number,
-        "loss": step.loss.item(),
-        "agreement": agreement,
-        "accuracy": correct,
-    }
+        correct = (student(step.clean).argmax(1).cpu() == labels).float().mean()
+    agreement = (step.logits.argmax(1) == step.target.argmax(1)).float().mean()
+    values = average(torch.stack([step.loss.cpu(), agreement.cpu(), correct])).tolist()
+    if not math.isfinite(values[0]):
+        raise FloatingPointError(
+            f"the loss is {values[0]} at step {number}: lower distillation.learning_rate"
+        )
+    return {"step": number, **dict(zip(("loss", "agreement", "accuracy"), values, strict=True))}
 
 
 def _resume(job: DistillJob, spec_sha256: str, state: Training) -> _Progress:
-    fresh = _Progress(step=0, epoch=0, position=0, log=[])
-    try:
-        saved = torch.load(job.checkpoint, map_location="cpu", weights_only=True)
-    except Exception:  # none, or one that a dying machine left broken: start over
-        return fresh
-    if saved["spec_sha256"] != spec_sha256:
-        return fresh
+    saved = from_first(lambda: _read_checkpoint(job))
+    if saved is None or saved["spec_sha256"] != spec_sha256:
+        return _Progress(step=0, epoch=0, position=0, log=[])
     state.load_state_dict(saved["training"])
     return _Progress(**saved["progress"])
+
+
+def _read_checkpoint(job: DistillJob) -> dict[str, Any] | None:
+    try:
+        saved: dict[str, Any] = torch.load(job.checkpoint, map_location="cpu", weights_only=True)
+    except Exception:  # none, or one that a dying machine left broken: start over
+        return None
+    return saved
 
 
 def _save_checkpoint(

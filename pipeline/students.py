@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 from pipeline.adaptive import dataset_digest, shard_states, synthesize
+from pipeline.augmentation import GROUP
 from pipeline.config import Config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
 from pipeline.lock import locked
+from pipeline.ranks import from_first, is_first, own_share
 from pipeline.running import Runner
 from pipeline.storage import check_writable
 from pipeline.synthesis import check_student, plan_of
@@ -36,11 +39,13 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     jobs = student_jobs(config, teacher)
     if config.distillation.noise_baseline:
         noise = noise_config(config)
-        synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
+        from_first(
+            lambda: synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
+        )
         jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
-    with locked(Path(config.paths.students), "paths.students"):
-        _remove_others(Path(config.paths.students), jobs)
-        todo = [job for job in jobs if not is_trained(job)]
+    directory = Path(config.paths.students)
+    with locked(directory, "paths.students") if is_first() else contextlib.nullcontext():
+        todo = from_first(lambda: _todo(directory, jobs))
         return run(distill, todo, "distillation") if todo else []
 
 
@@ -48,7 +53,8 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
     """What can be wrong with the students before there is a dataset.
 
     Raises:
-        UserError: the student does not fit, or there are fewer images than a batch.
+        UserError: the student does not fit, there are fewer images than a batch, or torchrun's
+            processes cannot share one.
     """
     check_student(config, teacher)
     for name in ("students", "reports"):
@@ -56,6 +62,12 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
     images, batch = len(plan_of(config).labels), config.distillation.batch_size
     if batch > images:
         raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
+    processes = own_share().of
+    if processes > 1 and batch % (GROUP * processes):
+        raise UserError(
+            f"distillation.batch_size is {batch}, which {processes} processes cannot share: "
+            f"make it a multiple of {GROUP * processes} (images mix in groups of {GROUP})"
+        )
 
 
 def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
@@ -102,6 +114,11 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
         )
         for seed in seeds
     ]
+
+
+def _todo(directory: Path, jobs: list[DistillJob]) -> list[DistillJob]:
+    _remove_others(directory, jobs)
+    return [job for job in jobs if not is_trained(job)]
 
 
 def _remove_others(directory: Path, jobs: list[DistillJob]) -> None:

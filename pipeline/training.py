@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.augmentation import augment
+from pipeline.batchnorm import restate, share_batchnorm
 from pipeline.config import DistillationConfig
 from pipeline.plan import derive_seed
-from pipeline.ranks import Share
-from pipeline.statistics import batchnorm_layers
+from pipeline.ranks import average_gradients, own_share
 from pipeline.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,14 @@ class Training:
         student: nn.Module,
         config: DistillationConfig,
         seed: int,
-        share: Share,
     ) -> None:
-        self.student = student.to(teacher.device)
+        self.student = share_batchnorm(student).to(teacher.device)
         self._layout = torch.contiguous_format
         if config.precision == "bfloat16":
             self._layout = torch.channels_last
             self.student.to(memory_format=torch.channels_last)
-        self._teacher, self._config, self._seed, self._share = teacher, config, seed, share
-        self._average = copy.deepcopy(student).eval() if config.ema else None
+        self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
+        self._average = copy.deepcopy(self.student).eval() if config.ema else None
         self._optimizer = torch.optim.SGD(
             self.student.parameters(),
             lr=config.learning_rate,
@@ -73,6 +72,7 @@ class Training:
         # For dropout and its like; apart in each process.
         noise = derive_seed(self._seed, number, 1 + self._share.index)
         loss, logits, target = self._differentiate(images, noise)
+        average_gradients(self.student.parameters())
         self._optimizer.step()
         if self._average is not None:
             decay = min(self._config.ema, (1 + number) / (10 + number))  # the first ones fade fast
@@ -165,26 +165,6 @@ def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
     for own, other, is_real in zip(ours, theirs, real, strict=True):
         if not is_real:
             own.copy_(other)
-
-
-@torch.no_grad()
-def restate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Take every BatchNorm layer's running statistics anew: the mean over ``batches``.
-
-    Those of training come from mixed images, which differ from the ones that a student will see.
-    """
-    network.eval()
-    layers = batchnorm_layers(network)
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # PyTorch's way to say: the plain mean of all that come
-        layer.train()
-    for images in batches:
-        network(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-        layer.eval()
 
 
 def _loss(
