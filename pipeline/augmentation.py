@@ -1,4 +1,8 @@
-"""Random changes to a batch before teacher and student see it, all drawn from one generator."""
+"""Random changes to a batch before teacher and student see it, all drawn from one generator.
+
+Everything is drawn for the whole batch, and then cut to the share that this process has of it; no
+image mixes with one outside its own four. So several processes make of a batch what one would.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.config import DistillationConfig
+from pipeline.ranks import WHOLE, Share
+
+GROUP = 4  # neighbours that mix with each other: of a shuffled batch, as good as any
 
 
-def augment(images: Tensor, config: DistillationConfig, generator: torch.Generator) -> Tensor:
-    """Shift, flip, then with the configured odds mixup and CutMix. ``[B, C, H, W]`` to the same.
+def augment(
+    images: Tensor, config: DistillationConfig, generator: torch.Generator, share: Share = WHOLE
+) -> Tensor:
+    """Shift, flip, cut out, then with the configured odds mixup and CutMix.
 
-    Labels need no mixing: the teacher is asked about the mixed images themselves.
+    ``[B, C, H, W]`` to the same; ``images`` are ``share`` of a batch. Labels need no mixing: the
+    teacher is asked about the mixed images themselves.
     """
-    images = shift_and_flip(images, config.shift, config.flip, generator)
+    images = shift_and_flip(images, config.shift, config.flip, generator, share)
+    if config.cutout:
+        images = cutout(images, config.cutout, generator, share)
     if _chance(config.mixup, generator):
-        images = mixup(images, generator)
+        images = mixup(images, generator, share)
     if _chance(config.cutmix, generator):
         images = cutmix(images, generator)
     return images
 
 
-def shift_and_flip(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+def shift_and_flip(
+    images: Tensor, shift: int, flip: bool, generator: torch.Generator, share: Share = WHOLE
+) -> Tensor:
     """Each image moved by up to ``shift`` pixels, edges mirrored in, and flipped half the time."""
     count, channels, height, width = images.shape
     shift = min(shift, height - 1, width - 1)
-    offsets = torch.randint(0, 2 * shift + 1, (2, count), generator=generator)
-    flips = torch.randint(0, 2, (count,), generator=generator).bool() & flip
+    total = count * share.of
+    offsets = torch.randint(0, 2 * shift + 1, (2, total), generator=generator)
+    flips = share.take(torch.randint(0, 2, (total,), generator=generator)).bool() & flip
     padded = F.pad(images, (shift, shift, shift, shift), mode="reflect") if shift else images
-    rows = offsets[0][:, None] + torch.arange(height)
-    columns = offsets[1][:, None] + torch.arange(width)
+    rows = share.take(offsets[0])[:, None] + torch.arange(height)
+    columns = share.take(offsets[1])[:, None] + torch.arange(width)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     index = torch.arange(count)[:, None, None, None]
     rows, columns, index = (t.to(images.device) for t in (rows, columns, index))
@@ -38,10 +53,25 @@ def shift_and_flip(images: Tensor, shift: int, flip: bool, generator: torch.Gene
     return padded[index, depth, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def mixup(images: Tensor, generator: torch.Generator) -> Tensor:
+def cutout(images: Tensor, side: int, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
+    """A square of ``side`` pixels, less where it leaves the image, becomes the teacher's mean
+    (DeVries and Taylor 2017)."""
+    count, _, *sides = images.shape
+    draws = share.take(torch.rand(count * share.of, 2, generator=generator))
+    inside = []
+    for draw, length in zip(draws.unbind(1), sides, strict=True):
+        start = (draw * length).floor()[:, None] - side // 2
+        place = torch.arange(length)
+        inside.append((place >= start) & (place < start + side))
+    hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return images.masked_fill(hole.to(images.device), 0.0)
+
+
+def mixup(images: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
     """``a x_i + (1 - a) x_j`` with a uniform ``a`` for each image (Zhang et al. 2018, alpha 1)."""
-    share = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
-    return share * images + (1 - share) * images[_partners(images, generator)]
+    drawn = torch.rand(len(images) * share.of, 1, 1, 1, generator=generator)
+    weight = share.take(drawn).to(images.device)
+    return weight * images + (1 - weight) * images[_partners(images, 1)]
 
 
 def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -52,12 +82,15 @@ def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
     top, left = round(top * (height - box_height)), round(left * (width - box_width))
     box = (..., slice(top, top + box_height), slice(left, left + box_width))
     mixed = images.clone()
-    mixed[box] = images[_partners(images, generator)][box]
+    mixed[box] = images[_partners(images, 2)][box]
     return mixed
 
 
-def _partners(images: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randperm(len(images), generator=generator).to(images.device)
+def _partners(images: Tensor, distance: int) -> Tensor:
+    """Another one of the same four, at distance 1 or 2; itself where the batch ends before it."""
+    own = torch.arange(len(images), device=images.device)
+    other = own ^ distance
+    return torch.where(other < len(images), other, own)
 
 
 def _chance(probability: float, generator: torch.Generator) -> bool:

@@ -226,16 +226,19 @@ def _status(config: Config, options: argparse.Namespace) -> int:
 
 
 def _distill(config: Config, options: argparse.Namespace) -> int:
+    from pipeline.ranks import is_first, joined
     from pipeline.reports import report_distillation
     from pipeline.running import open_runner
     from pipeline.students import distill_students
     from pipeline.synthesis import check
 
-    teacher = check(config)
-    with open_runner(config, config.distillation.threads) as run:
-        trained = distill_students(config, teacher, run)
-    report_distillation(config, trained)
-    print(f"trained {len(trained)} students in {config.paths.students}")
+    with joined(config.execution.device) as rank_device:
+        teacher = check(config)
+        with open_runner(config, config.distillation.threads, rank_device) as run:
+            trained = distill_students(config, teacher, run)
+        if is_first():
+            report_distillation(config, trained)
+            print(f"trained {len(trained)} students in {config.paths.students}")
     return 0
 
 

@@ -31,6 +31,8 @@ Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
+BatchNormStatistics = Literal["running", "clean"]
+
 
 def _no_credentials(text: str) -> str:
     """Whatever is in a parameter ends in files and logs, so no secret may be."""
@@ -171,6 +173,11 @@ class DistillationConfig(Section):
     flip: bool = True
     mixup: Fraction = 0.5
     cutmix: Fraction = 0.7
+    cutout: Count = 0
+    ema: Decay = 0.0
+    batchnorm: BatchNormStatistics = "running"
+    precision: Precision = "bfloat16"
+    compile: bool = True
     shuffle: Positive = 2000
     threads: Few = 1
     checkpoint_every: Positive = 500

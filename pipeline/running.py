@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.executor import Executor, Stopped, Work, create_executor
+from pipeline.executor import Executor, InProcess, Stopped, Work, create_executor
+from pipeline.ranks import is_first
 
 
 class Job(Protocol):
@@ -35,8 +36,14 @@ class JobsFailed(RuntimeError):
 
 
 @contextlib.contextmanager
-def open_runner(config: Config, threads: int = 1) -> Iterator[Runner]:
-    """A runner on the devices that ``execution`` names, for jobs of ``threads`` CPU threads."""
+def open_runner(
+    config: Config, threads: int = 1, rank_device: str | None = None
+) -> Iterator[Runner]:
+    """A runner on the devices that ``execution`` names, for jobs of ``threads`` CPU threads; or of
+    a process of torchrun's, on ``rank_device``."""
+    if rank_device is not None:
+        yield rank_runner(rank_device)
+        return
     with open_executor(config, threads) as executor:
         yield local_runner(executor, config.execution.retries)
 
@@ -86,6 +93,16 @@ def local_runner(executor: Executor, retries: int) -> Runner:
         return [future.result() for future in futures]
 
     return run
+
+
+def rank_runner(device: str) -> Runner:
+    """A runner for jobs that all processes of torchrun do together; the first one tells of it.
+
+    Nothing is tried again: a process that failed has left the others, and torchrun ends them.
+    """
+    if is_first():
+        return local_runner(InProcess(device), retries=0)
+    return lambda work, jobs, description: [work(job, device, lambda _: None) for job in jobs]
 
 
 @contextlib.contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from pipeline.adaptive import synthesize
+from pipeline.augmentation import GROUP
 from pipeline.config import Config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
 from pipeline.lock import locked
+from pipeline.ranks import from_first, is_first, own_share
 from pipeline.running import Runner
 from pipeline.storage import Location, check_writable, listing, location, remove_all
 from pipeline.survey import check_complete, dataset_digest, shard_states
@@ -30,11 +33,13 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     jobs = student_jobs(config, teacher)
     if config.distillation.noise_baseline:
         noise = noise_config(config)
-        synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
+        from_first(
+            lambda: synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
+        )
         jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
-    with locked(location(config.paths.students), "paths.students"):
-        _remove_others(location(config.paths.students), jobs)
-        todo = [job for job in jobs if not is_trained(job)]
+    directory = location(config.paths.students)
+    with locked(directory, "paths.students") if is_first() else contextlib.nullcontext():
+        todo = from_first(lambda: _todo(directory, jobs))
         return run(distill, todo, "distillation") if todo else []
 
 
@@ -42,7 +47,8 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
     """What can be wrong with the students before there is a dataset.
 
     Raises:
-        UserError: the student does not fit, or there are fewer images than a batch.
+        UserError: the student does not fit, there are fewer images than a batch, or torchrun's
+            processes cannot share one.
     """
     check_student(config, teacher)
     for name in ("students", "reports"):
@@ -50,6 +56,12 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
     images, batch = len(plan_of(config).labels), config.distillation.batch_size
     if batch > images:
         raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
+    processes = own_share().of
+    if processes > 1 and batch % (GROUP * processes):
+        raise UserError(
+            f"distillation.batch_size is {batch}, which {processes} processes cannot share: "
+            f"make it a multiple of {GROUP * processes} (images mix in groups of {GROUP})"
+        )
 
 
 def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
@@ -96,6 +108,11 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
         )
         for seed in seeds
     ]
+
+
+def _todo(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:
+    _remove_others(directory, jobs)
+    return [job for job in jobs if not is_trained(job)]
 
 
 def _remove_others(directory: Location, jobs: list[DistillJob]) -> None:

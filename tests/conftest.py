@@ -113,6 +113,8 @@ def parameters(teacher: Path, root: Path) -> Params:
         "warmup": 2,
         "shift": 1,
         "flip": False,
+        "precision": "float32",
+        "compile": False,
         "shuffle": 8,
         "checkpoint_every": 2,
     }

@@ -5,26 +5,30 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline import distillation
-from pipeline.augmentation import augment, cutmix, mixup, shift_and_flip
+from pipeline import streaming, training
+from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
 from pipeline.config import DistillationConfig, parse_config
-from pipeline.distillation import DistillJob, distill, distillation_loss, is_trained
+from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
+from pipeline.ranks import Share
 from pipeline.running import JobsFailed, open_runner
-from pipeline.shards import read_tar
+from pipeline.shards import BadShardError, decode_image, read_tar
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import digest_json
-from pipeline.streaming import epoch_batches, ordered_batches
+from pipeline.streaming import ImageStream, ordered_batches
 from pipeline.students import distill_students, noise_config, student_jobs
+from pipeline.training import Training, distillation_loss
 from pipeline.verification import verify
 from tests.conftest import Params, changed, dataset, load, make, tree
 
@@ -147,6 +151,31 @@ def test_cutmix_takes_one_box_from_another_image() -> None:
     assert len(boxes) > 5
 
 
+@pytest.mark.parametrize("side", [1, 4, 9])
+def test_cutout_blanks_a_square_of_each_image(side: int) -> None:
+    images = 1 + random(40, 2, 8, 10).abs()
+    blank = cutout(images, side, generator()) == 0
+    assert torch.equal(blank[:, 0], blank[:, 1])
+    places = set()
+    for hole in blank[:, 0]:
+        rows, columns = hole.any(1).nonzero().flatten(), hole.any(0).nonzero().flatten()
+        assert hole[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        assert 1 <= len(rows) <= side and 1 <= len(columns) <= side
+        places.add((int(rows.min()), int(columns.min())))
+    assert len(places) > 10
+    untouched = images.masked_fill(blank, 0.0)
+    assert torch.equal(cutout(images, side, generator()), untouched)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_shares_of_a_batch_change_as_the_whole_does(ranks: int) -> None:
+    config = DistillationConfig(shift=2, flip=True, mixup=1.0, cutmix=1.0, cutout=3)
+    images = random(24, 3, 8, 8)
+    shares = [Share(index, ranks) for index in range(ranks)]
+    parts = [augment(share.take(images), config, generator(3), share) for share in shares]
+    assert torch.equal(torch.cat(parts), augment(images, config, generator(3)))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -198,7 +227,7 @@ def test_an_ordered_pass_sees_every_sample_once(made: Params) -> None:
 
 def test_an_epoch_is_a_shuffle_that_seed_and_number_decide(made: Params) -> None:
     def epoch(seed: int, number: int, shuffle: int = 100) -> list[tuple[bytes, int]]:
-        return identities(list(epoch_batches(tars(made), 5, shuffle, seed, number)))
+        return identities(list(ImageStream(tars(made), 5, shuffle, seed).epoch(number)))
 
     whole = identities(list(ordered_batches(tars(made), 5)))
     assert Counter(epoch(0, 0)) == Counter(whole)
@@ -208,8 +237,79 @@ def test_an_epoch_is_a_shuffle_that_seed_and_number_decide(made: Params) -> None
 
 
 def test_an_epoch_leaves_out_a_last_smaller_batch(made: Params) -> None:
-    batches = list(epoch_batches(tars(made), 6, 100, 0, 0))
+    batches = list(ImageStream(tars(made), 6, 100, 0).epoch(0))
     assert [len(labels) for _, labels in batches] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("keep", [0, 12, 20])
+def test_an_endless_stream_is_epoch_after_epoch(
+    made: Params, keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream() -> ImageStream:
+        return ImageStream(tars(made), 5, 8, seed=0, keep=keep)
+
+    epochs = [identities(list(stream().epoch(number))) for number in range(3)]
+    ends = list(islice(stream().endless(0, 0), 12))
+    assert identities([batch for _, batch in ends]) == [one for epoch in epochs for one in epoch]
+    decoded: list[bytes] = []
+
+    def count(data: bytes) -> Any:
+        decoded.append(data)
+        return decode_image(data)
+
+    monkeypatch.setattr(streaming, "decode_image", count)
+    for taken, (place, _) in enumerate(ends, start=1):
+        decoded.clear()
+        rest = list(islice(stream().endless(*place), 12 - taken))
+        assert identities([batch for _, batch in rest]) == identities(
+            [batch for _, batch in ends[taken:]]
+        )
+        # Nothing before the place; after it, what is read ahead too, or kept from before.
+        assert len(decoded) <= 5 * (12 - taken + streaming.AHEAD)
+
+
+def test_kept_images_are_decoded_once(made: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    def count(data: bytes) -> Any:
+        decoded.append(data)
+        return decode_image(data)
+
+    monkeypatch.setattr(streaming, "decode_image", count)
+    # Of shards with 12 and 8 images the second comes first here, and leaves no room for the other.
+    for keep, expected in ((0, 60), (12, 44), (20, 20)):
+        decoded.clear()
+        stream = ImageStream(tars(made), 5, 8, seed=0, keep=keep)
+        for number in range(3):
+            assert len(list(stream.epoch(number))) == 4
+        assert len(decoded) == expected
+
+
+def test_shares_of_the_stream_make_up_its_batches(made: Params) -> None:
+    whole = list(ImageStream(tars(made), 4, 8, seed=0).epoch(1))
+    shares = [
+        list(ImageStream(tars(made), 4, 8, seed=0, share=Share(index, 2)).epoch(1))
+        for index in range(2)
+    ]
+    for (pixels, labels), *parts in zip(whole, *shares, strict=True):
+        assert [len(part[1]) for part in parts] == [2, 2]
+        assert torch.equal(torch.cat([part[0] for part in parts]), pixels)
+        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "link"])
+def test_a_stream_of_a_bad_tar_is_an_error(made: Params, damage: str) -> None:
+    path = tars(made)[1]
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[len(data) // 2 + 100 :]
+    elif damage == "text":
+        data[:] = b"no tar at all " * 100
+    else:
+        data[156] = ord("2")
+    path.write_bytes(data)
+    with pytest.raises(BadShardError, match=path.name):
+        list(ImageStream(tars(made), 5, 8, seed=0).epoch(0))
 
 
 # One student.
@@ -268,28 +368,42 @@ def test_a_student_learns(tiny: Params) -> None:
     assert (last["agreement"], last["accuracy"]) == (1, 1)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+FINE = {
+    "distillation.ema": 0.9,
+    "distillation.batchnorm": "clean",
+    "distillation.cutout": 3,
+    "distillation.precision": "bfloat16",
+}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"student.arguments": {"width": 4, "dropout": 0.5}}, FINE]
+)
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 def test_a_student_goes_on_from_its_checkpoint_to_the_same_bytes(
-    made: Params, stop: int, dropout: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Params,
+    stop: int,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """4 batches make an epoch, and each second step a checkpoint: a stop at 5 is in the second."""
-    params = changed(made, {"student.arguments": {"width": 4, "dropout": dropout}})
+    params = changed(made, settings)
     job = job_of(params)
     distill(job, "cpu", lambda images: None)
     undisturbed = tree(students(params))
     cut = replace(job, output=tmp_path / "cut" / job.output.name)
-    real = distillation._train_step
+    real = Training.step
     steps: list[int] = []
 
-    def failing(*arguments: Any) -> None:
+    def failing(*arguments: Any) -> Any:
         if len(steps) == stop:
             raise KeyboardInterrupt
         steps.append(stop)
-        real(*arguments)
+        return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(distillation, "_train_step", failing)
+        patch.setattr(Training, "step", failing)
         with pytest.raises(KeyboardInterrupt):
             distill(cut, "cpu", lambda images: None)
     assert cut.checkpoint.exists() == (stop >= 2)
@@ -329,6 +443,96 @@ def test_checkpoints_do_not_change_the_result(made: Params) -> None:
     assert is_trained(often)
     distill(often, "cpu", lambda images: None)
     assert tree(students(made)) == expected
+
+
+def test_the_average_fades_in_and_is_what_is_published(made: Params) -> None:
+    plain, job = job_of(made), job_of(changed(made, {"distillation.ema": 0.3}))
+    states: list[dict[str, Tensor]] = []
+
+    def record(images: float) -> None:
+        state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+        if state is not None and state["progress"]["step"] > len(states):
+            states.append(state["training"]["student"])
+
+    # A report follows each step, so that checkpoints after every step show all but the last.
+    each = job.training.model_copy(update={"checkpoint_every": 1})
+    checkpoint = job.checkpoint
+    distill(replace(job, training=each), "cpu", record)
+    averaged = load_file(job.output)
+    distill(plain, "cpu", lambda images: None)
+    states.append(load_file(plain.output))
+    assert len(states) == 6
+    torch.manual_seed(job.seed)
+    expected = build_network(job.student.source, job.student.arguments, "student").state_dict()
+    for number, state in enumerate(states):
+        decay = min(0.3, (1 + number) / (10 + number))
+        for name, tensor in state.items():
+            if tensor.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * tensor
+            else:
+                expected[name] = tensor
+    for name, tensor in expected.items():
+        assert torch.allclose(averaged[name], tensor, atol=1e-6), name
+    assert not torch.allclose(averaged["0.weight"], states[-1]["0.weight"], atol=1e-6)
+
+
+def test_clean_statistics_are_those_of_the_unmixed_images(made: Params) -> None:
+    whole = changed(made, {"distillation.batch_size": 20, "distillation.batchnorm": "clean"})
+    _, teacher = load(whole)
+    job = job_of(whole)
+    distill(job, "cpu", lambda images: None)
+    weights = load_file(job.output)
+    ((pixels, _),) = ordered_batches(tars(made), 20)
+    features = F.conv2d(teacher.preprocessing.normalise(pixels), weights["0.weight"], None, 1, 1)
+    variance, mean = torch.var_mean(features, dim=(0, 2, 3))
+    assert torch.allclose(weights["1.running_mean"], mean, atol=1e-5)
+    assert torch.allclose(weights["1.running_var"], variance, atol=1e-5)
+    distill(job_of(changed(whole, {"distillation.batchnorm": "running"})), "cpu", lambda n: None)
+    running = load_file(job.output)
+    assert torch.equal(running["0.weight"], weights["0.weight"])
+    assert not torch.allclose(running["1.running_mean"], mean, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_compiled_student_is_near_the_eager_one_and_goes_on_exactly(
+    made: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    eager = job_of(made)
+    expected = distill(eager, "cpu", lambda images: None)
+    job = job_of(changed(made, {"distillation.compile": True}))
+    found = distill(job, "cpu", lambda images: None)
+    assert "does not compile" not in caplog.text
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    undisturbed = tree(students(made))
+    cut = replace(job, output=tmp_path / "cut" / job.output.name)
+
+    def stop(images: float) -> None:
+        if cut.checkpoint.exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(cut, "cpu", stop)
+    distill(cut, "cpu", lambda images: None)
+    assert tree(tmp_path / "cut") == undisturbed
+
+
+def test_where_nothing_compiles_the_student_is_trained_all_the_same(
+    made: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    distill(job_of(made), "cpu", lambda images: None)
+    expected = load_file(job_of(made).output)
+
+    def broken(teacher: nn.Module, student: nn.Module, images: Tensor, temperature: float) -> Any:
+        student(images)
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(training, "_compiled_loss", lambda: broken)
+    job = job_of(changed(made, {"distillation.compile": True}))
+    distill(job, "cpu", lambda images: None)
+    assert caplog.text.count("does not compile here, going on without: no C++ compiler") == 1
+    assert not is_trained(job_of(made)) and is_trained(job)
+    found = load_file(job.output)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_student_may_start_from_another(made: Params, tmp_path: Path) -> None:
@@ -373,6 +577,10 @@ def test_a_record_that_cannot_be_read_is_no_record(made: Params, content: bytes)
         ("distillation.temperature", 5.0),
         ("distillation.mixup", 0.1),
         ("distillation.batch_size", 4),
+        ("distillation.cutout", 2),
+        ("distillation.ema", 0.5),
+        ("distillation.batchnorm", "clean"),
+        ("distillation.precision", "bfloat16"),
         ("student.arguments", {"width": 5}),
         ("teacher.input.mean", [0.41]),
         ("synthesis.iterations", 5),

@@ -1,0 +1,184 @@
+"""One step of a student: teacher and student on the same mixed images, Eq. 1, SGD, an average."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.augmentation import augment
+from pipeline.batchnorm import restate, share_batchnorm
+from pipeline.config import DistillationConfig
+from pipeline.plan import derive_seed
+from pipeline.ranks import average_gradients, own_share
+from pipeline.teacher import Teacher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step saw: the loss, both networks' logits on the mixed images, and the clean ones."""
+
+    loss: Tensor
+    logits: Tensor
+    target: Tensor
+    clean: Tensor
+
+
+class Training:
+    """A student on its way. :meth:`state_dict` is all that its future follows from."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: nn.Module,
+        config: DistillationConfig,
+        seed: int,
+    ) -> None:
+        self.student = share_batchnorm(student).to(teacher.device)
+        self._layout = torch.contiguous_format
+        if config.precision == "bfloat16":
+            self._layout = torch.channels_last
+            self.student.to(memory_format=torch.channels_last)
+        self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
+        self._average = copy.deepcopy(self.student).eval() if config.ema else None
+        self._optimizer = torch.optim.SGD(
+            self.student.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+        )
+        self._judge = _compiled_loss() if config.compile else _loss
+        self._untried = config.compile
+
+    def step(self, number: int, pixels: Tensor) -> Step:
+        """Step ``number``, counted from 0, on this process's share of a batch, uint8."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._config, number)
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
+        clean = self._teacher.preprocessing.normalise(pixels.to(self._teacher.device))
+        images = augment(clean, self._config, generator, self._share)
+        self.student.train()
+        # For dropout and its like; apart in each process.
+        noise = derive_seed(self._seed, number, 1 + self._share.index)
+        loss, logits, target = self._differentiate(images, noise)
+        average_gradients(self.student.parameters())
+        self._optimizer.step()
+        if self._average is not None:
+            decay = min(self._config.ema, (1 + number) / (10 + number))  # the first ones fade fast
+            follow(self._average, self.student, decay)
+        return Step(loss.detach(), logits.detach(), target, clean)
+
+    def published(self, pixels: Iterable[Tensor]) -> nn.Module:
+        """The trained student: its average, if one is kept. ``pixels`` are batches of the dataset
+        for ``batchnorm: clean``."""
+        network = self.student if self._average is None else self._average
+        if self._config.batchnorm == "clean":
+            normalise = self._teacher.preprocessing.normalise
+            restate(network, (normalise(batch.to(self._teacher.device)) for batch in pixels))
+        return network
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "student": self.student.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _differentiate(self, images: Tensor, noise: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and gradients. Falls back to eager where compiling fails."""
+        if not self._untried:
+            return self._backward(images, noise)
+        self._untried = False
+        before = copy.deepcopy(self.student.state_dict())
+        try:
+            return self._backward(images, noise)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            log.warning("the student does not compile here, going on without: %s", reason)
+            self.student.load_state_dict(before)  # its BatchNorm may have seen the batch already
+            self._judge = _loss
+            return self._backward(images, noise)
+
+    def _backward(self, images: Tensor, noise: int) -> tuple[Tensor, Tensor, Tensor]:
+        torch.manual_seed(noise)
+        bfloat16 = self._config.precision == "bfloat16"
+        images = images.contiguous(memory_format=self._layout)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+            judged = self._judge(
+                self._teacher.network, self.student, images, self._config.temperature
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        judged[0].backward()
+        return judged
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Eq. 1 of the paper, ``T^2 KL(p_T(x / T) || p_S(x / T))``, mean over the batch.
+
+    ``[B, K], [B, K]`` to a scalar. ``T^2`` keeps the gradient's size over temperatures (Hinton et
+    al. 2015).
+    """
+    log_student = F.log_softmax(student_logits.float() / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return divergence * temperature**2
+
+
+def learning_rate(config: DistillationConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    warmup = min(config.warmup, config.steps // 2)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+    """``average = decay average + (1 - decay) student``; whole numbers are taken over."""
+    ours, theirs = (list(network.state_dict().values()) for network in (average, student))
+    real = [tensor.is_floating_point() for tensor in ours]
+    torch._foreach_lerp_(
+        [tensor for tensor, is_real in zip(ours, real, strict=True) if is_real],
+        [tensor for tensor, is_real in zip(theirs, real, strict=True) if is_real],
+        1 - decay,
+    )
+    for own, other, is_real in zip(ours, theirs, real, strict=True):
+        if not is_real:
+            own.copy_(other)
+
+
+def _loss(
+    teacher: nn.Module, student: nn.Module, images: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.no_grad():
+        target = teacher(images)
+    logits = student(images)
+    return distillation_loss(logits, target, temperature), logits, target
+
+
+@functools.cache
+def _compiled_loss() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """One function for all students, which so compile once."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # Not dynamic: a step's kernels must not depend on the sizes that came before it.
+    return torch.compile(_loss, dynamic=False)

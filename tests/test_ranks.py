@@ -1,0 +1,158 @@
+"""One student trained by two processes, as torchrun starts them, against one process."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline import batchnorm, ranks, students
+from pipeline.batchnorm import share_batchnorm
+from pipeline.distillation import DistillJob, distill, student_problem
+from pipeline.errors import UserError
+from pipeline.ranks import Share
+from pipeline.storage import digest_file
+from pipeline.students import check_distillation, student_jobs
+from tests.conftest import Params, changed, load, tree, write_params
+
+RUN = {
+    "distillation.steps": 50,
+    "distillation.batch_size": 8,
+    "distillation.checkpoint_every": 10,
+    "distillation.cutout": 2,
+    "distillation.ema": 0.9,
+    "distillation.batchnorm": "clean",
+}
+
+
+@pytest.fixture(scope="module")
+def run(finished: Params, tmp_path_factory: pytest.TempPathFactory) -> Params:
+    root = tmp_path_factory.mktemp("ranks")
+    paths = {f"paths.{name}": str(root / name) for name in ("students", "reports")}
+    return changed(finished, {**RUN, **paths})
+
+
+@pytest.fixture(scope="module")
+def by_two(run: Params) -> Iterator[Path]:
+    """The directory of a student that two processes trained, torchrun's own way."""
+    directory = Path(run["paths"]["students"])
+    params = write_params(run, directory.parent / "params.json")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, "-m", "pipeline", "distill", "--params", str(params)], check=True)
+    yield directory
+
+
+def start(params: Path) -> list[subprocess.Popen[bytes]]:
+    """Two processes with the environment that torchrun gives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "pipeline", "distill", "--params", str(params)]
+    return [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+
+
+def job_of(params: Params) -> DistillJob:
+    (job,) = student_jobs(*load(params))
+    return job
+
+
+def losses(directory: Path) -> list[float]:
+    with (directory / "student-0.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(run: Params, by_two: Path, tmp_path: Path) -> None:
+    assert list(tree(by_two)) == ["student-0.csv", "student-0.json", "student-0.safetensors"]
+    alone = job_of(changed(run, {"paths.students": str(tmp_path)}))
+    distill(alone, "cpu", lambda images: None)
+    expected, found = losses(tmp_path), losses(by_two)
+    assert len(expected) == 50 and expected[-1] < expected[0] / 2
+    assert found == pytest.approx(expected, abs=1e-4)
+    ours, theirs = load_file(alone.output), load_file(by_two / alone.output.name)
+    assert list(ours) == list(theirs)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
+    assert student_problem(by_two / alone.output.name) is None
+
+
+@pytest.mark.slow
+def test_two_killed_processes_go_on_to_the_same_bytes(
+    run: Params, by_two: Path, tmp_path: Path
+) -> None:
+    often = {"paths.students": str(tmp_path / "cut"), "distillation.checkpoint_every": 2}
+    job = job_of(changed(run, often))
+    params = write_params(changed(run, often), tmp_path / "params.json")
+    processes = start(params)
+    try:
+        while not job.checkpoint.exists():
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.001)
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.communicate()
+    assert not job.output.exists()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / job.checkpoint.name).write_bytes(job.checkpoint.read_bytes())
+    for process in start(params):
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    for file in by_two.iterdir():
+        assert digest_file(file) == digest_file(tmp_path / "cut" / file.name), file.name
+    # As many processes as there are may take it over: here one.
+    told: list[float] = []
+    distill(job_of(changed(run, {"paths.students": str(alone)})), "cpu", told.append)
+    assert told[0] >= 16 and sum(told) == 400
+    assert losses(alone) == pytest.approx(losses(by_two), abs=1e-4)
+
+
+@pytest.mark.parametrize(("processes", "batch", "multiple"), [(2, 10, 8), (3, 16, 12)])
+def test_a_batch_that_cannot_be_shared(
+    finished: Params, processes: int, batch: int, multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, teacher = load(changed(finished, {"distillation.batch_size": batch}))
+    check_distillation(config, teacher)
+    monkeypatch.setattr(students, "own_share", lambda: Share(0, processes))
+    with pytest.raises(UserError, match=f"batch_size is {batch}.* a multiple of {multiple} "):
+        check_distillation(config, teacher)
+
+
+def test_a_process_without_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("auto", "cuda"):
+        with pytest.raises(UserError, match="GPU 3, but this machine has 2"), ranks.joined(device):
+            pass
+
+
+def test_a_batchnorm_of_another_kind_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(nn.BatchNorm2d):
+        pass
+
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), Other(2))
+    assert share_batchnorm(network) is network
+    monkeypatch.setattr(batchnorm, "own_share", lambda: Share(0, 2))
+    with pytest.raises(UserError, match="a Other, which several processes cannot share"):
+        share_batchnorm(network)
