@@ -44,7 +44,8 @@ class Engine:
         self.objective = objective
         self._precision = precision
         self._student = student
-        self._statistics = FeatureStatistics(teacher.network)
+        self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
+        self._taken: dict[tuple[int, int], bool] = {}
         self._step = self._total
         self._untried = compiled
         if compiled:
@@ -90,6 +91,20 @@ class Engine:
         """The final word on a batch: eager, float32, without gradients."""
         with torch.no_grad():
             return self._judge(images, labels)
+
+    def takes(self, sides: tuple[int, int]) -> bool:
+        """Whether the networks answer images of another height and width."""
+        if sides not in self._taken:
+            images = torch.zeros(2, self.teacher.shape[0], *sides, device=self.teacher.device)
+            try:
+                with torch.no_grad():
+                    for network in filter(None, (self.teacher.network, self._student)):
+                        network(images)
+                self._taken[sides] = True
+            except Exception:  # whatever a network says to a size that it was not made for
+                self._taken[sides] = False
+            self._statistics.collect()
+        return self._taken[sides]
 
     @property
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from pipeline.config import Config
 from pipeline.plan import Plan
 from pipeline.provenance import ShardRecord
-from pipeline.shards import IMAGE, Pixels, decode_image, read_tar
+from pipeline.shards import Pixels, decode_image, image_part, read_tar
 from pipeline.storage import write_bytes
 from pipeline.synthesis import plan_of
 
@@ -99,7 +99,7 @@ def _pick(
         for _, parts, _ in read_tar(root / "train" / f"{number:06d}.tar"):
             row = cells.get(int(parts["cls"]))
             if row is not None and len(row) < ROWS:
-                row.append((decode_image(parts[IMAGE]), _probability(parts["json"])))
+                row.append((decode_image(image_part(parts)), _probability(parts["json"])))
         if all(len(row) == ROWS for row in cells.values()):
             break
     return cells
@@ -125,10 +125,18 @@ def _grid(cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | N
 
 
 def _cell(pixels: Pixels) -> Image.Image:
-    array = pixels[0] if pixels.shape[0] == 1 else pixels[:3].transpose(1, 2, 0)
+    array = pixels[0] if pixels.shape[0] == 1 else _colours(pixels).transpose(1, 2, 0)
     large = max(pixels.shape[1:]) > SIDE
     how = Image.Resampling.LANCZOS if large else Image.Resampling.NEAREST
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB").resize((SIDE, SIDE), how)
+
+
+def _colours(pixels: Pixels) -> Pixels:
+    """Red, green and blue of ``[C, H, W]``: with other channels, means of a third of them each."""
+    if pixels.shape[0] in (3, 4):
+        return pixels[:3]
+    spread = np.repeat(pixels, 3, axis=0)  # so that a third is never empty
+    return np.stack([part.mean(0) for part in np.array_split(spread, 3)]).astype(np.uint8)
 
 
 def _png(image: Image.Image) -> bytes:

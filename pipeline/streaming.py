@@ -12,7 +12,7 @@ import webdataset as wds
 from torch import Tensor
 
 from pipeline.plan import derive_seed
-from pipeline.shards import IMAGE, decode_image
+from pipeline.shards import decode_image, image_part
 
 
 def epoch_batches(
@@ -51,7 +51,7 @@ def ordered_batches(shards: Sequence[Path], batch_size: int) -> Iterator[tuple[T
 
 
 def _decode(sample: dict[str, bytes]) -> tuple[np.ndarray, int]:
-    return decode_image(sample[IMAGE]), int(sample["cls"])
+    return decode_image(image_part(sample)), int(sample["cls"])
 
 
 def _collate(samples: list[tuple[np.ndarray, int]]) -> tuple[Tensor, Tensor]:

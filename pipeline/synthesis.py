@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline import engine as engine_module
-from pipeline import inversion, objective, plan, shards, sources, statistics, teacher
+from pipeline import inversion, objective, plan, shards, sources, statistics, teacher, views
 from pipeline.code import source_digest
 from pipeline.config import Config, StudentConfig
 from pipeline.engine import Engine
@@ -23,6 +23,7 @@ from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
 from pipeline.shards import Sample, write_tar
+from pipeline.soundness import check_soundness
 from pipeline.storage import (
     check_writable,
     digest_bytes,
@@ -37,7 +38,17 @@ from pipeline.storage import (
 from pipeline.teacher import Teacher, cached_teacher, load_teacher
 
 # The modules whose code decides what the pixels are; a change in one makes every shard stale.
-_PIXEL_CODE = (engine_module, inversion, objective, plan, shards, sources, statistics, teacher)
+_PIXEL_CODE = (
+    engine_module,
+    inversion,
+    objective,
+    plan,
+    shards,
+    sources,
+    statistics,
+    teacher,
+    views,
+)
 
 Report = Callable[[float], None]
 
@@ -86,12 +97,8 @@ def check(config: Config, *outputs: str) -> Teacher:
         UserError: what is wrong and what to do.
     """
     loaded = load_teacher(config.teacher, torch.device("cpu"))
-    needs_statistics = config.synthesis.objective.resolve().feature > 0
-    if needs_statistics and not statistics.batchnorm_layers(loaded.network):
-        raise UserError(
-            "the teacher has no BatchNorm layer with running statistics, which R_feature matches: "
-            "set synthesis.objective.feature to 0 or bring another teacher"
-        )
+    if config.synthesis.objective.resolve().feature > 0:
+        check_soundness(loaded)
     if config.adaptive.rounds:
         check_student(config, loaded)
         batch = config.adaptive.training.batch_size

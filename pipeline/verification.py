@@ -20,7 +20,7 @@ from pipeline.distillation import student_problem
 from pipeline.plan import Plan, ShardPlan
 from pipeline.provenance import SCHEMA, ShardRecord, is_current, read_record
 from pipeline.running import Runner
-from pipeline.shards import IMAGE, BadShardError, decode_image, read_tar
+from pipeline.shards import BadShardError, decode_image, image_part, read_tar
 from pipeline.storage import digest_bytes, digest_file, digest_json
 from pipeline.synthesis import plan_of, record_path, shard_spec
 from pipeline.teacher import Teacher
@@ -140,7 +140,7 @@ def _shard_problems(
             if not _sample_matches(parts, offset, row, int(label)):
                 problems.append(f"sample {key} is not what its row says")
                 break
-        pixels = np.stack([decode_image(parts[IMAGE]) for _, parts, _ in samples])
+        pixels = np.stack([decode_image(image_part(parts)) for _, parts, _ in samples])
         labels = [int(parts["cls"]) for _, parts, _ in samples]
     except Exception as error:  # whatever a broken image makes a decoder say
         return [*problems, f"a sample cannot be read: {error}"], [], 0
@@ -157,7 +157,7 @@ def _shard_problems(
 
 
 def _sample_matches(parts: dict[str, bytes], offset: int, row: dict[str, Any], label: int) -> bool:
-    image = parts[IMAGE]
+    image = image_part(parts)
     facts = json.loads(parts["json"])
     return bool(
         int(parts["cls"]) == label == row["cls"] == facts["cls"]
