@@ -73,6 +73,27 @@ def published_weights(source: str, weights: str, role: str) -> Path | None:
     )
 
 
+def renamed(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with the keys of ``network``: transformers publishes some under older names."""
+    if type(network).__module__.partition(".")[0] != "transformers":
+        return state
+    if set(state) == set(network.state_dict()):
+        return state
+    model: Any = network
+    logging = importlib.import_module("transformers.utils.logging")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    filled, found = type(model).from_pretrained(
+        None,
+        config=model.config,
+        state_dict=dict(state),
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    names: dict[str, Tensor] = filled.state_dict()
+    return state if any(found.values()) else names
+
+
 def hub_file(name: str) -> Path | None:
     """The ``hubconf.py`` of ``OWNER/REPO[:REF]:ENTRY`` or ``FOLDER:ENTRY``, if it is here."""
     repository = name.rpartition(":")[0]

@@ -62,7 +62,7 @@ def load_weights(network: nn.Module, path: Path, role: str) -> None:
     Raises:
         UserError: no such file, not a state dict, or it does not fit.
     """
-    state = read_state_dict(path, role)
+    state = libraries.renamed(network, read_state_dict(path, role))
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
