@@ -65,8 +65,7 @@ def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
             batch = torch.roll(batch, shift, (2, 3))
             flipped = torch.rand(len(batch), 1, 1, 1) < 0.5
             batch = torch.where(flipped, batch.flip(3), batch)
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(network(batch), labels[index], label_smoothing=0.1)
+            loss = F.cross_entropy(network(batch), labels[index], label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -174,7 +173,7 @@ def main() -> int:
     parser.add_argument("teachers", nargs="+", choices=[n for n in NETWORKS if n != JUDGE])
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=3000, help="of the student; 0 for none")
-    parser.add_argument("--epochs", type=int, default=3, help="of each teacher")
+    parser.add_argument("--epochs", type=int, default=10, help="of each teacher")
     parser.add_argument("--workers", type=int, default=None)
     with report_errors() as outcome:
         options = parser.parse_args()

@@ -116,23 +116,23 @@ class ConvNeXtBlock(nn.Module):
 def convnext(classes: int = 10) -> nn.Module:
     """ConvNeXt-style: a patch stem and two stages, LayerNorm throughout."""
     return nn.Sequential(
-        nn.Conv2d(1, 48, 2, 2),
-        Normalise(48),
-        *(ConvNeXtBlock(48) for _ in range(2)),
-        Normalise(48),
-        nn.Conv2d(48, 96, 2, 2),
-        *(ConvNeXtBlock(96) for _ in range(3)),
+        nn.Conv2d(1, 32, 2, 2),
+        Normalise(32),
+        ConvNeXtBlock(32),
+        Normalise(32),
+        nn.Conv2d(32, 80, 2, 2),
+        *(ConvNeXtBlock(80) for _ in range(3)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.LayerNorm(96),
-        nn.Linear(96, classes),
+        nn.LayerNorm(80),
+        nn.Linear(80, classes),
     )
 
 
 class ViT(nn.Module):
     """A vision transformer: patches of 4x4, learned positions, mean of the tokens."""
 
-    def __init__(self, classes: int, width: int = 96, depth: int = 4, heads: int = 4) -> None:
+    def __init__(self, classes: int, width: int = 64, depth: int = 3, heads: int = 4) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, 4, 4)
         self.positions = nn.Parameter(0.02 * torch.randn(1, 49, width))

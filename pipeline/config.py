@@ -147,6 +147,7 @@ class SynthesisConfig(Section):
     threads: Few = 1
     precision: Precision = "bfloat16"
     compile: bool = True
+    checkpointing: bool = False
     soft_labels: bool = False
     objective: ObjectiveConfig = ObjectiveConfig()
 

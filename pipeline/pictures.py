@@ -32,12 +32,19 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     for round_ in range(config.adaptive.rounds + 1):
         cells = _pick(layout, root, round_, config.teacher.classes)
         path = reports / "grids" / f"round-{round_}.png"
-        write_bytes(path, _png(_grid(cells, config.teacher.class_names)))
+        draw_cells(cells, config.teacher.class_names, path)
         paths.append(path)
     for path in (reports / "grids").glob("round-*.png"):
         if path not in paths:
             path.unlink()
     return paths
+
+
+def draw_cells(
+    cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None, path: Path
+) -> None:
+    """A grid of images, a column a class; ``cells`` are pixels and probabilities by class."""
+    write_bytes(path, _png(_grid(cells, names)))
 
 
 def draw_synthesis_curves(records: Sequence[ShardRecord], path: Path) -> None:

@@ -137,6 +137,7 @@ def shard_spec(
         "threads": config.synthesis.threads,
         "precision": config.synthesis.precision,
         "compile": config.synthesis.compile,
+        "checkpointing": config.synthesis.checkpointing,
         "teacher": teacher_digest,
         "student": student,
         "code": _code_digest(),
@@ -355,6 +356,7 @@ def _engine(job: ShardJob, device: str) -> Engine:
         round_objective(config, job.spec["round"]),
         config.synthesis.precision,
         config.synthesis.compile,
+        config.synthesis.checkpointing,
         config.student.model_dump_json() if competitor else "",
         competitor,
     )
@@ -366,6 +368,7 @@ def _cached_engine(
     weights: Objective,
     precision: Precision,
     compiled: bool,
+    checkpointing: bool,
     section: str,
     competitor: Competitor | None,
 ) -> Engine:
@@ -375,4 +378,4 @@ def _cached_engine(
         student = sources.build_network(architecture.source, architecture.arguments, "student")
         sources.load_weights(student, competitor.weights, "student")
         student.eval().requires_grad_(False).to(loaded.device)
-    return Engine(loaded, weights, precision, compiled, student)
+    return Engine(loaded, weights, precision, compiled, student, checkpointing)
