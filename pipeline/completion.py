@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -111,7 +112,8 @@ def _count_classes(teacher: Mapping[str, Any]) -> int | None:
 
 def _skeleton(source: str, arguments: Mapping[str, Any]) -> nn.Module:
     """The network without memory for its weights, where its factory can do that."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a factory that fills in its weights here does so in vain
         try:
             with torch.device("meta"):
                 return build_network(source, arguments, "teacher")
