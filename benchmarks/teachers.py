@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -135,8 +136,7 @@ def _hugging_face(name: str, row: Row, out: Path) -> Path:
     processor = {"do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255}
     processor |= {"image_mean": [0.45] * channels, "image_std": [0.25] * channels}
     processor |= {"size": {"height": height, "width": width}}
-    with (out / name / "preprocessor_config.json").open("w") as file:
-        YAML(typ="safe", pure=True).dump(processor, file)
+    (out / name / "preprocessor_config.json").write_text(json.dumps(processor))
     return out / name
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from pipeline.errors import UserError
 from pipeline.libraries import (
     PRETRAINED,
     builder,
@@ -105,9 +108,9 @@ def _imagenet_names(known: Mapping[str, Any], classes: int) -> tuple[str, ...] |
 def _describe_transformers(
     name: str, arguments: Mapping[str, Any], weights: str | None
 ) -> Description:
-    config = {**json.loads(required_file(name, "config.json", "teacher").read_bytes()), **arguments}
+    config = {**_read_json(required_file(name, "config.json", "teacher")), **arguments}
     path = hugging_face_file(name, "preprocessor_config.json")
-    usual = json.loads(path.read_bytes()) if path else {}
+    usual = _read_json(path) if path else {}
     channels = config.get("num_channels", 3)
     crop = usual.get("crop_size") if usual.get("do_center_crop") else None
     height, width = _sides(arguments.get("image_size") or crop or usual.get("size")) or (
@@ -128,6 +131,16 @@ def _describe_transformers(
         class_names=names if names and not names[0].startswith("LABEL_") else None,
         license=_card_license(name),
     )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"teacher.source: {path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"teacher.source: {path} must hold a JSON object")
+    return values
 
 
 def _sides(size: Any) -> tuple[int, int] | None:
@@ -159,5 +172,8 @@ def _card_license(name: str) -> str | None:
     text = path.read_text(encoding="utf-8") if path else ""
     if not text.startswith("---"):
         return None
-    head = YAML(typ="safe", pure=True).load(text.split("---")[1])
+    try:
+        head = YAML(typ="safe", pure=True).load(text.split("---")[1])
+    except YAMLError:  # a model card is for people: what it does not say plainly is not said
+        return None
     return str(head["license"]) if isinstance(head, dict) and "license" in head else None

@@ -199,6 +199,13 @@ def test_a_processors_scale_is_taken_into_mean_and_std(
     assert (known.height, known.width) == (20, 20)
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "image_mean: 3"])
+def test_a_processor_file_that_is_broken(vit_folder: Path, text: str) -> None:
+    (vit_folder / "preprocessor_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"preprocessor_config\.json"):
+        describe(f"hf:{vit_folder}", {}, "pretrained")
+
+
 def test_what_was_read_is_written_down(vit_folder: Path, tiny: Params) -> None:
     section = {"source": f"hf:{vit_folder}", "weights": "pretrained"}
     params = changed(
