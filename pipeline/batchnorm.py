@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import UserError
 from pipeline.ranks import own_share
-from pipeline.statistics import batchnorm_layers
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -77,7 +76,8 @@ def restate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     Those of training come from mixed images, which differ from the ones that a student will see.
     """
     network.eval()
-    layers = batchnorm_layers(network)
+    modules = (layer for layer in network.modules() if isinstance(layer, _BatchNorm))
+    layers = [layer for layer in modules if layer.running_mean is not None]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
+    tried = add("probe", _probe, "try the teacher for two minutes and suggest parameters")
+    tried.add_argument("--seconds", type=float, default=120.0, help="of short inversions")
+    tried.add_argument("--write", action="store_true", help="put the findings into the file")
     planned = add("plan", _plan, "print what would be made, and what it would cost")
     planned.add_argument("--list", action="store_true", help="every shard")
     planned.add_argument("--devices", type=_count, nargs="+", default=[1], metavar="N")
@@ -121,6 +124,32 @@ def _rate(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of images above 0")
     return value
+
+
+def _probe(config: Config, options: argparse.Namespace) -> int:
+    import torch
+
+    from pipeline.running import open_executor
+    from pipeline.synthesis import check
+    from pipeline.teacher import load_teacher
+    from pipeline.trial import findings_text, try_teacher, write_findings
+
+    teacher = check(config, "reports")
+    with open_executor(config, config.synthesis.threads) as executor:
+        workers = executor.workers
+    wanted = config.execution.device
+    if wanted != "cpu" and torch.cuda.is_available():
+        teacher = load_teacher(config.teacher, torch.device("cuda"))
+    torch.set_num_threads(config.synthesis.threads)
+    picture = Path(config.paths.reports) / "probe.png"
+    findings = try_teacher(config, teacher, workers, options.seconds, picture)
+    for line in findings_text(findings, config, workers):
+        print(line)
+    print(f"look at    {picture}")
+    if options.write:
+        write_findings(Path(options.params), config, findings)
+        print(f"written    {options.params}")
+    return 0
 
 
 def _plan(config: Config, options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.completion import complete_teacher, fitting_preset
 from pipeline.errors import UserError
 from pipeline.objective import PRESETS, FeatureForm, Objective, Precision, Schedule, Start
 
@@ -27,6 +28,7 @@ Few = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -47,6 +49,7 @@ def _no_credentials(text: str) -> str:
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_no_credentials)]
 
+AUTO = "auto"
 MOST_IMAGES, MOST_SHARDS = 100_000_000, 900_000
 
 
@@ -61,19 +64,28 @@ class Section(BaseModel):
 
 
 class InputConfig(Section):
-    """What the teacher sees: ``(pixel / 255 - mean) / std``, one mean and std a channel."""
+    """What the teacher sees: ``(pixel / 255 - mean) / std``, one mean and std a channel.
 
-    channels: Literal[1, 3, 4]
+    ``interpolation`` is how real images are brought to this size; nothing is made with it.
+    """
+
+    channels: Annotated[int, Field(ge=1, le=256)]
     height: Side
     width: Side
     mean: tuple[float, ...]
     std: tuple[Rate, ...]
+    interpolation: Name | None = None
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} must have one value for each of {self.channels} channels")
+        if max(map(abs, self.mean)) > 3 or max(self.std) > 10:
+            raise ValueError(
+                "mean and std are of pixels / 255, and these look like values for pixels of 0 to "
+                "255: divide both by 255"
+            )
         return self
 
 
@@ -86,6 +98,7 @@ class TeacherConfig(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     classes: Annotated[int, Field(ge=1, le=32767)]
     class_names: tuple[str, ...] | None = None
+    license: Name | None = None
     input: InputConfig
 
     @model_validator(mode="after")
@@ -105,9 +118,12 @@ class StudentConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """A preset, and any of its values to replace; null keeps the preset's."""
+    """A preset, and any of its values to replace; null keeps the preset's.
 
-    preset: str = "normalised"
+    ``auto`` becomes the preset that fits the teacher as soon as the parameters are read.
+    """
+
+    preset: str = AUTO
     classification: Weight | None = None
     tv: Weight | None = None
     l2: Weight | None = None
@@ -121,18 +137,21 @@ class ObjectiveConfig(Section):
     jitter: Count | None = None
     flip: bool | None = None
     clamp: bool | None = None
+    colour: Weight | None = None
+    zoom: Share | None = None
+    coarse: Fraction | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
+        if self.preset not in (AUTO, *PRESETS):
+            raise ValueError(f"preset {self.preset!r} is not one of {', '.join((AUTO, *PRESETS))}")
         return self
 
     def resolve(self) -> Objective:
         """The preset with the given values in place."""
         given = {f.name: getattr(self, f.name, None) for f in fields(Objective)}
         changes = {name: value for name, value in given.items() if value is not None}
-        return replace(PRESETS[self.preset], **changes)
+        return replace(PRESETS["normalised" if self.preset == AUTO else self.preset], **changes)
 
 
 class SynthesisConfig(Section):
@@ -149,6 +168,7 @@ class SynthesisConfig(Section):
     threads: Few = 1
     precision: Precision = "bfloat16"
     compile: bool = True
+    checkpointing: bool = False
     soft_labels: bool = False
     objective: ObjectiveConfig = ObjectiveConfig()
 
@@ -318,13 +338,28 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 
 def parse_config(values: Mapping[str, Any], name: str = "params") -> Config:
-    """Check values that are already in memory; ``name`` says in errors where they came from."""
+    """Check values that are already in memory; ``name`` says in errors where they came from.
+
+    What the teacher's source knows itself is filled in, so that the result says everything.
+    """
     _check_keys(values, name)
+    values = complete_teacher(values)
     try:
         # JSON mode is strict and yet takes lists for tuples and text for integer keys.
-        return Config.model_validate_json(json.dumps(values, default=str))
+        return _with_preset(Config.model_validate_json(json.dumps(values, default=str)))
     except ValidationError as error:
         raise UserError(f"{name}: {_explain(_most_specific(error.errors()))}") from error
+
+
+def _with_preset(config: Config) -> Config:
+    objective = config.synthesis.objective
+    if objective.preset != AUTO:
+        return config
+    shape = (config.teacher.input.height, config.teacher.input.width)
+    preset = fitting_preset(config.teacher.source, config.teacher.arguments, shape)
+    chosen = objective.model_copy(update={"preset": preset})
+    synthesis = config.synthesis.model_copy(update={"objective": chosen})
+    return config.model_copy(update={"synthesis": synthesis})
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -13,16 +13,17 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
-from pipeline.config import Config
+from pipeline.config import Config, TeacherConfig
 from pipeline.errors import UserError
 from pipeline.markers import MARKER
 from pipeline.provenance import ShardRecord
-from pipeline.shards import IMAGE
-from pipeline.sources import public_source
+from pipeline.shards import image_kind
+from pipeline.sources import public_source, weights_file
 from pipeline.storage import (
     Location,
     Stat,
     digest_bytes,
+    digest_file,
     json_bytes,
     listing,
     location,
@@ -181,11 +182,13 @@ until the teacher gave it the label it carries (DeepInversion, Yin et al., CVPR 
 | | |
 |---|---|
 | teacher | `{public_source(config.teacher.source)}`, sha256 `{teacher_digest[:16]}...` |
+| its licence | {config.teacher.license or "not stated by its source"} |
+| its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)} |
 | objective | `{config.synthesis.objective.preset}`, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 | label that the teacher confirms | {agreement:.1%} of images |
 
-Each sample is `<key>.{IMAGE}`, `<key>.cls` (class index) and `<key>.json`\
+Each sample is `<key>.{image_kind(shape.channels)}`, `<key>.cls` (class index) and `<key>.json`\
 {", `<key>.logits.npy` (teacher logits, float16)" if config.synthesis.soft_labels else ""}. \
 `metadata/*.parquet` has one row an image,
 joined by `key`: where it lies, its digest, its seed, every loss term, and the teacher's answer.
@@ -194,6 +197,10 @@ joined by `key`: where it lies, its digest, its seed, every loss term, and the t
 The images can reveal what the teacher saw in training: treat them with the care that the training
 data asks for. Their licence follows the teacher's.
 """
+
+
+def _values(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _timm_info(entries: Sequence[Entry]) -> dict[str, Any]:
@@ -230,7 +237,8 @@ def _provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -
             "name": "teacher",
             "uri": public_source(config.teacher.source),
             "digest": {"sha256": teacher_digest},
-        }
+        },
+        *_weights(config.teacher),
     ]
     students = sorted({entry.student for entry in entries if entry.student})
     inputs += [
@@ -277,6 +285,21 @@ def _provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -
             "runDetails": {"builder": {"id": NAME}},
         },
     }
+
+
+def _weights(teacher: TeacherConfig) -> list[dict[str, Any]]:
+    """The file that the teacher's weights were read from, by its own digest."""
+    if teacher.weights is None:
+        return []
+    path = weights_file(teacher.source, teacher.weights, "teacher")
+    return [
+        {
+            "name": "weights of the teacher",
+            "uri": path.name if Path(teacher.weights).is_file() else teacher.weights,
+            "digest": {"sha256": digest_file(path)},
+            "annotations": {"license": teacher.license or "not stated by its source"},
+        }
+    ]
 
 
 def _size_category(images: int) -> str:

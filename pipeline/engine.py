@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,6 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from pipeline.checkpointing import checkpointed
 from pipeline.objective import Objective, Precision, Terms, evaluate_terms
 from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Teacher
@@ -29,7 +31,8 @@ class Engine:
     """Teacher, student and objective together. Use it inside ``with``: hooks end with the block.
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
-    autocast; BatchNorm statistics and losses are float32 always.
+    autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
+    a third more time, and is not compiled.
     """
 
     def __init__(
@@ -39,21 +42,27 @@ class Engine:
         precision: Precision = "float32",
         compiled: bool = False,
         student: nn.Module | None = None,
+        checkpointing: bool = False,
     ) -> None:
         self.teacher = teacher
         self.objective = objective
         self._precision = precision
         self._student = student
-        self._statistics = FeatureStatistics(teacher.network)
+        self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
+        self._taken: dict[tuple[int, int], bool] = {}
         self._step = self._total
-        self._untried = compiled
-        if compiled:
+        self._checkpointing = checkpointing
+        self._open = contextlib.ExitStack()
+        self._untried = compiled and not checkpointing
+        if self._untried:
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             # Not dynamic: a batch's kernels must not depend on the sizes that came before it.
             self._step = torch.compile(self._total, dynamic=False)
 
     def __enter__(self) -> Engine:
-        self._statistics.__enter__()
+        self._open.enter_context(self._statistics)
+        if self._checkpointing:
+            self._open.enter_context(checkpointed(self.teacher.network))
         return self
 
     def __exit__(
@@ -62,7 +71,7 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._statistics.__exit__(kind, error, trace)
+        self._open.close()
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean objective, to be differentiated, and the unweighted terms' means (detached).
@@ -91,6 +100,20 @@ class Engine:
         with torch.no_grad():
             return self._judge(images, labels)
 
+    def takes(self, sides: tuple[int, int]) -> bool:
+        """Whether the networks answer images of another height and width."""
+        if sides not in self._taken:
+            images = torch.zeros(2, self.teacher.shape[0], *sides, device=self.teacher.device)
+            try:
+                with torch.no_grad():
+                    for network in filter(None, (self.teacher.network, self._student)):
+                        network(images)
+                self._taken[sides] = True
+            except Exception:  # whatever a network says to a size that it was not made for
+                self._taken[sides] = False
+            self._statistics.collect()
+        return self._taken[sides]
+
     @property
     def names(self) -> list[str]:
         """Of the values that :meth:`step` reports."""
@@ -103,6 +126,8 @@ class Engine:
         return total, torch.stack([part.detach().mean() for part in (total, *terms.unweighted())])
 
     def _judge(self, images: Tensor, labels: Tensor) -> Judgement:
+        if self._checkpointing:
+            self._statistics.collect()  # what the last gradient computed again
         logits = self.teacher.network(images)
         layers = self._statistics.collect()
         student_logits = None if self._student is None else self._student(images)

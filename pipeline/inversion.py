@@ -13,8 +13,10 @@ from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.objective import Objective, Terms
 from pipeline.plan import derive_seed
+from pipeline.views import Views, resize
 
 CURVE_POINTS = 20
+SMALLEST = 48  # pixels a side of a half-size image that a teacher is shown as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,28 +125,61 @@ def invert(
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
     labels = labels.to(teacher.device)
-    start = starting_images(len(labels), teacher.shape, objective.start, generator)
-    images = start.to(teacher.device)
+    images = starting_images(len(labels), teacher.shape, objective.start, generator)
+    images = images.to(teacher.device)
     if objective.clamp:
         images = teacher.preprocessing.clamp(images)
-    moves = _random_moves(iterations, objective, generator)
+    views = Views(objective, iterations, generator)
+    coarse = round(objective.coarse * iterations)
+    recorded: list[tuple[int, Tensor]] = []
+    for steps in (range(coarse), range(coarse, iterations)):
+        if steps:
+            run = _Stage(engine, labels, views, steps, iterations, recorded, progress)
+            images = _optimise(run, images, small=steps.start < coarse)
+    return _finish(engine, images, labels, seed, iterations, recorded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Iterations ``steps`` of ``iterations``, all at one size of the images."""
+
+    engine: Engine
+    labels: Tensor
+    views: Views
+    steps: range
+    iterations: int
+    recorded: list[tuple[int, Tensor]]
+    progress: Callable[[int], None] | None
+
+
+def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
+    """The images after a stage, at the teacher's size.
+
+    ``small`` ones are optimised at half of it. The teacher is shown them as they are if they are
+    large enough still and it takes them, or enlarged: then they are smooth, and as dear.
+    """
+    engine, teacher, objective = stage.engine, stage.engine.teacher, stage.engine.objective
+    full = teacher.shape[1:]
+    half = (-(-full[0] // 2), -(-full[1] // 2))
+    enlarge = small and not (min(half) >= SMALLEST and engine.takes(half))
+    images = resize(images, half) if small else images
     images.requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=objective.learning_rate, betas=objective.betas)
-    recorded: list[tuple[int, Tensor]] = []
-    for iteration in range(iterations):
-        optimizer.param_groups[0]["lr"] = learning_rate(objective, iteration, iterations)
-        total, means = engine.step(_move(images, *moves[iteration]), labels)
+    for step, iteration in enumerate(stage.steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(objective, step, len(stage.steps))
+        shown = resize(images, full) if enlarge else images
+        total, means = engine.step(stage.views.show(shown, iteration), stage.labels)
         total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if objective.clamp:
             with torch.no_grad():
                 images.copy_(teacher.preprocessing.clamp(images))
-        if iteration % max(1, iterations // CURVE_POINTS) == 0:
-            recorded.append((iteration, means))
-        if progress is not None:
-            progress(1)
-    return _finish(engine, images.detach(), labels, seed, iterations, recorded)
+        if iteration % max(1, stage.iterations // CURVE_POINTS) == 0:
+            stage.recorded.append((iteration, means))
+        if stage.progress is not None:
+            stage.progress(1)
+    return resize(images.detach(), full) if small else images.detach()
 
 
 def _finish(
@@ -218,19 +253,3 @@ def learning_rate(objective: Objective, iteration: int, iterations: int) -> floa
         return objective.learning_rate
     done = (iteration - warmup) / max(1, iterations - warmup)
     return float(objective.learning_rate * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done))))
-
-
-def _random_moves(
-    iterations: int, objective: Objective, generator: torch.Generator
-) -> list[tuple[int, int, bool]]:
-    shifts = torch.randint(
-        -objective.jitter, objective.jitter + 1, (iterations, 2), generator=generator
-    ).tolist()
-    flips = torch.randint(0, 2, (iterations,), generator=generator).tolist()
-    return [(dy, dx, bool(f) and objective.flip) for (dy, dx), f in zip(shifts, flips, strict=True)]
-
-
-def _move(images: Tensor, down: int, right: int, flip: bool) -> Tensor:
-    """The same small shift and flip for the whole batch, so that no pixel keeps its place."""
-    moved = torch.roll(images, (down, right), (2, 3))
-    return moved.flip(3) if flip else moved

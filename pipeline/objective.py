@@ -32,6 +32,11 @@ class Objective:
     ``classification * L + tv * R_TV + l2 * R_l2 + feature * R_feature + compete * R_compete``
 
     Learning rate and jitter are in units of the teacher's normalised space and of pixels.
+
+    The last three are off unless a preset sets them. ``colour`` is the greatest change of contrast
+    (its logarithm) and of brightness that each channel of an image is shown under, drawn anew each
+    step; ``zoom`` the smallest side of the crop that the whole batch is shown as, a share of the
+    image's; ``coarse`` the share of the iterations in which images have half the size.
     """
 
     classification: float = 1.0
@@ -48,6 +53,9 @@ class Objective:
     jitter: int = 2
     flip: bool = True
     clamp: bool = True
+    colour: float = 0.0
+    zoom: float = 1.0
+    coarse: float = 0.0
 
 
 # The published code takes one norm over a batch of 256 where R_TV and R_l2 here are means of one
@@ -82,9 +90,16 @@ _IMAGENET = Objective(
     jitter=30,
 )
 
+_LARGE = Objective(jitter=16, coarse=0.6)
+# Without BatchNorm nothing but the priors keeps an image from being noise that the teacher alone
+# reads as a class: it has to stay that class under changes of colour, place and size.
+_WITHOUT = Objective(feature=1.0, tv=2e-2, colour=0.5, zoom=0.6, coarse=0.5)
 
 PRESETS: dict[str, Objective] = {
     "normalised": Objective(),
+    "normalised-large": _LARGE,
+    "without-batchnorm": _WITHOUT,
+    "without-batchnorm-large": replace(_WITHOUT, jitter=16),
     "deepdream-cifar10": replace(_CIFAR10, feature=0.0),
     "deepinversion-cifar10": _CIFAR10,
     "adaptive-cifar10": replace(_CIFAR10, compete=10.0),

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.config import Config
 from pipeline.plan import Plan
-from pipeline.shards import IMAGE, Pixels, decode_image, read_tar
+from pipeline.shards import Pixels, decode_image, image_part, read_tar
 from pipeline.storage import Location, location, read_bytes, write_bytes
 from pipeline.synthesis import plan_of
 
@@ -35,12 +35,19 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     for round_ in range(config.adaptive.rounds + 1):
         cells = _pick(layout, root, round_, config.teacher.classes)
         path = reports / "grids" / f"round-{round_}.png"
-        write_bytes(path, _png(_grid(cells, config.teacher.class_names)))
+        draw_cells(cells, config.teacher.class_names, path)
         paths.append(path)
     for path in (reports / "grids").glob("round-*.png"):
         if path not in paths:
             path.unlink()
     return paths
+
+
+def draw_cells(
+    cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None, path: Path
+) -> None:
+    """A grid of images, a column a class; ``cells`` are pixels and probabilities by class."""
+    write_bytes(path, _png(_grid(cells, names)))
 
 
 def draw_synthesis_curves(curves: Mapping[int, Curve], path: Path) -> None:
@@ -109,7 +116,7 @@ def _pick(
         for key, parts, _ in read_tar(root / "train" / f"{numbers[index]:06d}.tar"):
             if int(key) in wanted:
                 row = cells[int(parts["cls"])]
-                row.append((decode_image(parts[IMAGE]), _probability(parts["json"])))
+                row.append((decode_image(image_part(parts)), _probability(parts["json"])))
     return cells
 
 
@@ -133,10 +140,18 @@ def _grid(cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | N
 
 
 def _cell(pixels: Pixels) -> Image.Image:
-    array = pixels[0] if pixels.shape[0] == 1 else pixels[:3].transpose(1, 2, 0)
+    array = pixels[0] if pixels.shape[0] == 1 else _colours(pixels).transpose(1, 2, 0)
     large = max(pixels.shape[1:]) > SIDE
     how = Image.Resampling.LANCZOS if large else Image.Resampling.NEAREST
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB").resize((SIDE, SIDE), how)
+
+
+def _colours(pixels: Pixels) -> Pixels:
+    """Red, green and blue of ``[C, H, W]``: with other channels, means of a third of them each."""
+    if pixels.shape[0] in (3, 4):
+        return pixels[:3]
+    spread = np.repeat(pixels, 3, axis=0)  # so that a third is never empty
+    return np.stack([part.mean(0) for part in np.array_split(spread, 3)]).astype(np.uint8)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -18,8 +18,9 @@ from pipeline.storage import Location, digest_bytes, read_bytes
 
 Pixels = NDArray[np.uint8]
 
+_NPY = b"\x93NUMPY"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-IMAGE = "png"
+IMAGES = ("png", "npy")
 
 
 class BadShardError(Exception):
@@ -46,9 +47,25 @@ class Member:
     sha256: str
 
 
+def image_kind(channels: int) -> str:
+    """The extension of an image's member: ``png``, or ``npy`` where PNG has no such channels."""
+    return "png" if channels in _MODES else "npy"
+
+
+def image_part(parts: Mapping[str, bytes]) -> bytes:
+    """The image among a sample's parts.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return parts["png"] if "png" in parts else parts["npy"]
+
+
 def encode_image(pixels: Pixels) -> bytes:
-    """Lossless PNG of ``[C, H, W]`` uint8 with 1, 3 or 4 channels."""
+    """``[C, H, W]`` uint8 without loss: PNG with 1, 3 or 4 channels, otherwise NumPy's format."""
     channels = pixels.shape[0]
+    if image_kind(channels) == "npy":
+        return _npy(pixels)
     array = pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     buffer = io.BytesIO()
     Image.fromarray(array, _MODES[channels]).save(buffer, "PNG")
@@ -56,7 +73,16 @@ def encode_image(pixels: Pixels) -> bytes:
 
 
 def decode_image(data: bytes) -> Pixels:
-    """The inverse of :func:`encode_image`."""
+    """The inverse of :func:`encode_image`.
+
+    Raises:
+        ValueError: an array of another shape or type.
+    """
+    if data.startswith(_NPY):
+        array: Pixels = np.load(io.BytesIO(data), allow_pickle=False)
+        if array.ndim != 3 or array.dtype != np.uint8:
+            raise ValueError(f"an image is {array.dtype} {array.shape}")
+        return array
     with Image.open(io.BytesIO(data)) as image:
         array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
@@ -64,6 +90,8 @@ def decode_image(data: bytes) -> Pixels:
 
 def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
     """Write ``<key>.cls .json [.logits.npy] .png`` of each sample; where the images came to lie.
+
+    An image that PNG cannot hold is ``<key>.npy``.
 
     No time, user or host enters the tar.
     """
@@ -75,7 +103,7 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
                 "__key__": sample.key,
                 "cls": str(sample.label).encode(),
                 "json": json.dumps(sample.facts, sort_keys=True).encode(),
-                IMAGE: image,
+                image_kind(sample.pixels.shape[0]): image,
             }
             if sample.logits is not None:
                 parts["logits.npy"] = _npy(sample.logits)
@@ -84,7 +112,7 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
     file.flush()
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as written:
-        images = [member for member in written if member.name.endswith(f".{IMAGE}")]
+        images = [member for member in written if member.name.partition(".")[2] in IMAGES]
     return [
         Member(member.offset_data, member.size, digest)
         for member, digest in zip(images, digests, strict=True)
@@ -127,7 +155,7 @@ def parse_tar(name: str, data: bytes) -> Iterator[tuple[str, dict[str, bytes], i
                 content = tar.extractfile(member)
                 assert content is not None
                 parts[extension] = content.read()
-                if extension == IMAGE:
+                if extension in IMAGES:
                     offset = member.offset_data
         rest = memoryview(data)[end:]
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -138,7 +166,7 @@ def parse_tar(name: str, data: bytes) -> Iterator[tuple[str, dict[str, bytes], i
         yield key, parts, offset
 
 
-def _npy(values: NDArray[np.float16]) -> bytes:
+def _npy(values: NDArray[np.generic]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()

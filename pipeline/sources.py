@@ -17,26 +17,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline import libraries
 from pipeline.code import source_digest
 from pipeline.errors import UserError
 from pipeline.storage import Location, exists, read_bytes
 
-FORMS = "`module:factory`, `path/to/file.py:factory` or `torchvision:name`"
+FORMS = (
+    "`module:factory`, `path/to/file.py:factory`, `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME` "
+    "or `hub:OWNER/REPO:ENTRY`"
+)
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
-def build_network(source: str, arguments: Mapping[str, Any], role: str) -> nn.Module:
+def build_network(
+    source: str, arguments: Mapping[str, Any], role: str, weights: str | None = None
+) -> nn.Module:
     """The network that ``source`` names, with its own initial weights.
 
     A factory is imported and called only because the user named it. ``role`` ("teacher",
-    "student") is the section of the parameters that errors point at.
+    "student") is the section of the parameters that errors point at. ``weights``, which are not
+    read, tell a library which variant of the model they are of.
 
     Raises:
         UserError: the source cannot be found, or did not return a module.
     """
-    factory = _factory(source, role)
+    factory = _factory(source, role, weights)
     try:
         network = factory(**arguments)
+    except UserError:
+        raise
     except TypeError as error:
         raise UserError(f"{role}.arguments does not fit {source}: {error}") from error
     except Exception as error:
@@ -57,7 +66,7 @@ def load_weights(network: nn.Module, path: Location, role: str) -> None:
     Raises:
         UserError: no such file, not a state dict, or it does not fit.
     """
-    state = read_state_dict(path, role)
+    state = libraries.renamed(network, read_state_dict(path, role))
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -67,10 +76,14 @@ def load_weights(network: nn.Module, path: Location, role: str) -> None:
     # BatchNorm's step counter is bookkeeping that old checkpoints lack.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
+        folded = any(key.endswith("running_mean") for key in missing) and any(
+            key.endswith(".bias") for key in unexpected
+        )
+        why = ": its BatchNorm was folded into the convolutions, bring the weights from before"
         raise UserError(
             f"{role}.weights {path} does not fit {role}.source: "
             f"{len(missing)} keys missing{_first(missing)}, "
-            f"{len(unexpected)} unexpected{_first(unexpected)}"
+            f"{len(unexpected)} unexpected{_first(unexpected)}{why if folded else ''}"
         )
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
@@ -104,6 +117,17 @@ def read_state_dict(path: Location, role: str) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
+def weights_file(source: str, weights: str, role: str) -> Path:
+    """The file that ``weights`` names: a path, or a library's name for what it publishes.
+
+    ``pretrained`` stands for the weights that torchvision, timm or a Hugging Face repository
+    publishes; torchvision also takes the names of its enum, as in ``IMAGENET1K_V2``.
+    """
+    if Path(weights).is_file():
+        return Path(weights)
+    return libraries.published_weights(source, weights, role) or Path(weights)
+
+
 def digest_network(network: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
@@ -116,9 +140,10 @@ def digest_network(network: nn.Module) -> str:
 
 def factory_file(source: str, role: str) -> Path | None:
     """The user's file that defines the factory, or None where a library does."""
+    scheme, name = libraries.split(source)
+    if scheme:
+        return libraries.hub_file(name) if scheme == "hub" else None
     origin, _, _ = source.rpartition(":")
-    if origin == "torchvision":
-        return None
     if origin.endswith(".py"):
         return Path(origin)
     factory = _factory(source, role)
@@ -146,16 +171,21 @@ def _imported_digest(file: Path) -> str:
 
 def public_source(source: str) -> str:
     """``source`` without the folders of this machine that a path to a file would tell."""
-    origin, _, name = source.rpartition(":")
-    return f"{Path(origin).name}:{name}" if origin.endswith(".py") else source
+    scheme, rest = libraries.split(source)
+    origin, _, name = rest.rpartition(":")
+    if origin.endswith(".py") or (scheme == "hub" and Path(origin).is_dir()):
+        rest = f"{Path(origin).resolve().name}:{name}"
+    elif scheme and Path(name).is_dir():  # `hf:FOLDER` and `timm:local-dir:FOLDER`
+        rest = f"{origin}:{Path(name).resolve().name}".removeprefix(":")
+    return f"{scheme}:{rest}".removeprefix(":")
 
 
-def _factory(source: str, role: str) -> Callable[..., Any]:
+def _factory(source: str, role: str, weights: str | None = None) -> Callable[..., Any]:
     origin, _, name = source.rpartition(":")
     if not origin or not name:
         raise UserError(f"{role}.source is {source!r}: write {FORMS}")
-    if origin == "torchvision":
-        return _torchvision(name, role)
+    if libraries.split(source)[0]:
+        return libraries.builder(source, weights, role)
     module = _import_file(origin, role) if origin.endswith(".py") else _import(origin, role)
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -188,19 +218,6 @@ def _import_file(origin: str, role: str) -> Any:
     except Exception as error:
         raise UserError(f"{role}.source: {origin} failed: {_one_line(error)}") from error
     return module
-
-
-def _torchvision(name: str, role: str) -> Callable[..., nn.Module]:
-    import torchvision  # slow, and absent on some GPU boxes: only for those who name it
-
-    if name not in torchvision.models.list_models():
-        raise UserError(f"{role}.source: torchvision has no model {name!r}")
-
-    def factory(**arguments: Any) -> nn.Module:
-        network: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
-        return network
-
-    return factory
 
 
 def _first(names: list[str]) -> str:

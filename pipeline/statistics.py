@@ -1,4 +1,9 @@
-"""What a batch does to a network's BatchNorm layers: mean and variance of each one's input."""
+"""What a batch does to a network's BatchNorm layers: mean and variance of each one's input.
+
+A BatchNorm layer is any module that holds a running mean and variance of its channels: PyTorch's
+in 1, 2 and 3 dimensions, SyncBatchNorm, timm's BatchNormAct2d, the frozen ones of torchvision and
+timm, and the users' own. InstanceNorm keeps statistics of another kind and does not count.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+_RUNNING = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +27,25 @@ class LayerStatistics:
     running_variance: Tensor
 
 
-def batchnorm_layers(network: nn.Module) -> list[_BatchNorm]:
+def batchnorm_layers(network: nn.Module) -> list[nn.Module]:
     """The BatchNorm layers of ``network`` that hold running statistics, in definition order."""
     return [
         module
         for module in network.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
+        if not isinstance(module, _InstanceNorm)
+        and all(_is_channels(getattr(module, name, None)) for name in _RUNNING)
     ]
+
+
+def untrained_layers(network: nn.Module) -> list[nn.Module]:
+    """The BatchNorm layers whose statistics are still the initial mean 0 and variance 1."""
+    return [layer for layer in batchnorm_layers(network) if _is_initial(*running(layer))]
+
+
+def running(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """A BatchNorm layer's running mean and variance, ``[channels]``."""
+    mean, variance = (getattr(layer, name) for name in _RUNNING)
+    return mean, variance
 
 
 class FeatureStatistics:
@@ -39,10 +58,17 @@ class FeatureStatistics:
             layers = statistics.collect()
 
     ``collect`` returns the layers in the order they ran and forgets them.
+
+    Of a network without BatchNorm it records its input, as if a BatchNorm layer with the running
+    statistics ``expected`` (mean and variance, each ``[channels]``) stood before it.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, expected: tuple[Tensor, Tensor] | None = None) -> None:
         self._layers = batchnorm_layers(network)
+        self._expected = expected
+        self._of_input = not self._layers and expected is not None
+        if self._of_input:
+            self._layers = [network]
         self._seen: list[LayerStatistics] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._hook = self._record  # one object: a compiled function stays valid for it
@@ -67,11 +93,19 @@ class FeatureStatistics:
         return seen
 
     def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, _BatchNorm)
-        assert layer.running_mean is not None and layer.running_var is not None
         features = inputs[0].float()
-        dims = [dim for dim in range(features.ndim) if dim != 1]
+        expected = self._expected if self._of_input else running(layer)
+        assert expected is not None
+        running_mean, running_variance = (tensor.float() for tensor in expected)
+        axis = 1 if features.shape[1] == len(running_mean) else features.ndim - 1
+        dims = [dim for dim in range(features.ndim) if dim != axis]
         variance, mean = torch.var_mean(features, dim=dims, correction=0)
-        self._seen.append(
-            LayerStatistics(mean, variance, layer.running_mean.float(), layer.running_var.float())
-        )
+        self._seen.append(LayerStatistics(mean, variance, running_mean, running_variance))
+
+
+def _is_channels(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1
+
+
+def _is_initial(mean: Tensor, variance: Tensor) -> bool:
+    return not bool(mean.any()) and bool((variance == 1).all())

@@ -18,7 +18,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.plan import derive_seed
 from pipeline.ranks import WHOLE, Share
-from pipeline.shards import IMAGE, BadShardError, Pixels, decode_image
+from pipeline.shards import IMAGES, BadShardError, Pixels, decode_image, image_part
 from pipeline.storage import Location, location, open_stream
 
 Batch = tuple[Tensor, Tensor]
@@ -130,7 +130,7 @@ def ordered_batches(shards: Sequence[Location], batch_size: int) -> Iterator[Bat
     pipeline = wds.DataPipeline(
         wds.SimpleShardList([str(path) for path in shards]),
         _tar_samples,
-        wds.map(lambda sample: _Image(sample[IMAGE], int(sample["cls"]))),
+        wds.map(lambda sample: _Image(image_part(sample), int(sample["cls"]))),
         wds.batched(batch_size, collation_fn=_collate, partial=True),
     )
     yield from pipeline
@@ -185,7 +185,7 @@ def _read_images(path: Location) -> Iterator[_Image]:
             key, _, extension = name.partition(".")
             if extension == "cls":
                 labels[key] = int(data)
-            elif extension == IMAGE:
+            elif extension in IMAGES:
                 yield _Image(data, labels.pop(key))
 
 

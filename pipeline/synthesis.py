@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pipeline import engine as engine_module
-from pipeline import inversion, objective, plan, shards, sources, statistics, teacher
+from pipeline import inversion, objective, plan, shards, sources, statistics, teacher, views
 from pipeline.code import source_digest
 from pipeline.config import AdaptiveConfig, Config, StudentConfig, SynthesisConfig
 from pipeline.engine import Engine
@@ -26,6 +26,7 @@ from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
 from pipeline.shards import Sample, write_tar
+from pipeline.soundness import check_soundness
 from pipeline.storage import (
     Location,
     check_writable,
@@ -41,7 +42,17 @@ from pipeline.storage import (
 from pipeline.teacher import Teacher, cached_teacher, load_teacher
 
 # The modules whose code decides what the pixels are; a change in one makes every shard stale.
-_PIXEL_CODE = (engine_module, inversion, objective, plan, shards, sources, statistics, teacher)
+_PIXEL_CODE = (
+    engine_module,
+    inversion,
+    objective,
+    plan,
+    shards,
+    sources,
+    statistics,
+    teacher,
+    views,
+)
 
 Report = Callable[[float], None]
 
@@ -92,12 +103,8 @@ def check(config: Config, *outputs: str) -> Teacher:
         UserError: what is wrong and what to do.
     """
     loaded = load_teacher(config.teacher, torch.device("cpu"))
-    needs_statistics = config.synthesis.objective.resolve().feature > 0
-    if needs_statistics and not statistics.batchnorm_layers(loaded.network):
-        raise UserError(
-            "the teacher has no BatchNorm layer with running statistics, which R_feature matches: "
-            "set synthesis.objective.feature to 0 or bring another teacher"
-        )
+    if config.synthesis.objective.resolve().feature > 0:
+        check_soundness(loaded)
     if config.adaptive.rounds:
         check_student(config, loaded)
         batch = config.adaptive.training.batch_size
@@ -132,6 +139,7 @@ def round_spec(
         "threads": config.synthesis.threads,
         "precision": config.synthesis.precision,
         "compile": config.synthesis.compile,
+        "checkpointing": config.synthesis.checkpointing,
         "teacher": teacher_digest,
         "student": student,
         "code": _code_digest(),
@@ -363,6 +371,7 @@ def _engine(job: ShardJob, device: str) -> Engine:
         round_objective(config, job.spec["round"]),
         config.synthesis.precision,
         config.synthesis.compile,
+        config.synthesis.checkpointing,
         config.student.model_dump_json() if competitor else "",
         competitor,
     )
@@ -374,6 +383,7 @@ def _cached_engine(
     weights: Objective,
     precision: Precision,
     compiled: bool,
+    checkpointing: bool,
     section: str,
     competitor: Competitor | None,
 ) -> Engine:
@@ -383,4 +393,4 @@ def _cached_engine(
         student = sources.build_network(architecture.source, architecture.arguments, "student")
         sources.load_weights(student, competitor.weights, "student")
         student.eval().requires_grad_(False).to(loaded.device)
-    return Engine(loaded, weights, precision, compiled, student)
+    return Engine(loaded, weights, precision, compiled, student, checkpointing)

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
+from pipeline.libraries import split
 from pipeline.sources import (
     build_network,
     digest_network,
     factory_digest,
     load_weights,
     public_source,
+    weights_file,
 )
 
 
@@ -44,6 +46,18 @@ class Preprocessing:
     def clamp(self, images: Tensor) -> Tensor:
         """Into the range that stored pixels can reach."""
         return torch.minimum(torch.maximum(images, -self.mean / self.std), self.highest)
+
+    def expected(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of real images in the teacher's space, each ``[C]``: a guess.
+
+        They are 0 and 1 where the normalisation was taken from data. No data in [0, 1] has a
+        standard deviation much above 0.4, so that a larger ``std`` only sets a range: natural
+        images, about 0.45 and 0.25, stand in then.
+        """
+        ranges = self.std.flatten() > 0.4
+        mean = torch.where(ranges, (0.45 - self.mean.flatten()) / self.std.flatten(), 0.0)
+        deviation = torch.where(ranges, 0.25 / self.std.flatten(), 1.0)
+        return mean, deviation.square()
 
     @property
     def highest(self) -> Tensor:
@@ -76,9 +90,9 @@ def load_teacher(config: TeacherConfig, device: torch.device) -> Teacher:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a factory's own random weights are then the same in every process
-        network = build_network(config.source, config.arguments, "teacher")
+        network = build_network(config.source, config.arguments, "teacher", config.weights)
     if config.weights is not None:
-        path = Path(config.weights)
+        path = weights_file(config.source, config.weights, "teacher")
         if config.sha256 is not None:
             _check_file(path, config.sha256)
         load_weights(network, path, "teacher")
@@ -121,27 +135,43 @@ def check_classes(
         with torch.no_grad():
             logits = network(torch.zeros(2, *shape))
     except Exception as error:
-        text = str(error).strip().splitlines()
-        raise UserError(
-            f"the {role} cannot take images of teacher.input "
-            f"{shape[0]}x{shape[1]}x{shape[2]}: {text[0] if text else type(error).__name__}"
-        ) from error
+        raise UserError(_refusal(network, shape, role, error)) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise UserError(f"the {role} must return logits [batch, classes]")
     if logits.shape[1] != classes:
         raise UserError(
             f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits"
         )
+    if not torch.isfinite(logits).all():
+        raise UserError(f"the {role} answers a blank image with NaN or infinite logits")
+
+
+def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: Exception) -> str:
+    """Why a network does not take its input, in its own words where nothing plainer is known."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    if first is not None and first.in_channels != shape[0]:
+        return (
+            f"teacher.input.channels is {shape[0]}, but the first convolution of the {role} takes "
+            f"{first.in_channels}"
+        )
+    text = str(error).strip().splitlines()
+    return (
+        f"the {role} cannot take images of teacher.input {shape[0]}x{shape[1]}x{shape[2]}: "
+        f"{text[0] if text else type(error).__name__}"
+    )
 
 
 def _digest(config: TeacherConfig, network: nn.Module) -> str:
     """Changes with anything that could change what the network computes."""
-    library = version("torchvision") if config.source.startswith("torchvision:") else None
+    package = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}.get(
+        split(config.source)[0]
+    )
     facts = {
-        "library": library,
+        "library": version(package) if package else None,
         "source": public_source(config.source),
         "arguments": config.arguments,
-        "input": config.input.model_dump(mode="json"),
+        "input": config.input.model_dump(mode="json", exclude={"interpolation"}),
         "weights": digest_network(network),
         "code": factory_digest(config.source, "teacher"),
     }

@@ -20,7 +20,7 @@ from pipeline.markers import MARKER
 from pipeline.plan import Plan
 from pipeline.provenance import SCHEMA, ShardRecord
 from pipeline.running import Runner
-from pipeline.shards import IMAGE, BadShardError, decode_image, parse_tar
+from pipeline.shards import BadShardError, decode_image, image_part, parse_tar
 from pipeline.storage import (
     Location,
     Stat,
@@ -160,7 +160,7 @@ def _shard_problems(
             if not _sample_matches(parts, offset, row, int(label)):
                 problems.append(f"sample {key} is not what its row says")
                 break
-        pixels = np.stack([decode_image(parts[IMAGE]) for _, parts, _ in samples])
+        pixels = np.stack([decode_image(image_part(parts)) for _, parts, _ in samples])
         labels = [int(parts["cls"]) for _, parts, _ in samples]
     except Exception as error:  # whatever a broken image makes a decoder say
         return [*problems, f"a sample cannot be read: {error}"], [], 0
@@ -177,7 +177,7 @@ def _shard_problems(
 
 
 def _sample_matches(parts: dict[str, bytes], offset: int, row: dict[str, Any], label: int) -> bool:
-    image = parts[IMAGE]
+    image = image_part(parts)
     facts = json.loads(parts["json"])
     return bool(
         int(parts["cls"]) == label == row["cls"] == facts["cls"]

@@ -3,9 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from pipeline.statistics import FeatureStatistics, LayerStatistics, batchnorm_layers
+from pipeline.statistics import (
+    FeatureStatistics,
+    LayerStatistics,
+    batchnorm_layers,
+    untrained_layers,
+)
 
 
 def random(*shape: int) -> Tensor:
@@ -136,3 +143,75 @@ def test_layers_without_running_statistics_are_left_out() -> None:
     ).eval()
     assert batchnorm_layers(network) == [network[3]]
     assert len(observe(network, random(3, 2, 4, 4))) == 1
+
+
+class Own(nn.Module):
+    """A user's BatchNorm over the last dimension."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (x - self.running_mean) / (self.running_var + 1e-5).sqrt()
+        return out
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm1d(4), (6, 4)),
+        (nn.BatchNorm1d(4), (6, 4, 5)),
+        (nn.BatchNorm2d(4), (6, 4, 3, 5)),
+        (nn.BatchNorm2d(4, momentum=None), (6, 4, 3, 5)),
+        (nn.BatchNorm2d(4, affine=False), (6, 4, 3, 5)),
+        (nn.BatchNorm3d(4), (6, 4, 2, 3, 5)),
+        (nn.SyncBatchNorm(4), (6, 4, 3, 5)),
+        (FrozenBatchNorm2d(4), (6, 4, 3, 5)),
+        (BatchNormAct2d(4), (6, 4, 3, 5)),
+        (FrozenBatchNormAct2d(4), (6, 4, 3, 5)),
+        (Own(4), (6, 7, 4)),
+    ],
+)
+def test_every_form_of_batchnorm(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    features = 2 + 3 * random(*shape)
+    (seen,) = observe(layer.eval(), features)
+    axis = 1 if shape[1] == 4 else len(shape) - 1
+    values = np.moveaxis(features.double().numpy(), axis, 0).reshape(4, -1)
+    assert np.allclose(seen.mean.numpy(), values.mean(1), atol=1e-5)
+    assert np.allclose(seen.variance.numpy(), values.var(1), rtol=1e-4)
+    assert untrained_layers(layer) == [layer]
+    layer.running_mean += 1  # type: ignore[operator]
+    assert untrained_layers(layer) == []
+
+
+class Grouped(nn.Module):
+    """One BatchNorm of 2 channels for each of the 3 groups of 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        out: Tensor = self.norm(x.reshape(3 * count, channels // 3, height, width))
+        return out.reshape(x.shape)
+
+
+def test_groups_that_share_a_layer() -> None:
+    features = random(4, 6, 3, 3)
+    (seen,) = observe(Grouped().eval(), features)
+    assert seen.mean.shape == (2,)
+    assert seen.mean[0].item() == pytest.approx(features[:, ::2].mean().item(), abs=1e-6)
+
+
+def test_a_network_without_batchnorm_is_seen_by_its_input() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3)).eval()
+    images, expected = random(4, 2, 5, 5), (torch.tensor([0.5, 0.6]), torch.tensor([2.0, 3.0]))
+    with FeatureStatistics(network, expected) as statistics:
+        network(images)
+        (seen,) = statistics.collect()
+    assert seen.mean.tolist() == pytest.approx(images.mean((0, 2, 3)).tolist())
+    assert seen.running_mean.tolist() == pytest.approx([0.5, 0.6])
+    assert seen.running_variance.tolist() == [2.0, 3.0]

@@ -1,0 +1,171 @@
+"""Small classifiers of several families for 28x28 grey images: with BatchNorm, and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def vgg(classes: int = 10) -> nn.Module:
+    """VGG-style: pairs of 3x3 convolutions with BatchNorm, and max pooling."""
+    layers: list[nn.Module] = []
+    inputs = 1
+    for width in (32, 64, 128):
+        for _ in range(2):
+            layers += [_convolution(inputs, width), nn.BatchNorm2d(width), nn.ReLU()]
+            inputs = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 9, classes))
+
+
+def judge(classes: int = 10) -> nn.Module:
+    """A plain CNN of another family: strided 5x5 and 3x3 convolutions, BatchNorm, pooled."""
+    layers: list[nn.Module] = []
+    for inputs, width, side, stride in (
+        (1, 24, 5, 1),
+        (24, 48, 3, 2),
+        (48, 64, 3, 1),
+        (64, 96, 3, 2),
+    ):
+        layers += [
+            nn.Conv2d(inputs, width, side, stride, side // 2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, classes))
+
+
+class Inverted(nn.Module):
+    """MobileNetV2's block: expand, depthwise convolution, project, and add."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expand: int = 4) -> None:
+        super().__init__()
+        width = inputs * expand
+        self.adds = stride == 1 and inputs == outputs
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU6(),
+            nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU6(),
+            nn.Conv2d(width, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return x + out if self.adds else out
+
+
+def mobilenet(classes: int = 10) -> nn.Module:
+    """MobileNetV2-style: 7 inverted residuals."""
+    blocks = [
+        Inverted(inputs, outputs, stride)
+        for inputs, outputs, stride in (
+            (24, 24, 1),
+            (24, 32, 2),
+            (32, 32, 1),
+            (32, 64, 2),
+            (64, 64, 1),
+            (64, 64, 1),
+        )
+    ]
+    return nn.Sequential(
+        nn.Sequential(_convolution(1, 24), nn.BatchNorm2d(24), nn.ReLU6()),
+        *blocks,
+        nn.Sequential(nn.Conv2d(64, 160, 1, bias=False), nn.BatchNorm2d(160), nn.ReLU6()),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(160, classes),
+    )
+
+
+class Normalise(nn.Module):
+    """LayerNorm over the channels of ``[B, C, H, W]``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return out
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise 5x5, LayerNorm, and an MLP of 1x1 convolutions around a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 5, 1, 2, groups=width),
+            Normalise(width),
+            nn.Conv2d(width, 3 * width, 1),
+            nn.GELU(),
+            nn.Conv2d(3 * width, width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+def convnext(classes: int = 10) -> nn.Module:
+    """ConvNeXt-style: a patch stem and two stages, LayerNorm throughout."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 2, 2),
+        Normalise(32),
+        ConvNeXtBlock(32),
+        Normalise(32),
+        nn.Conv2d(32, 80, 2, 2),
+        *(ConvNeXtBlock(80) for _ in range(3)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.LayerNorm(80),
+        nn.Linear(80, classes),
+    )
+
+
+class ViT(nn.Module):
+    """A vision transformer: patches of 4x4, learned positions, mean of the tokens."""
+
+    def __init__(self, classes: int, width: int = 64, depth: int = 3, heads: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, width, 4, 4)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 49, width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.head(self.norm(x).mean(1))
+        return out
+
+
+def vit(classes: int = 10) -> nn.Module:
+    """A small vision transformer."""
+    return ViT(classes)
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "vgg": vgg,
+    "mobilenet": mobilenet,
+    "convnext": convnext,
+    "vit": vit,
+    "judge": judge,
+}
