@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -59,7 +60,8 @@ def main() -> int:
         results = {command: measure(Path(place), params, command) for command in commands}
     for command, result in results.items():
         say(
-            f"{command:<9} {result['seconds']:6.1f} s {result['peak_bytes'] / 2**20:7.0f} MiB  "
+            f"{command:<9} {result['seconds']:6.1f} s ({result['cpu_seconds']:.1f} s of the core) "
+            f"{result['peak_bytes'] / 2**20:5.0f} MiB  "
             f"exit {result['code']}, said last: {result['said']}"
         )
     if options.out:
@@ -166,7 +168,7 @@ def measure(place: Path, params: Params, command: str) -> dict[str, Any]:
     """Wall seconds and peak memory of one command, on one core."""
     (place / "params.yaml").write_text(json.dumps(params))
     core = min(os.sched_getaffinity(0))
-    started = time.monotonic()
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
         [sys.executable, "-c", RUN, command, "--params", str(place / "params.yaml")],
         cwd=PROJECT,
@@ -175,11 +177,13 @@ def measure(place: Path, params: Params, command: str) -> dict[str, Any]:
         text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
-    seconds = time.monotonic() - started
+    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     *lines, peak = ended.stdout.splitlines() or ["0"]
     said = ended.stderr.splitlines()[-1:] if ended.returncode else lines[-1:]
     return {
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
         "peak_bytes": int(peak) * 1024 if peak.isdecimal() else 0,
         "code": ended.returncode,
         "said": "".join(said)[:100],

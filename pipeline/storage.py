@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -251,6 +252,7 @@ def _asking(path: UPath) -> Iterator[None]:
     except Exception as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         reason = " ".join(str(error).split()) or type(error).__name__
+        reason = re.sub(r"//[^/\s]*@", "//", reason)  # an endpoint with credentials
         raise kind(f"{path}: {reason}") from error
 
 
