@@ -19,6 +19,7 @@ from pipeline.config import Config, StudentConfig
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import Inverted, invert_surely
+from pipeline.libraries import split
 from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
@@ -98,7 +99,8 @@ def check(config: Config, *outputs: str) -> Teacher:
     """
     loaded = load_teacher(config.teacher, torch.device("cpu"))
     if config.synthesis.objective.resolve().feature > 0:
-        check_soundness(loaded)
+        published = config.teacher.weights is None and split(config.teacher.source)[0]
+        check_soundness(loaded, random=published in ("torchvision", "timm", "hf"))
     if config.adaptive.rounds:
         check_student(config, loaded)
         batch = config.adaptive.training.batch_size
