@@ -93,13 +93,13 @@ _IMAGENET = Objective(
 _LARGE = Objective(jitter=16, coarse=0.6)
 # Without BatchNorm nothing but the priors keeps an image from being noise that the teacher alone
 # reads as a class: it has to stay that class under changes of colour, place and size.
-_WITHOUT = Objective(feature=1.0, tv=2e-2, colour=0.5, zoom=0.6, coarse=0.5)
+_WITHOUT = Objective(feature=1.0, colour=0.5, zoom=0.85, coarse=0.25)
 
 PRESETS: dict[str, Objective] = {
     "normalised": Objective(),
     "normalised-large": _LARGE,
     "without-batchnorm": _WITHOUT,
-    "without-batchnorm-large": replace(_WITHOUT, jitter=16),
+    "without-batchnorm-large": replace(_WITHOUT, jitter=16, zoom=0.5, coarse=0.5),
     "deepdream-cifar10": replace(_CIFAR10, feature=0.0),
     "deepinversion-cifar10": _CIFAR10,
     "adaptive-cifar10": replace(_CIFAR10, compete=10.0),

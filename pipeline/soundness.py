@@ -19,8 +19,10 @@ FARTHEST = 1000.0
 _MOST_IMAGES, _MOST_PIXELS = 32, 2**17  # a second or two for a large network on a CPU
 
 
-def check_soundness(teacher: Teacher) -> None:
+def check_soundness(teacher: Teacher, random: bool = False) -> None:
     """Look at the statistics that R_feature would match.
+
+    ``random`` weights were asked for: that they are untrained is then no more than a warning.
 
     Raises:
         UserError: they were never trained, or input of the configured range is nothing like what
@@ -30,7 +32,7 @@ def check_soundness(teacher: Teacher) -> None:
     if not layers:
         log.warning("%s", expectation(teacher.network))
         return
-    if len(untrained) == len(layers):
+    if len(untrained) == len(layers) and not random:
         raise UserError(
             "the teacher's BatchNorm statistics were never trained (mean 0 and variance 1 in all "
             f"{len(layers)} layers): bring trained weights, or set "
@@ -42,6 +44,8 @@ def check_soundness(teacher: Teacher) -> None:
             len(untrained),
             len(layers),
         )
+    if len(untrained) == len(layers):
+        return
     factor = range_factor(teacher)
     if not 1 / FARTHEST < factor < FARTHEST:
         raise UserError(

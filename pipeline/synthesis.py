@@ -21,6 +21,7 @@ from pipeline.config import AdaptiveConfig, Config, StudentConfig, SynthesisConf
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import Inverted, invert_surely
+from pipeline.libraries import split
 from pipeline.markers import marked
 from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
@@ -104,7 +105,8 @@ def check(config: Config, *outputs: str) -> Teacher:
     """
     loaded = load_teacher(config.teacher, torch.device("cpu"))
     if config.synthesis.objective.resolve().feature > 0:
-        check_soundness(loaded)
+        published = config.teacher.weights is None and split(config.teacher.source)[0]
+        check_soundness(loaded, random=published in ("torchvision", "timm", "hf"))
     if config.adaptive.rounds:
         check_student(config, loaded)
         batch = config.adaptive.training.batch_size

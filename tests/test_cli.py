@@ -129,12 +129,11 @@ def test_a_teacher_without_batchnorm(
         "teacher.source": tiny["teacher"]["source"].replace("classifier", "without_batchnorm"),
         "teacher.weights": None,
     }
-    path = tmp_path / "params.yaml"
-    text = refused_with(capsys, tiny, changes, path)
-    assert "no BatchNorm layer" in text and "synthesis.objective.feature to 0" in text
-    setting = "synthesis.objective.feature=0"
-    assert main(["synthesize", "--params", str(path), "--set", setting]) == 0
-    assert "2 complete" in printed(capsys, "status", "--params", str(path), "--set", setting)
+    path = write_params(changed(tiny, changes), tmp_path / "params.yaml")
+    assert main(["synthesize", "--params", str(path)]) == 0
+    assert "2 complete" in printed(capsys, "status", "--params", str(path))
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "| objective | `without-batchnorm`" in card
 
 
 @pytest.mark.parametrize("key", ["paths.dataset", "paths.reports"])

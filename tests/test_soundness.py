@@ -134,3 +134,17 @@ def test_folded_batchnorm_is_suspected_where_nothing_normalises() -> None:
     convolutions = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     assert "folded into the convolutions" in expectation(convolutions)
     assert "folded" not in expectation(nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2)))
+
+
+def test_random_weights_that_were_asked_for_are_a_warning(
+    tiny: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    section = {
+        "source": "timm:resnet10t",
+        "arguments": {"num_classes": 3},
+        "weights": None,
+        "input": {"height": 32, "width": 32},
+    }
+    with caplog.at_level(logging.WARNING):
+        check(parse_config({**tiny, "teacher": section}))
+    assert "14 of the teacher's 14 BatchNorm layers were never trained" in caplog.text

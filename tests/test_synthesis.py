@@ -554,8 +554,8 @@ def test_provenance_names_every_shard_file_by_digest(competing: Params) -> None:
     assert set(shard_files(0, 1, 2)) <= set(subjects)
     assert subjects == {name: now[name] for name in subjects}
     inputs = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-    assert [entry["name"] for entry in inputs] == ["teacher", "student"]
-    assert inputs[1]["digest"]["sha256"] == now["students/000001.safetensors"]
+    assert [entry["name"] for entry in inputs] == ["teacher", "weights of the teacher", "student"]
+    assert inputs[2]["digest"]["sha256"] == now["students/000001.safetensors"]
 
 
 def test_images_per_class(tiny: Params) -> None:
