@@ -5,6 +5,7 @@ Needs the extra ``dask``; workers need it too, with torch and this package, and 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import threading
@@ -16,14 +17,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, Future, KilledWorker, Worker, get_worker
+from distributed import Client, Future, KilledWorker, Security, Worker, get_worker, rpc
+from distributed.client import ClosedClientError
 
 from pipeline.code import source_digest
 from pipeline.errors import UserError
 from pipeline.executor import Stopped, Work, WorkerDied
 from pipeline.storage import exists, location, remove, write_bytes
 
-CONNECT = 8.0  # seconds for the scheduler to answer
+CONNECT = 7.0  # seconds for the scheduler to answer
 REPORT_EVERY = 1.0  # seconds between a worker's reports of progress
 TOPIC = "dreamshard"  # of Dask's event log, which keeps the last 100,000 events of a topic
 
@@ -63,22 +65,28 @@ class DaskCluster:
 
     def run(self, work: Work, job: Any) -> Any:
         key = f"{job}-{uuid.uuid4().hex}"
-        with self._lock:
-            if self._stopped:
-                raise Stopped("stopped")
-            self._progress[key] = 0.0
-            future = self._running[key] = self._client.submit(
-                _serve, work, job, self._device, self._software, key=key, pure=False
-            )
         try:
+            with self._lock:
+                if self._stopped:
+                    raise Stopped("stopped")
+                self._progress[key] = 0.0
+                future = self._running[key] = self._client.submit(
+                    _serve, work, job, self._device, self._software, key=key, pure=False
+                )
+            if self._client.status in ("closing", "closed"):  # then no answer would ever come
+                raise ClosedClientError
             return future.result()
+        except ClosedClientError as error:
+            raise ConnectionError(f"the Dask scheduler at {self._address} went away") from error
         except (KilledWorker, CancelledError, Stopped) as error:
             if self._stopped:
                 raise Stopped("stopped") from error
-            raise WorkerDied(f"the Dask cluster lost {job}: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise WorkerDied(f"the Dask cluster lost {job}: {reason}") from error
         finally:
             with self._lock:
-                del self._running[key], self._progress[key]
+                self._running.pop(key, None)
+                self._progress.pop(key, None)
 
     def in_flight(self) -> float:
         with self._lock:
@@ -120,13 +128,26 @@ class DaskCluster:
 
 def _connect(address: str) -> Client:
     try:
+        asyncio.run(_ask(address))
         return Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # another service behind that port provokes any kind
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"execution.dask_address is {address}, and no Dask scheduler answers there ({text}): "
             "start one with `dask scheduler`, or set the address to null to work on this machine"
         ) from error
+
+
+async def _ask(address: str) -> None:
+    """A client waits for ever where something answers that is no scheduler; this does not."""
+    arguments = Security().get_connection_args("client")
+    async with (
+        asyncio.timeout(CONNECT + 1),
+        rpc(address, timeout=CONNECT, connection_args=arguments) as scheduler,
+    ):
+        identity = await scheduler.identity()
+    if "n_workers" not in identity:
+        raise ValueError(f"it is a {identity['type']}")
 
 
 @contextlib.contextmanager

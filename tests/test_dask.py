@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -142,17 +143,19 @@ def test_errors_keep_their_type(executor: DaskCluster) -> None:
     assert executor.in_flight() == 0
 
 
-def test_an_address_where_nothing_answers(
-    tiny: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_address_where_no_scheduler_answers(
+    tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pipeline.dask_cluster.CONNECT < 10
+    assert pipeline.dask_cluster.CONNECT < 9
     monkeypatch.setattr("pipeline.dask_cluster.CONNECT", 0.5)
-    for address in (f"tcp://127.0.0.1:{free_port()}", "nonsense://here"):
-        with (
-            pytest.raises(UserError, match=rf"^execution.dask_address is {address}, and no "),
-            open_runner(parse_config(changed(tiny, {"execution.dask_address": address}))),
-        ):
-            raise AssertionError
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ports = (free_port(), silent.getsockname()[1])
+        for address in (*(f"tcp://127.0.0.1:{port}" for port in ports), "nonsense://here"):
+            with (
+                pytest.raises(UserError, match=rf"^execution.dask_address is {address}, and no "),
+                open_runner(parse_config(changed(tiny, {"execution.dask_address": address}))),
+            ):
+                raise AssertionError
     assert not dataset(tiny).exists()
 
 
@@ -164,13 +167,31 @@ def test_the_extra_is_missing(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> 
         raise AssertionError
 
 
-def test_a_cluster_without_workers(tmp_path: Path) -> None:
+def test_a_cluster_without_workers_and_then_without_a_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.dask_cluster.CONNECT", 1.0)
+    errors: list[Exception] = []
+
+    def run() -> None:
+        for _ in range(3):
+            try:
+                waiting.run(fail, ValueError("it ran"))
+            except Exception as error:
+                errors.append(error)
+
     with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
         with pytest.raises(UserError, match="has no workers"):
             connect(empty, tmp_path)
         waiting = DaskCluster(empty.scheduler_address, "auto", 3, str(tmp_path))
         assert waiting.workers == 3
-        waiting.close()
+        thread = threading.Thread(target=run)
+        thread.start()
+        wait_until(lambda: len(empty.scheduler.tasks) == 1)
+    thread.join(30)
+    assert isinstance(errors[0], WorkerDied)
+    assert isinstance(errors[2], ConnectionError)
+    waiting.close()
 
 
 def test_a_worker_with_other_code_is_refused(cluster: LocalCluster, tmp_path: Path) -> None:
