@@ -185,7 +185,11 @@ def config_of(options: argparse.Namespace, place: Path) -> Config:
         {
             "teacher": {**source, "weights": None, "classes": CLASSES, "input": sizes},
             "student": source,
-            "synthesis": {"images": images, "shard_size": options.images},
+            "synthesis": {
+                "images": images,
+                "shard_size": options.images,
+                "objective": {"feature": 0.0},  # the teacher's BatchNorm was never trained
+            },
             "adaptive": {"rounds": options.rounds, "images": images},
             "paths": {name: str(place / name) for name in ("dataset", "students", "reports")},
         }
