@@ -2,17 +2,15 @@
 
     python -m benchmarks.hosts [--storage local|s3] [--freeze] [--shards 24] [--out FILE.json]
 
-Three network namespaces with addresses of their own on one bridge: the scheduler and the run, with
-moto's S3 server for `--storage s3`, and two hosts with a Dask worker each. While a worker is inside
-a shard, its link is set down; up again when the scheduler has given it up and two more shards are
-complete. With `--freeze` the worker's processes are stopped for as long, so that they wake inside a
-shard that another has made since. The dataset has to become complete and identical to one made in
-process, and to stay so after the worker came back. Needs root, iproute2's `ip`, and the extras
-`dask` and `dev`. Exit code 1 if anything differs.
+Three network namespaces with addresses of their own on a bridge: the scheduler, the run and moto's
+S3 server, and two hosts with a Dask worker each. While a worker is inside a shard its link is set
+down; up again when the scheduler has given it up and two more shards are complete. With `--freeze` its
+processes are stopped for as long, so that they wake inside a shard that another has made since. The
+dataset has to be the one that a process alone makes, also after the worker came back; exit code 1
+if not. Needs root, iproute2's `ip`, and the extras `dask` and `dev`.
 
-All of Dask's time-outs are its defaults: of those `distributed.comm.timeouts.tcp`, 30 s, notices
-the cut on both sides. A Dask worker that lost its scheduler ends; a loop starts it again, as
-systemd, Kubernetes or SLURM would.
+Dask's time-outs are its defaults; `distributed.comm.timeouts.tcp`, 30 s, notices the cut on both
+sides. A Dask worker that lost its scheduler ends; a loop starts it again, as systemd would.
 """
 
 from __future__ import annotations
@@ -33,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Client
+from upath import UPath
 
 from benchmarks.faults_common import (
     PROJECT,
@@ -66,8 +65,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.inside is None:
         if os.geteuid() != 0 or shutil.which("ip") is None:
-            sys.stderr.write("benchmarks.hosts needs root and iproute2's ip\n")
-            return 2
+            sys.exit("benchmarks.hosts needs root and iproute2's ip")
         with _network() as names:
             again = [sys.executable, "-m", "benchmarks.hosts", *sys.argv[1:], "--inside", *names]
             return subprocess.run([*_in(names[0]), *again], cwd=PROJECT, check=False).returncode
@@ -80,7 +78,7 @@ def main() -> int:
         sys.stdout.write(f"{name:<24} {value}\n")
     if options.out:
         options.out.write_text(json.dumps(facts, indent=1) + "\n")
-    return 1 if facts["differs"] or facts["differs afterwards"] else 0
+    return int(bool(facts["differs"] or facts["differs afterwards"]))
 
 
 def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -> None:
@@ -128,12 +126,12 @@ def _cut_and_mend(client: Client, output: str, frozen: str | None, facts: dict[s
 
     _wait(lambda: _complete(output) >= 2 and bool(caught()), "a worker inside a shard")
     facts["cut off inside"] = min(caught()).rpartition("-")[0]
-    _ip("link", "set", "host0", "down")
+    _ip("link set host0 down")
     _signal(frozen, signal.SIGSTOP)
     facts["noticed after, s"] = _wait(lambda: _worker(client, CUT) == "", "the cut to be noticed")
-    complete = _complete(output)
-    _wait(lambda: _complete(output) >= complete + 2, "two more shards")
-    _ip("link", "set", "host0", "up")
+    enough = min(_complete(output) + 2, facts["shards"])
+    _wait(lambda: _complete(output) >= enough, "two more shards")
+    _ip("link set host0 up")
     _signal(frozen, signal.SIGCONT)
     facts["link up at shard"] = _complete(output)
 
@@ -144,18 +142,16 @@ def _network() -> Iterator[list[str]]:
     names = [f"dreamshard{os.getpid()}{kind}" for kind in "abc"]
     try:
         for name in names:
-            _ip("netns", "add", name)
-            _ip("-n", name, "link", "set", "lo", "up")
-        main = ("-n", names[0])
-        _ip(*main, "link", "add", "bridge", "type", "bridge")
-        _ip(*main, "addr", "add", f"{MAIN}/24", "dev", "bridge")
-        _ip(*main, "link", "set", "bridge", "up")
-        for index, address in enumerate((CUT, OTHER)):
-            end, host = f"host{index}", names[index + 1]
-            _ip(*main, *f"link add {end} type veth peer name eth0 netns {host}".split())
-            _ip(*main, *f"link set {end} master bridge up".split())
-            _ip("-n", host, "addr", "add", f"{address}/24", "dev", "eth0")
-            _ip("-n", host, "link", "set", "eth0", "up")
+            _ip(f"netns add {name}")
+            _ip(f"-n {name} link set lo up")
+        _ip(f"-n {names[0]} link add bridge type bridge")
+        _ip(f"-n {names[0]} addr add {MAIN}/24 dev bridge")
+        _ip(f"-n {names[0]} link set bridge up")
+        for end, host, address in zip(("host0", "host1"), names[1:], (CUT, OTHER), strict=True):
+            _ip(f"-n {names[0]} link add {end} type veth peer name eth0 netns {host}")
+            _ip(f"-n {names[0]} link set {end} master bridge up")
+            _ip(f"-n {host} addr add {address}/24 dev eth0")
+            _ip(f"-n {host} link set eth0 up")
         yield names
     finally:
         for name in names:
@@ -167,15 +163,15 @@ def _start_s3(stack: contextlib.ExitStack, place: Path) -> None:
     os.environ.update(AWS_ACCESS_KEY_ID="hosts", AWS_SECRET_ACCESS_KEY="hosts")
     os.environ.update(AWS_DEFAULT_REGION="us-east-1", AWS_ENDPOINT_URL=S3)
     _start(stack, place / "s3.log", *_python(f"moto.server -H {MAIN} -p 5000"))
-    import s3fs
+    bucket = UPath("s3://hosts")
 
-    def bucket() -> bool:
+    def made() -> bool:
         with contextlib.suppress(OSError):
-            s3fs.S3FileSystem(skip_instance_cache=True).mkdir("hosts")
+            bucket.mkdir(exist_ok=True)
             return True
         return False
 
-    _wait(bucket, "the S3 server")
+    _wait(made, "the S3 server")
 
 
 def _start_cluster(stack: contextlib.ExitStack, place: Path, names: list[str]) -> Client:
@@ -187,7 +183,7 @@ def _start_cluster(stack: contextlib.ExitStack, place: Path, names: list[str]) -
         once = " ".join(_python(f"distributed.cli.dask_worker {SCHEDULER} {options}"))
         forever = ("sh", "-c", f"while true; do {once}; sleep 1; done")
         _start(stack, place / f"{address}.log", *_in(name), *forever)
-    client = stack.enter_context(Client(SCHEDULER, timeout=120))
+    client: Client = stack.enter_context(Client(SCHEDULER, timeout=120))
     client.wait_for_workers(2, timeout=120)
     return client
 
@@ -250,8 +246,8 @@ def _in(name: str) -> list[str]:
     return ["ip", "netns", "exec", name]
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+def _ip(arguments: str) -> None:
+    subprocess.run(["ip", *arguments.split()], check=True)
 
 
 if __name__ == "__main__":

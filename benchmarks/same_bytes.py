@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -87,7 +88,8 @@ def _processes(params: Params) -> None:
 
 
 def _dask(params: Params) -> None:
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    options = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
         address = cluster.scheduler_address
         _pipeline("synthesize", changed(params, {"execution.dask_address": address}))
 
