@@ -185,7 +185,12 @@ def config_of(options: argparse.Namespace, place: Path) -> Config:
         {
             "teacher": {**source, "weights": None, "classes": CLASSES, "input": sizes},
             "student": source,
-            "synthesis": {"images": images, "shard_size": options.images},
+            # A teacher that was never trained is refused where its statistics are matched.
+            "synthesis": {
+                "images": images,
+                "shard_size": options.images,
+                "objective": {"feature": 0.0},
+            },
             "adaptive": {"rounds": options.rounds, "images": images},
             "paths": {name: str(place / name) for name in ("dataset", "students", "reports")},
         }
