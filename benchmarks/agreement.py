@@ -16,6 +16,7 @@ import torch
 
 from pipeline.cli import report_errors
 from pipeline.config import load_config, parse_overrides
+from pipeline.storage import listing, location
 from pipeline.streaming import ordered_batches
 from pipeline.teacher import load_teacher
 
@@ -28,7 +29,8 @@ def main() -> int:
         options = parser.parse_args()
         config = load_config(Path(options.params), parse_overrides(options.set))
         judge = load_teacher(config.teacher, torch.device("cpu"))
-        shards = sorted((Path(config.paths.dataset) / "train").glob("*.tar"))
+        root = location(config.paths.dataset)
+        shards = [root / name for name in listing(root) if name.endswith(".tar")]
         agreed = total = 0
         for pixels, labels in ordered_batches(shards, 256):
             with torch.no_grad():

@@ -32,6 +32,7 @@ from benchmarks.faults_common import (
 )
 from pipeline.adaptive import synthesize
 from pipeline.config import parse_config
+from pipeline.markers import MARKER
 from pipeline.running import open_runner
 from pipeline.storage import digest_file
 from pipeline.survey import Found, survey
@@ -124,7 +125,8 @@ def _record(params: Params) -> list[Operation]:
 
     def below(path: Any) -> str | None:
         inside = Path(path).is_relative_to(root)
-        return str(Path(path).relative_to(root)) if inside else None
+        name = str(Path(path).relative_to(root)) if inside else None
+        return None if name and MARKER.fullmatch(name) else name  # nothing relies on those
 
     def note(kind: str, path: Any, **more: Any) -> None:
         name = below(path)

@@ -328,7 +328,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             overrides[key] = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
-            raise UserError(f"--set {key}: {text!r} is not valid YAML") from error
+            raise UserError(f"--set {key}: what follows = is not valid YAML") from error
     return overrides
 
 
@@ -364,6 +364,7 @@ def _explain(error: ErrorDetails) -> str:
     named = [part for part in location if "[" not in part and "constrained-" not in part]
     key = ".".join(named)
     given = json.dumps(error["input"], default=str)
+    given = "not shown" if "://" in given else given  # it may hold credentials
     given = given if len(given) <= 60 else given[:57] + "..."
     match error["type"]:
         case "extra_forbidden":

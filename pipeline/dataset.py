@@ -87,7 +87,7 @@ def claim(root: Location, files: Mapping[str, Stat]) -> None:
             f"paths.dataset {root} holds other files ({others[0]}): name an empty or new directory"
         )
     if isinstance(folder, Path):
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)  # another range may be as fast
 
 
 def prune(config: Config, files: Mapping[str, Stat]) -> None:

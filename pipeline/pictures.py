@@ -85,16 +85,22 @@ def read_log(path: Location) -> list[dict[str, float]]:
 def _pick(
     layout: Plan, root: Location, round_: int, classes: int
 ) -> dict[int, list[tuple[Pixels, float]]]:
-    """The first images of some classes, spread evenly where there are many."""
+    """The first images of some classes, spread evenly where there are many.
+
+    Only the tars that the plan says hold one of them are read.
+    """
     shown = np.unique(np.linspace(0, classes - 1, min(classes, COLUMNS)).round().astype(int))
+    numbers = layout.of_round(round_)
+    firsts = [layout.bounds[number][1] for number in numbers]
+    labels = layout.labels[firsts[0] : layout.bounds[numbers[-1]][2]]
+    places = [firsts[0] + np.flatnonzero(labels == label)[:ROWS] for label in shown]
+    wanted = np.sort(np.concatenate(places))
     cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
-    for number in layout.of_round(round_):
-        for _, parts, _ in read_tar(root / "train" / f"{number:06d}.tar"):
-            row = cells.get(int(parts["cls"]))
-            if row is not None and len(row) < ROWS:
+    for index in np.unique(np.searchsorted(firsts, wanted, side="right") - 1):
+        for key, parts, _ in read_tar(root / "train" / f"{numbers[index]:06d}.tar"):
+            if int(key) in wanted:
+                row = cells[int(parts["cls"])]
                 row.append((decode_image(parts[IMAGE]), _probability(parts["json"])))
-        if all(len(row) == ROWS for row in cells.values()):
-            break
     return cells
 
 

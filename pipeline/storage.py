@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,9 +50,13 @@ def location(text: str) -> Location:
     options: dict[str, Any] = {}
     if issubclass(implementation, AsyncFileSystem):
         options["use_listings_cache"] = False  # others write there too
-    if protocol in ("s3", "s3a") and "AWS_MAX_ATTEMPTS" not in os.environ:
-        retries = {"mode": "legacy", "total_max_attempts": S3_ATTEMPTS}
-        options["config_kwargs"] = {"retries": retries}
+    if protocol in ("s3", "s3a"):
+        options["max_concurrency"] = (
+            1  # s3fs does not retry a part of a file that it reads in parts
+        )
+        if "AWS_MAX_ATTEMPTS" not in os.environ:
+            retries = {"mode": "legacy", "total_max_attempts": S3_ATTEMPTS}
+            options["config_kwargs"] = {"retries": retries}
     place: UPath = UPath(text.rstrip("/"), **options)
     return place
 
@@ -239,6 +244,7 @@ def _asking(path: UPath) -> Iterator[None]:
     except Exception as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         reason = " ".join(str(error).split()) or type(error).__name__
+        reason = re.sub(r"//[^/\s]*@", "//", reason)  # an endpoint with credentials
         raise kind(f"{path}: {reason}") from error
 
 

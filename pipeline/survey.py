@@ -62,7 +62,7 @@ def survey(
         return files[name].size if name in files else -1
 
     numbers = range(len(layout)) if numbers is None else numbers
-    for number, record, text in records_of(root, numbers):
+    for number, record, text in records_of(root, numbers, files):
         shard = layout.shard(number)
         spec = shard_spec(rounds[shard.round], shard)
         state: State = "stale" if record else "missing"
@@ -102,13 +102,19 @@ def ranges(numbers: Sequence[int], most: int = 8) -> str:
 
 
 def records_of(
-    root: Location, numbers: Iterable[int]
+    root: Location, numbers: Iterable[int], files: Mapping[str, Stat] | None = None
 ) -> Iterator[tuple[int, ShardRecord | None, bytes]]:
-    """Number, record and the record's bytes of each shard; None where there is no sound record."""
+    """Number, record and the record's bytes of each shard; None where there is no sound record.
+
+    Where ``files`` is given, no record is asked for that is not among them.
+    """
     remaining = iter(numbers)
     while chunk := list(itertools.islice(remaining, CHUNK)):
-        texts = read_many([record_path(root, number) for number in chunk])
-        for number, text in zip(chunk, texts, strict=True):
+        paths = {number: record_path(root, number) for number in chunk}
+        there = [n for n in chunk if files is None or f"metadata/{paths[n].name}" in files]
+        texts = dict(zip(there, read_many([paths[n] for n in there]), strict=True))
+        for number in chunk:
+            text = texts.get(number)
             yield number, parse_record(text), text or b""
 
 

@@ -208,7 +208,7 @@ def test_status_tells_what_is_complete_stale_or_missing(
     capsys: pytest.CaptureFixture[str], params: Path, tiny: Params
 ) -> None:
     status = ["status", "--params", str(params)]
-    assert printed(capsys, *status) == ["2 missing: 000000, 000001"]
+    assert printed(capsys, *status) == ["2 missing: 000000-000001"]
     made = printed(capsys, "synthesize", "--params", str(params), "--shards", "1:2")
     assert made == [f"made 1 shards in {dataset(tiny)}"]
     assert printed(capsys, *status) == ["1 complete", "1 missing: 000000"]
@@ -216,10 +216,12 @@ def test_status_tells_what_is_complete_stale_or_missing(
     assert printed(capsys, *status) == ["2 complete"]
     (dataset(tiny) / "train" / "000001.tar").unlink()
     assert printed(capsys, *status) == ["1 complete", "1 stale: 000001"]
+    assert main(["finalize", "--params", str(params)]) == 2
+    assert "1 of 2 shards" in capsys.readouterr().err
     other = ["--set", "synthesis.iterations=9", "--set", "synthesis.images=240"]
     assert printed(capsys, *status, *other) == [
-        "18 missing: 000002, 000003, 000004, 000005, 000006, 000007, 000008, 000009, ...",
-        "2 stale: 000000, 000001",
+        "2 stale: 000000-000001",
+        "18 missing: 000002-000019",
     ]
 
 

@@ -269,7 +269,7 @@ def test_finalize_names_what_is_missing(tiny: Params) -> None:
     assert files(dataset(params)) == sorted(shard_files(1, 2))
     other = changed(params, {"synthesis.iterations": 3})
     make(params)
-    with pytest.raises(UserError, match=r"5 of 5 .* stale"):
+    with pytest.raises(UserError, match=r"5 of 5 .*\(stale\)"):
         finalize(parse_config(other))
 
 
@@ -280,7 +280,7 @@ def test_the_last_range_may_reach_beyond_the_plan(tiny: Params) -> None:
     with pytest.raises(UserError, match="the plan ends at 2"):
         make(tiny, range(8, 16))
     assert make(tiny, range(0, 1)) == [0]
-    assert files(dataset(tiny)) == sorted([*WHOLE, *shard_files(0, 1)])
+    assert files(dataset(tiny)) == sorted(shard_files(0, 1))
 
 
 def test_a_failed_shard_leaves_the_others_complete(
@@ -361,7 +361,7 @@ def test_a_crash_at_any_write_is_made_good(
                 break
         assert not list(root.rglob("*.tmp"))
         now = tree(root)
-        for record in (root / "metadata").glob("*.json"):
+        for record in (root / "metadata").glob("0*.json"):
             for name, facts in json.loads(record.read_bytes())["files"].items():
                 assert facts["sha256"] == now[name]
         for number, state in states(competing).items():
