@@ -4,8 +4,8 @@
 
 Three network namespaces with addresses of their own on a bridge: the scheduler, the run and moto's
 S3 server, and two hosts with a Dask worker each. While a worker is inside a shard its link is set
-down; up again when the scheduler has given it up and two more shards are complete. With `--freeze` its
-processes are stopped for as long, so that they wake inside a shard that another has made since. The
+down; up again when the scheduler has given it up and two more shards are complete. With `--freeze`
+its processes are stopped for as long, so that they wake inside a shard that another made since. The
 dataset has to be the one that a process alone makes, also after the worker came back; exit code 1
 if not. Needs root, iproute2's `ip`, and the extras `dask` and `dev`.
 
