@@ -11,18 +11,13 @@ two workers of a Dask cluster; as three `--shards` ranges a round, the last one 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
-import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from distributed import LocalCluster
@@ -35,10 +30,10 @@ from benchmarks.faults_common import (
     dataset,
     difference,
     environment,
-    kill_tree,
     parameters,
     tree,
 )
+from benchmarks.prefect_site import background, make_site, prefect, serving
 
 RANGES = (
     "11:16",
@@ -48,7 +43,6 @@ RANGES = (
     "19:22",
     "16:19",
 )  # those of round 1 after all of round 0
-PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 ONE = {"execution.workers": 1}
 
 
@@ -101,24 +95,13 @@ def _ranges(params: Params) -> None:
 
 
 def _deployment(params: Params) -> None:
-    home, port = dataset(params).parent / "prefect", _free_port()
-    api = f"http://127.0.0.1:{port}/api"
-    env = environment(
-        PREFECT_HOME=str(home),
-        PREFECT_API_URL=api,
-        PREFECT_SERVER_ANALYTICS_ENABLED="false",
-        PREFECT_WORKER_QUERY_SECONDS="1",
-        PWD=str(PROJECT),  # where prefect.yaml says that runs work
-    )
-    home.mkdir()
-    serve = ("server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port))
-    with _background(home / "server.log", env, *PREFECT, *serve):
-        _wait_for(api)
-        _command(env, *PREFECT, "work-pool", "create", "local", "--type", "process")
-        with _background(home / "worker.log", env, *PREFECT, "worker", "start", "--pool", "local"):
-            _command(env, *PREFECT, "deploy", "--all")
+    site = make_site(dataset(params).parent / "prefect")
+    with serving(site):
+        prefect(site, "work-pool", "create", "local", "--type", "process")
+        with background(site, "worker", "start", "--pool", "local"):
+            prefect(site, "deploy", "--all")
             run = ("deployment", "run", "synthesize/local", "--watch", "--watch-interval", "1")
-            _command(env, *PREFECT, *run, "--param", f"params={_write(params)}")
+            prefect(site, *run, "--param", f"params={_write(params)}")
 
 
 WAYS: dict[str, Callable[[Params], None]] = {
@@ -150,45 +133,6 @@ def _command(env: dict[str, str], *arguments: str) -> None:
     if done.returncode != 0:
         said = (done.stdout + done.stderr)[-4000:]
         raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{said}")
-
-
-@contextlib.contextmanager
-def _background(log: Path, env: dict[str, str], *arguments: str) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            arguments,
-            cwd=PROJECT,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(10)
-        kill_tree(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def _wait_for(api: str) -> None:
-    """Until the server answers, for at most two minutes."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{api}/health", timeout=5).close()
-            return
-        time.sleep(0.1)
-    raise RuntimeError("the Prefect server did not start")
 
 
 if __name__ == "__main__":

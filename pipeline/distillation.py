@@ -83,11 +83,8 @@ class DistillJob:
 
     def spec(self) -> dict[str, Any]:
         """All that the trained weights follow from."""
-        factory = sources.factory_file(self.student.source, "student")
         modules = (augmentation, batchnorm, ranks, streaming, teacher, training)
-        code = [Path(str(file)) for file in (__file__, *(m.__file__ for m in modules))] + (
-            [factory] if factory else []
-        )
+        code = [Path(str(file)) for file in (__file__, *(m.__file__ for m in modules))]
         return {
             "teacher": self.teacher_digest,
             "student": [sources.public_source(self.student.source), self.student.arguments],
@@ -99,7 +96,7 @@ class DistillJob:
             "dataset": self.dataset,
             "seed": self.seed,
             "start": digest_file(self.start) if self.start else None,
-            "code": source_digest(code),
+            "code": [source_digest(code), sources.factory_digest(self.student.source, "student")],
             "torch": torch.__version__.partition("+")[0],
         }
 

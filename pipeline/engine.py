@@ -32,7 +32,7 @@ class Engine:
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a third more time, and is not compiled.
+    a second forward pass, and is not compiled.
     """
 
     def __init__(

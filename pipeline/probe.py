@@ -95,7 +95,7 @@ def probe(job: ProbeJob, device: str, report: Callable[[float], None]) -> Probed
         speeds=[watch.speed(job.config) for watch in (first, *later * rounds)],
         step=first.step / first.batches,
         write=first.base / first.images,
-        memory=_peak_memory(device),
+        memory=peak_memory(device),
     )
 
 
@@ -209,8 +209,9 @@ def _slope(seconds: Callable[[int], float]) -> tuple[float, float]:
     return max(0.0, few - FEWEST * step), step
 
 
-def _peak_memory(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: str | torch.device) -> int:
+    """In bytes: the GPU's or, on a CPU, the whole process's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

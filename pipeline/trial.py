@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.engine import Engine
 from pipeline.inversion import Inverted, invert
 from pipeline.pictures import COLUMNS, ROWS, draw_cells
 from pipeline.plan import derive_seed
+from pipeline.probe import peak_memory
 from pipeline.soundness import range_factor
 from pipeline.statistics import batchnorm_layers, untrained_layers
 from pipeline.storage import write_bytes
@@ -172,17 +172,11 @@ def _measure(engine: Engine, labels: Tensor) -> tuple[float, float]:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         invert(engine, part, 0, 1)
-        peaks.append(_peak_memory(device))
+        peaks.append(peak_memory(device))
     started = time.perf_counter()
     invert(engine, many, 0, 2)
     seconds = (time.perf_counter() - started) / 3 / len(many)  # judging is a forward pass
     return seconds, max(1.0, peaks[1] - peaks[0]) / max(1, len(many) - len(few))
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _fitting(device: torch.device, memory: float, workers: int) -> int:
