@@ -26,6 +26,7 @@ from benchmarks.networks import NETWORKS
 from pipeline.adaptive import synthesize
 from pipeline.cli import report_errors
 from pipeline.config import Config, parse_config
+from pipeline.depthwise import UnitStride
 from pipeline.evaluation import evaluate
 from pipeline.reports import report_synthesis
 from pipeline.running import open_runner
@@ -52,9 +53,10 @@ def read_split(data: Path, name: str) -> tuple[Tensor, Tensor]:
 
 
 def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
-    """AdamW, one cycle, small shifts and flips."""
+    """AdamW, one cycle, small shifts and flips, bfloat16."""
     torch.manual_seed(0)
-    network = NETWORKS[name]().train()
+    network = NETWORKS[name]().train().to(memory_format=torch.channels_last)
+    compiled = torch.compile(network)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     steps = epochs * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
@@ -65,7 +67,10 @@ def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
             batch = torch.roll(batch, shift, (2, 3))
             flipped = torch.rand(len(batch), 1, 1, 1) < 0.5
             batch = torch.where(flipped, batch.flip(3), batch)
-            loss = F.cross_entropy(network(batch), labels[index], label_smoothing=0.1)
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16), UnitStride():
+                logits = compiled(batch)
+            loss = F.cross_entropy(logits.float(), labels[index], label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -88,7 +93,8 @@ def weights(name: str, data: Path, out: Path, epochs: int) -> Path:
     path = out / f"{name}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(train(name, *read_split(data, "train"), epochs).state_dict(), path)
+        trained = train(name, *read_split(data, "train"), epochs).state_dict()
+        save_file({key: value.contiguous() for key, value in trained.items()}, path)
     return path
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpointing import checkpointed
+from pipeline.depthwise import UnitStride
 from pipeline.objective import Objective, Precision, Terms, evaluate_terms
 from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Teacher
@@ -47,6 +48,10 @@ class Engine:
         self.teacher = teacher
         self.objective = objective
         self._precision = precision
+        self._layout = torch.contiguous_format
+        if precision == "bfloat16":  # whose convolutions are faster so
+            self._layout = torch.channels_last
+            teacher.network.to(memory_format=torch.channels_last)
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
@@ -61,6 +66,8 @@ class Engine:
 
     def __enter__(self) -> Engine:
         self._open.enter_context(self._statistics)
+        if self._precision == "bfloat16" and self.teacher.device.type == "cpu":
+            self._open.enter_context(UnitStride())
         if self._checkpointing:
             self._open.enter_context(checkpointed(self.teacher.network))
         return self
@@ -78,6 +85,7 @@ class Engine:
 
         The second is ordered as :attr:`names`. Falls back to eager where compiling fails.
         """
+        images = images.contiguous(memory_format=self._layout)
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
         ):

@@ -164,7 +164,9 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
     enlarge = small and not (min(half) >= SMALLEST and engine.takes(half))
     images = resize(images, half) if small else images
     images.requires_grad_(True)
-    optimizer = torch.optim.Adam([images], lr=objective.learning_rate, betas=objective.betas)
+    optimizer = torch.optim.Adam(
+        [images], lr=objective.learning_rate, betas=objective.betas, fused=True
+    )
     for step, iteration in enumerate(stage.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(objective, step, len(stage.steps))
         shown = resize(images, full) if enlarge else images

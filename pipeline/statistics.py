@@ -98,9 +98,22 @@ class FeatureStatistics:
         assert expected is not None
         running_mean, running_variance = (tensor.float() for tensor in expected)
         axis = 1 if features.shape[1] == len(running_mean) else features.ndim - 1
-        dims = [dim for dim in range(features.ndim) if dim != axis]
-        variance, mean = torch.var_mean(features, dim=dims, correction=0)
-        self._seen.append(LayerStatistics(mean, variance, running_mean, running_variance))
+        self._seen.append(_measure(features, axis, running_mean, running_variance))
+
+
+def _measure(
+    features: Tensor, axis: int, running_mean: Tensor, running_variance: Tensor
+) -> LayerStatistics:
+    """Mean and variance in one pass: with ``d = x - running_mean``, ``E[d^2] - E[d]^2``.
+
+    The running mean is near enough to the batch's for the difference to keep its digits.
+    """
+    dims = [dim for dim in range(features.ndim) if dim != axis]
+    shape = [-1 if dim == axis else 1 for dim in range(features.ndim)]
+    distance = features - running_mean.view(shape)
+    shift = distance.mean(dims)
+    variance = (distance.square().mean(dims) - shift.square()).clamp_min(0.0)
+    return LayerStatistics(running_mean + shift, variance, running_mean, running_variance)
 
 
 def _is_channels(value: object) -> bool:
