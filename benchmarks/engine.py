@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.cifar10 import resnet
+from pipeline import cores
 from pipeline.engine import Engine
 from pipeline.inversion import invert
 from pipeline.objective import PRESETS
@@ -117,7 +118,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    cores.use(options.threads)
     loops: dict[str, Published | Ours] = {
         "published recipe": Published(options.batch),
         "eager float32": Ours(options.batch, "float32", False),

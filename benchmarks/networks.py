@@ -61,12 +61,12 @@ class Inverted(nn.Module):
 
 
 def mobilenet(classes: int = 10) -> nn.Module:
-    """MobileNetV2-style: 7 inverted residuals."""
+    """MobileNetV2-style: a stem of stride 2 and six inverted residuals."""
     blocks = [
         Inverted(inputs, outputs, stride)
         for inputs, outputs, stride in (
             (24, 24, 1),
-            (24, 32, 2),
+            (24, 32, 1),
             (32, 32, 1),
             (32, 64, 2),
             (64, 64, 1),
@@ -74,7 +74,7 @@ def mobilenet(classes: int = 10) -> nn.Module:
         )
     ]
     return nn.Sequential(
-        nn.Sequential(_convolution(1, 24), nn.BatchNorm2d(24), nn.ReLU6()),
+        nn.Sequential(_convolution(1, 24, 2), nn.BatchNorm2d(24), nn.ReLU6()),
         *blocks,
         nn.Sequential(nn.Conv2d(64, 160, 1, bias=False), nn.BatchNorm2d(160), nn.ReLU6()),
         nn.AdaptiveAvgPool2d(1),
@@ -158,8 +158,8 @@ def vit(classes: int = 10) -> nn.Module:
     return ViT(classes)
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Module:
-    return nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

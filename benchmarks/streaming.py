@@ -30,6 +30,7 @@ from torch import Tensor
 
 from benchmarks.engine import SHAPE, make_teacher
 from examples.cifar10 import resnet
+from pipeline import cores
 from pipeline.config import DistillationConfig
 from pipeline.shards import Sample, write_tar
 from pipeline.storage import replacing, write_json
@@ -99,7 +100,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--eager", action="store_true", help="float32, not compiled")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    cores.use(options.threads)
     with tempfile.TemporaryDirectory() as directory:
         rates = measure(options, write_shards(Path(directory)))
     report = {

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from pipeline import cores
 from pipeline.config import Config, load_config, parse_overrides
 from pipeline.errors import UserError
 
@@ -140,7 +141,7 @@ def _probe(config: Config, options: argparse.Namespace) -> int:
     wanted = config.execution.device
     if wanted != "cpu" and torch.cuda.is_available():
         teacher = load_teacher(config.teacher, torch.device("cuda"))
-    torch.set_num_threads(config.synthesis.threads)
+    cores.use(config.synthesis.threads)
     picture = Path(config.paths.reports) / "probe.png"
     findings = try_teacher(config, teacher, workers, options.seconds, picture)
     for line in findings_text(findings, config, workers):

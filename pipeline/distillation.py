@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline import augmentation, batchnorm, ranks, sources, streaming, teacher, training
+from pipeline import augmentation, batchnorm, cores, ranks, sources, streaming, teacher, training
 from pipeline.code import source_digest
 from pipeline.config import DistillationConfig, StudentConfig, TeacherConfig
 from pipeline.ranks import average, from_first, is_first, own_share
@@ -148,7 +148,7 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
     """
     started = time.perf_counter()
     config = job.training
-    torch.set_num_threads(config.threads)
+    cores.use(config.threads)
     loaded = cached_teacher(job.teacher.model_dump_json(), job.teacher_digest, device)
     spec_sha256 = digest_json(job.spec())
     torch.manual_seed(job.seed)

@@ -234,7 +234,8 @@ def starting_images(
     """Random images in normalised space, ``[count, C, H, W]`` in float32.
 
     ``white`` is unit Gaussian noise. ``low-frequency`` is coloured blobs: unit noise on a grid of
-    about one cell to five pixels, drawn smoothly to full size, under weak white noise.
+    about one cell to five pixels, drawn smoothly to full size, under weak white noise. ``grey`` is
+    a tenth of that: little that the gradient has to undo.
     """
     channels, height, width = shape
     white = torch.randn(count, *shape, generator=generator)
@@ -243,7 +244,8 @@ def starting_images(
     grid = (max(2, round(height / 5)), max(2, round(width / 5)))
     coarse = torch.randn(count, channels, *grid, generator=generator)
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
-    return smooth + 0.1 * white
+    blobs = smooth + 0.1 * white
+    return 0.1 * blobs if start == "grey" else blobs
 
 
 def learning_rate(objective: Objective, iteration: int, iterations: int) -> float:

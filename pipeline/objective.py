@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.statistics import LayerStatistics
 
 FeatureForm = Literal["normalised", "published"]
-Start = Literal["white", "low-frequency"]
+Start = Literal["white", "low-frequency", "grey"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -90,7 +90,8 @@ _IMAGENET = Objective(
     jitter=30,
 )
 
-_LARGE = Objective(jitter=16, coarse=0.6)
+# From strong noise at a high rate large images stay noise with the class written into it.
+_LARGE = Objective(start="grey", tv=0.06, learning_rate=0.1, jitter=16, coarse=0.6)
 # Without BatchNorm nothing but the priors keeps an image from being noise that the teacher alone
 # reads as a class: it has to stay that class under changes of colour, place and size.
 _WITHOUT = Objective(feature=1.0, colour=0.5, zoom=0.85, coarse=0.25)

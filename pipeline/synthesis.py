@@ -14,8 +14,19 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from pipeline import (
+    cores,
+    depthwise,
+    inversion,
+    objective,
+    plan,
+    shards,
+    sources,
+    statistics,
+    teacher,
+    views,
+)
 from pipeline import engine as engine_module
-from pipeline import inversion, objective, plan, shards, sources, statistics, teacher, views
 from pipeline.code import source_digest
 from pipeline.config import AdaptiveConfig, Config, StudentConfig, SynthesisConfig
 from pipeline.engine import Engine
@@ -44,6 +55,7 @@ from pipeline.teacher import Teacher, cached_teacher, load_teacher
 
 # The modules whose code decides what the pixels are; a change in one makes every shard stale.
 _PIXEL_CODE = (
+    depthwise,
     engine_module,
     inversion,
     objective,
@@ -186,7 +198,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
         return Made(job.number, job.images, 0.0)
     config, shard = job.config, plan_of(job.config).shard(job.number)
     root = location(config.paths.dataset)
-    torch.set_num_threads(config.synthesis.threads)
+    cores.use(config.synthesis.threads)
     with marked(root, job.number) as alive:
 
         def told(images: float) -> None:

@@ -270,6 +270,7 @@ def test_starting_images(shape: tuple[int, int, int]) -> None:
         return float((images.diff(dim=3).std() / images.std()).item())
 
     assert roughness(smooth) < 0.8 * roughness(white)
+    torch.testing.assert_close(start("grey"), 0.1 * smooth)
 
 
 def test_normalising_and_quantising_bring_every_pixel_back() -> None:

@@ -1,0 +1,36 @@
+"""Freed memory stays with the process: the next step's tensors cost no page faults."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys, torch
+from pipeline import cores
+if sys.argv[1] == "kept":
+    cores.use(1)
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(2**25)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1], torch.get_num_threads())
+"""
+
+
+def faults(how: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True
+    )
+    count, threads = map(int, done.stdout.split())
+    assert how != "kept" or threads == 1
+    return count
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_freed_memory_is_kept() -> None:
+    assert faults("kept") < 100 < faults("given back")
