@@ -14,9 +14,8 @@ from torch.overrides import TorchFunctionMode
 class UnitStride(TorchFunctionMode):
     """Within the block a strided depthwise convolution is one of stride 1, then every n-th pixel.
 
-    It is the same sum. In bfloat16 oneDNN has only a reference gradient for a stride, which takes
-    many times as long (torch 2.14, 96 channels of 28x28, 3x3, stride 2, batch 64, one thread of
-    an AMD EPYC: 73 ms, where the whole stride-1 convolution takes 2.2 ms).
+    It is the same sum. In bfloat16 oneDNN (torch 2.14) has only a reference gradient for a stride,
+    which takes many times as long: ``python -m benchmarks.step``.
     """
 
     def __torch_function__(

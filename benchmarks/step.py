@@ -1,0 +1,113 @@
+"""What two things are worth to a step on a CPU, each in alternation with its absence.
+
+    python -m benchmarks.step [--threads 1] [--pairs 5]
+
+- memory: steps of the compiled bfloat16 engine, ResNet-20, batch 256, in a process that keeps
+  freed memory (``pipeline/cores.py``) and in one that does not;
+- depthwise: forward and gradient of a strided depthwise convolution in bfloat16 as
+  ``pipeline/depthwise.py`` does it, and as it is (96 channels of 28x28, 3x3, stride 2, batch 64).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.engine import Ours
+from pipeline import cores
+from pipeline.depthwise import UnitStride
+from pipeline.storage import write_json
+
+
+def steps(kept: bool, threads: int) -> Callable[[], None]:
+    """A few steps of an engine that is compiled already."""
+    torch.set_num_threads(threads)
+    if kept:
+        cores.keep_memory()
+    ours = Ours(256, "bfloat16", True)
+    images = torch.randn(256, 3, 32, 32, requires_grad=True)
+
+    def run() -> None:
+        with ours.engine:
+            for _ in range(4):
+                ours.engine.step(images, ours.labels)[0].backward()
+                images.grad = None
+
+    return run
+
+
+def convolution(unit: bool, threads: int) -> Callable[[], None]:
+    """A strided depthwise convolution and the gradient of its input."""
+    cores.use(threads)
+    images = torch.randn(64, 96, 28, 28).bfloat16().to(memory_format=torch.channels_last)
+    images.requires_grad_(True)
+    weight = torch.randn(96, 1, 3, 3).bfloat16()
+
+    def run() -> None:
+        with UnitStride() if unit else contextlib.nullcontext():
+            F.conv2d(images, weight, stride=2, padding=1, groups=96).sum().backward()
+
+    return run
+
+
+SUBJECTS = {"memory": steps, "depthwise": convolution}
+_run: Callable[[], None]
+
+
+def _open(subject: str, ours: bool, threads: int) -> None:
+    global _run
+    _run = SUBJECTS[subject](ours, threads)
+    for _ in range(2):
+        _run()
+
+
+def _timed() -> float:
+    started = time.perf_counter()
+    _run()
+    return time.perf_counter() - started
+
+
+def compare(subject: str, threads: int, pairs: int) -> list[float]:
+    """Seconds without over seconds with, pair after pair, each side in a process of its own."""
+    spawn = get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, spawn, _open, (subject, False, threads)) as without,
+        ProcessPoolExecutor(1, spawn, _open, (subject, True, threads)) as within,
+    ):
+        for process in (without, within):
+            process.submit(_timed).result()
+        return [
+            without.submit(_timed).result() / within.submit(_timed).result() for _ in range(pairs)
+        ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    report = {}
+    for subject in SUBJECTS:
+        ratios = compare(subject, options.threads, options.pairs)
+        report[subject] = ratios
+        sys.stdout.write(
+            f"{subject}: {statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f}) "
+            f"of {options.pairs} pairs, {options.threads} thread, load {os.getloadavg()[0]:.1f}\n"
+        )
+    write_json(Path("reports/benchmarks/step.json"), report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
