@@ -126,7 +126,7 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
             },
             "student": {"source": f"benchmarks.networks:{STUDENT}"},
             "synthesis": {"images": options.images, "shard_size": 1024},
-            "distillation": {"steps": options.steps, "noise_baseline": False},
+            "distillation": {"steps": options.steps},
             "evaluation": {"data": str(out / "test.tar")},
             "execution": {"workers": options.workers},
             "paths": {
