@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
@@ -45,13 +46,15 @@ class Engine:
         student: nn.Module | None = None,
         checkpointing: bool = False,
     ) -> None:
-        self.teacher = teacher
-        self.objective = objective
-        self._precision = precision
         self._layout = torch.contiguous_format
         if precision == "bfloat16":  # whose convolutions are faster so
             self._layout = torch.channels_last
-            teacher.network.to(memory_format=torch.channels_last)
+            # A copy: layout moves last bits, and others' must not depend on who was first.
+            network = copy.deepcopy(teacher.network).to(memory_format=torch.channels_last)
+            teacher = replace(teacher, network=network)
+        self.teacher = teacher
+        self.objective = objective
+        self._precision = precision
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}

@@ -175,6 +175,18 @@ def test_a_student_of_no_weight_changes_no_pixel(tiny: Params, teacher: Teacher)
     assert torch.equal(alone.pixels, beside.pixels)
 
 
+def test_bfloat16_leaves_the_teacher_as_it_was(teacher: Teacher) -> None:
+    """A student's last bits would follow from whether its process made shards before."""
+    wide = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    teacher = replace(teacher, network=wide.eval().requires_grad_(False))
+    before = [parameter.stride() for parameter in wide.parameters()]
+    engine = Engine(teacher, Objective(), "bfloat16")
+    assert [parameter.stride() for parameter in wide.parameters()] == before
+    assert engine.teacher.network[1].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index, union-attr, operator]
+
+
 def test_bfloat16_reaches_the_same_labels(teacher: Teacher) -> None:
     result = dream(teacher, Objective(jitter=1, flip=False), iterations=60, precision="bfloat16")
     assert torch.equal(result.logits.argmax(1), LABELS)
