@@ -5,7 +5,8 @@
 ``DATA`` is the folder of the four IDX ``.gz`` files; ``OUT`` keeps everything, and a second call
 goes on from it. For each teacher it prints its accuracy, the share of the images that an
 independent CNN gives the intended label, and the accuracy of a student trained from scratch on
-the images. ``--images``, ``--steps`` and ``--epochs`` make it a smaller trial.
+the images, of the architecture ``--student``. ``--images``, ``--steps`` and ``--epochs`` make it a
+smaller trial.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from pipeline.students import distill_students
 from pipeline.synthesis import check
 
 MEAN, STD, BATCH = 0.286, 0.353, 128
-JUDGE, STUDENT = "judge", "judge"
+JUDGE = "judge"
 NAMES = (
     *("T-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "boot"),
@@ -124,14 +125,14 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
                     "std": [STD],
                 },
             },
-            "student": {"source": f"benchmarks.networks:{STUDENT}"},
+            "student": {"source": f"benchmarks.networks:{options.student}"},
             "synthesis": {"images": options.images, "shard_size": 1024},
             "distillation": {"steps": options.steps},
             "evaluation": {"data": str(out / "test.tar")},
             "execution": {"workers": options.workers},
             "paths": {
                 "dataset": str(out / name / "synthetic"),
-                "students": str(out / name / "students"),
+                "students": str(out / name / f"students-{options.student}"),
                 "reports": str(out / name / "reports"),
             },
         }
@@ -158,7 +159,8 @@ def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> st
     report = evaluate(config, teacher)
     return (
         f"{line}; teacher {report['teacher_accuracy']:.2%}, "
-        f"student {report['student_accuracy']:.2%} on {report['real_images']} real images"
+        f"a {options.student} as student {report['student_accuracy']:.2%} "
+        f"on {report['real_images']} real images"
     )
 
 
@@ -182,6 +184,7 @@ def main() -> int:
     parser.add_argument("teachers", nargs="+", choices=[n for n in NETWORKS if n != JUDGE])
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=3000, help="of the student; 0 for none")
+    parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--epochs", type=int, default=10, help="of each teacher")
     parser.add_argument("--workers", type=int, default=None)
     with report_errors() as outcome:

@@ -94,7 +94,7 @@ _IMAGENET = Objective(
 _LARGE = Objective(start="grey", tv=0.06, learning_rate=0.1, jitter=16, coarse=0.6)
 # Without BatchNorm nothing but the priors keeps an image from being noise that the teacher alone
 # reads as a class: it has to stay that class under changes of colour, place and size.
-_WITHOUT = Objective(feature=1.0, colour=0.5, zoom=0.85, coarse=0.25)
+_WITHOUT = Objective(tv=0.04, learning_rate=0.2, colour=0.5, zoom=0.7, coarse=0.25)
 
 PRESETS: dict[str, Objective] = {
     "normalised": Objective(),

@@ -1,0 +1,180 @@
+"""What an objective is worth on Fashion-MNIST: the same few images and student steps for each.
+
+    python -m benchmarks.objectives DATA OUT convnext "" "tv=0.1" "feature=1 zoom=1"
+
+``DATA`` and ``OUT`` are as for ``benchmarks.fashion``, whose teachers it takes (and trains). Each
+further argument changes fields of the teacher's default objective. A row has the share of images
+that an independent CNN gives their label, how far their features in it are from those of real
+ones (Frechet distance), how alike images of a class are there (mean cosine), and the real accuracy
+of a student after ``--steps``. Rows are also kept in ``OUT/objectives.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from benchmarks.fashion import JUDGE, MEAN, STD, load, read_split, weights
+from benchmarks.networks import NETWORKS
+from pipeline import cores
+from pipeline.batchnorm import batchnorm_layers
+from pipeline.cli import report_errors
+from pipeline.config import DistillationConfig
+from pipeline.engine import Engine
+from pipeline.errors import UserError
+from pipeline.inversion import invert
+from pipeline.objective import PRESETS, Objective
+from pipeline.teacher import Preprocessing, Teacher
+from pipeline.training import Training
+
+BATCH = 256
+_ONE = torch.ones(1, 1, 1, 1)
+PREPROCESSING = Preprocessing(_ONE * MEAN, _ONE * STD)
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """The test images, and what the independent CNN makes of them."""
+
+    pixels: Tensor
+    labels: Tensor
+    judge: nn.Module
+    features: Tensor
+
+
+def changed(base: Objective, text: str) -> Objective:
+    """``base`` with ``field=value`` pairs, apart by spaces, in it."""
+    fields = dict(pair.split("=", 1) for pair in text.split())
+    for name in fields:
+        if not hasattr(base, name):
+            raise UserError(f"no field {name!r} in an objective: {', '.join(asdict(base))}")
+    return replace(base, **{name: yaml.safe_load(value) for name, value in fields.items()})
+
+
+def outputs(network: nn.Module, pixels: Tensor) -> Tensor:
+    """What ``network`` says of uint8 images."""
+    with torch.no_grad():
+        parts = [network(PREPROCESSING.normalise(part)) for part in pixels.split(500)]
+    return torch.cat(parts)
+
+
+def accuracy(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:
+    return float((outputs(network, pixels).argmax(1) == labels).float().mean())
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """``|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2))`` of features ``[N, D]``."""
+    first, second = torch.cov(a.T).double(), torch.cov(b.T).double()
+    root = torch.linalg.eigvals(first @ second).real.clamp_min(0).sqrt().sum()
+    spread = first.trace() + second.trace() - 2 * root
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread)
+
+
+def likeness(features: Tensor, labels: Tensor, centre: Tensor) -> float:
+    """Mean cosine of two images of a class, ``centre`` taken off their features."""
+    unit = F.normalize(features - centre, dim=1)
+    classes = [unit[labels == label] for label in labels.unique()]
+    return float(torch.stack([(part @ part.T).mean() for part in classes]).mean())
+
+
+def made(teacher: Teacher, objective: Objective, labels: Tensor, iterations: int) -> Tensor:
+    """Images of ``labels``, uint8."""
+    torch.compiler.reset()
+    with Engine(teacher, objective, "bfloat16", compiled=True) as engine:
+        parts = [
+            invert(engine, part, seed, iterations).pixels
+            for seed, part in enumerate(labels.split(BATCH))
+        ]
+    return torch.cat(parts)
+
+
+def batches(pixels: Tensor, size: int, steps: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    while steps > 0:
+        for index in torch.randperm(len(pixels), generator=generator).split(size)[:steps]:
+            yield pixels[index]
+            steps -= 1
+
+
+def student_accuracy(
+    teacher: Teacher, name: str, pixels: Tensor, real: Real, config: DistillationConfig
+) -> float:
+    torch.manual_seed(0)
+    training = Training(teacher, NETWORKS[name](), config, seed=0)
+    for number, batch in enumerate(batches(pixels, config.batch_size, config.steps)):
+        training.step(number, batch)
+    network = training.published(iter(pixels.split(config.batch_size))).eval()
+    return accuracy(network, real.pixels, real.labels)
+
+
+def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) -> dict[str, Any]:
+    """Images and a student of the teacher's default objective, changed as ``text`` says."""
+    has_batchnorm = bool(batchnorm_layers(teacher.network))
+    base = PRESETS["normalised" if has_batchnorm else "without-batchnorm"]
+    objective = changed(base, text)
+    labels = torch.arange(options.images) % teacher.classes
+    started = time.perf_counter()
+    pixels = made(teacher, objective, labels, options.iterations)
+    seconds = time.perf_counter() - started
+    features = outputs(real.judge[:-1], pixels)
+    config = DistillationConfig(steps=options.steps, threads=options.threads)
+    return {
+        "teacher": options.teacher,
+        "change": text,
+        "images": options.images,
+        "iterations": options.iterations,
+        "seconds": round(seconds, 1),
+        "teacher_agreement": accuracy(teacher.network, pixels, labels),
+        "confirmed": accuracy(real.judge, pixels, labels),
+        "frechet": frechet(features, real.features),
+        "cosine": likeness(features, labels, real.features.mean(0)),
+        "steps": options.steps,
+        "student": student_accuracy(teacher, options.student, pixels, real, config),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("teacher", choices=[name for name in NETWORKS if name != JUDGE])
+    parser.add_argument("changes", nargs="+")
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=1000, help="of the student")
+    parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
+    parser.add_argument("--epochs", type=int, default=10, help="of the teacher")
+    parser.add_argument("--threads", type=int, default=1)
+    with report_errors() as outcome:
+        options = parser.parse_args()
+        cores.use(options.threads)
+        nets = [
+            load(name, weights(name, options.data, options.out, options.epochs))
+            for name in (options.teacher, JUDGE)
+        ]
+        network = nets[0].requires_grad_(False)
+        teacher = Teacher(network, PREPROCESSING, (1, 28, 28), 10, "")
+        images, labels = read_split(options.data, "t10k")
+        real = Real(images, labels, nets[1], outputs(nets[1][:-1], images[:5000]))
+        for change in options.changes:
+            line = json.dumps(row(teacher, change, real, options))
+            with (options.out / "objectives.jsonl").open("a") as file:
+                file.write(line + "\n")
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
