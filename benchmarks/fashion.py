@@ -127,7 +127,7 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
             },
             "student": {"source": f"benchmarks.networks:{options.student}"},
             "synthesis": {"images": options.images, "shard_size": 1024},
-            "distillation": {"steps": options.steps},
+            "distillation": {"steps": max(1, options.steps)},
             "evaluation": {"data": str(out / "test.tar")},
             "execution": {"workers": options.workers},
             "paths": {

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from benchmarks.fashion import JUDGE, MEAN, STD, load, read_split, weights
 from benchmarks.networks import NETWORKS
 from pipeline import cores
-from pipeline.batchnorm import batchnorm_layers
 from pipeline.cli import report_errors
 from pipeline.config import DistillationConfig
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import invert
 from pipeline.objective import PRESETS, Objective
+from pipeline.statistics import batchnorm_layers
 from pipeline.teacher import Preprocessing, Teacher
 from pipeline.training import Training
 
@@ -45,12 +45,15 @@ PREPROCESSING = Preprocessing(_ONE * MEAN, _ONE * STD)
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """The test images, and what the independent CNN makes of them."""
+    """The test images, and the independent CNN, a sequence of layers."""
 
     pixels: Tensor
     labels: Tensor
     judge: nn.Module
-    features: Tensor
+
+    def seen(self, pixels: Tensor) -> Tensor:
+        """The features of images: what the judge's last layer is given."""
+        return outputs(nn.Sequential(*list(self.judge.children())[:-1]), pixels)
 
 
 def changed(base: Objective, text: str) -> Objective:
@@ -127,7 +130,7 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
     started = time.perf_counter()
     pixels = made(teacher, objective, labels, options.iterations)
     seconds = time.perf_counter() - started
-    features = outputs(real.judge[:-1], pixels)
+    features, seen = real.seen(pixels), real.seen(real.pixels)
     config = DistillationConfig(steps=options.steps, threads=options.threads)
     return {
         "teacher": options.teacher,
@@ -137,8 +140,8 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
         "seconds": round(seconds, 1),
         "teacher_agreement": accuracy(teacher.network, pixels, labels),
         "confirmed": accuracy(real.judge, pixels, labels),
-        "frechet": frechet(features, real.features),
-        "cosine": likeness(features, labels, real.features.mean(0)),
+        "frechet": frechet(features, seen),
+        "cosine": likeness(features, labels, seen.mean(0)),
         "steps": options.steps,
         "student": student_accuracy(teacher, options.student, pixels, real, config),
     }
@@ -166,7 +169,7 @@ def main() -> int:
         network = nets[0].requires_grad_(False)
         teacher = Teacher(network, PREPROCESSING, (1, 28, 28), 10, "")
         images, labels = read_split(options.data, "t10k")
-        real = Real(images, labels, nets[1], outputs(nets[1][:-1], images[:5000]))
+        real = Real(images, labels, nets[1])
         for change in options.changes:
             line = json.dumps(row(teacher, change, real, options))
             with (options.out / "objectives.jsonl").open("a") as file:

@@ -139,6 +139,7 @@ class ObjectiveConfig(Section):
     clamp: bool | None = None
     colour: Weight | None = None
     zoom: Share | None = None
+    zoom_schedule: Schedule | None = None
     coarse: Fraction | None = None
 
     @model_validator(mode="after")

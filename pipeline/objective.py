@@ -33,10 +33,12 @@ class Objective:
 
     Learning rate and jitter are in units of the teacher's normalised space and of pixels.
 
-    The last three are off unless a preset sets them. ``colour`` is the greatest change of contrast
+    The last four are off unless a preset sets them. ``colour`` is the greatest change of contrast
     (its logarithm) and of brightness that each channel of an image is shown under, drawn anew each
     step; ``zoom`` the smallest side of the crop that the whole batch is shown as, a share of the
-    image's; ``coarse`` the share of the iterations in which images have half the size.
+    image's: at each step, or, where ``zoom_schedule`` is cosine, at the last, from whole images on
+    (the crop curriculum of Yin and Shen 2023, "Dataset Distillation in Large Data Era"); ``coarse``
+    the share of the iterations in which images have half the size.
     """
 
     classification: float = 1.0
@@ -55,6 +57,7 @@ class Objective:
     clamp: bool = True
     colour: float = 0.0
     zoom: float = 1.0
+    zoom_schedule: Schedule = "constant"
     coarse: float = 0.0
 
 

@@ -5,6 +5,8 @@ A shift, flip or crop is the same for the whole batch; colours change for each i
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,7 @@ class Views:
         reach = objective.jitter
         self._objective = objective
         self._generator = generator
+        self._iterations = iterations
         self._shifts = torch.randint(
             -reach, reach + 1, (iterations, 2), generator=generator
         ).tolist()
@@ -31,10 +34,17 @@ class Views:
         if objective.flip and self._flips[iteration]:
             shown = shown.flip(3)
         if objective.zoom < 1:
-            shown = crop(shown, *self._draw(3).tolist(), smallest=objective.zoom)
+            shown = crop(shown, *self._draw(3).tolist(), smallest=self.smallest(iteration))
         if objective.colour > 0:
             shown = recolour(shown, self._draw(2, *images.shape[:2]), objective.colour)
         return shown
+
+    def smallest(self, iteration: int) -> float:
+        """The smallest side of a crop at an iteration, a share of the image's."""
+        if self._objective.zoom_schedule == "constant":
+            return self._objective.zoom
+        done = iteration / max(1, self._iterations - 1)
+        return 1 - (1 - self._objective.zoom) * (1 - math.cos(math.pi * done)) / 2
 
     def _draw(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self._generator)

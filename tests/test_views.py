@@ -37,6 +37,17 @@ def test_a_crop_is_a_part_enlarged() -> None:
     assert crop(images, 1.0, 0.3, 0.3, smallest=0.5) is images
 
 
+def test_a_crop_curriculum_goes_from_whole_images_to_small_crops() -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = Views(Objective(zoom=0.2, zoom_schedule="cosine"), 5, generator)
+    shares = [views.smallest(iteration) for iteration in range(5)]
+    assert shares == pytest.approx([1.0, 0.8828, 0.6, 0.3172, 0.2], abs=1e-4)
+    images = random(1, 3, 8, 8)
+    whole = Views(Objective(jitter=0, flip=False, zoom=0.2, zoom_schedule="cosine"), 5, generator)
+    assert torch.equal(whole.show(images, 0), images)
+    assert not torch.equal(whole.show(images, 4), images)
+
+
 def test_recolouring_is_of_each_image_and_channel() -> None:
     images, draws = random(2, 3, 4, 4), random(2, 2, 3)
     shown = recolour(images, draws, 0.5)
