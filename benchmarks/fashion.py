@@ -92,6 +92,11 @@ def accuracy(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
     return right / total
 
 
+def pairs(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Batches of both."""
+    return list(zip(images.split(500), labels.split(500), strict=True))
+
+
 def weights(name: str, data: Path, out: Path, epochs: int) -> Path:
     """The trained weights of a network, made if they are not there."""
     path = out / f"{name}.safetensors"
@@ -150,9 +155,7 @@ def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> st
     report_synthesis(config, made)
     shards = sorted((Path(config.paths.dataset) / "train").glob("*.tar"))
     agreed = accuracy(judge, list(ordered_batches(shards, 256)))
-    images, labels = read_split(data, "t10k")
-    real = list(zip(images.split(500), labels.split(500), strict=True))
-    right = accuracy(load(name, path), real)
+    right = accuracy(load(name, path), pairs(*read_split(data, "t10k")))
     line = f"{name} ({path.stat().st_size / 4e6:.2f} M parameters, {right:.2%} on real images): "
     line += f"an independent CNN confirms {agreed:.1%} of {options.images} images"
     if not options.steps:

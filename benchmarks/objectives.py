@@ -22,14 +22,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
-from benchmarks.fashion import JUDGE, MEAN, STD, load, read_split, weights
+from benchmarks.fashion import JUDGE, MEAN, STD, accuracy, load, pairs, read_split, weights
 from benchmarks.networks import NETWORKS
 from pipeline import cores
 from pipeline.cli import report_errors
-from pipeline.config import DistillationConfig
+from pipeline.config import DistillationConfig, parse_overrides
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import invert
@@ -58,11 +57,11 @@ class Real:
 
 def changed(base: Objective, text: str) -> Objective:
     """``base`` with ``field=value`` pairs, apart by spaces, in it."""
-    fields = dict(pair.split("=", 1) for pair in text.split())
+    fields = parse_overrides(text.split())
     for name in fields:
         if not hasattr(base, name):
             raise UserError(f"no field {name!r} in an objective: {', '.join(asdict(base))}")
-    return replace(base, **{name: yaml.safe_load(value) for name, value in fields.items()})
+    return replace(base, **fields)
 
 
 def outputs(network: nn.Module, pixels: Tensor) -> Tensor:
@@ -70,10 +69,6 @@ def outputs(network: nn.Module, pixels: Tensor) -> Tensor:
     with torch.no_grad():
         parts = [network(PREPROCESSING.normalise(part)) for part in pixels.split(500)]
     return torch.cat(parts)
-
-
-def accuracy(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:
-    return float((outputs(network, pixels).argmax(1) == labels).float().mean())
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -118,7 +113,7 @@ def student_accuracy(
     for number, batch in enumerate(batches(pixels, config.batch_size, config.steps)):
         training.step(number, batch)
     network = training.published(iter(pixels.split(config.batch_size))).eval()
-    return accuracy(network, real.pixels, real.labels)
+    return accuracy(network, pairs(real.pixels, real.labels))
 
 
 def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) -> dict[str, Any]:
@@ -138,8 +133,8 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
         "images": options.images,
         "iterations": options.iterations,
         "seconds": round(seconds, 1),
-        "teacher_agreement": accuracy(teacher.network, pixels, labels),
-        "confirmed": accuracy(real.judge, pixels, labels),
+        "teacher_agreement": accuracy(teacher.network, pairs(pixels, labels)),
+        "confirmed": accuracy(real.judge, pairs(pixels, labels)),
         "frechet": frechet(features, seen),
         "cosine": likeness(features, labels, seen.mean(0)),
         "steps": options.steps,
