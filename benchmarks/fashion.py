@@ -4,9 +4,9 @@
 
 ``DATA`` is the folder of the four IDX ``.gz`` files; ``OUT`` keeps everything, and a second call
 goes on from it. For each teacher it prints its accuracy, the share of the images that an
-independent CNN gives the intended label, and the accuracy of a student trained from scratch on
-the images, of the architecture ``--student``. ``--images``, ``--steps`` and ``--epochs`` make it a
-smaller trial.
+independent CNN (``--judge``) gives the intended label, and the accuracy of a student trained from
+scratch on the images, of the architecture ``--student``. ``--images``, ``--steps`` and
+``--epochs`` make it a smaller trial.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
 def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> str:
     """One line for one teacher."""
     path = weights(name, data, out, options.epochs)
-    judge = load(JUDGE, weights(JUDGE, data, out, options.epochs))
+    judge = load(options.judge, weights(options.judge, data, out, options.epochs))
     config = parameters(name, out, options)
     teacher = check(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
@@ -157,7 +157,7 @@ def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> st
     agreed = accuracy(judge, list(ordered_batches(shards, 256)))
     right = accuracy(load(name, path), pairs(*read_split(data, "t10k")))
     line = f"{name} ({path.stat().st_size / 4e6:.2f} M parameters, {right:.2%} on real images): "
-    line += f"an independent CNN confirms {agreed:.1%} of {options.images} images"
+    line += f"a {options.judge} confirms {agreed:.1%} of {options.images} images"
     if not options.steps:
         return line
     with open_runner(config, config.distillation.threads) as run:
@@ -186,6 +186,7 @@ def main() -> int:
     parser.add_argument("teachers", nargs="+", choices=[n for n in NETWORKS if n != JUDGE])
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=3000, help="of the student; 0 for none")
+    parser.add_argument("--judge", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--epochs", type=int, default=10, help="of each teacher")
     parser.add_argument("--workers", type=int, default=None)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.fashion import JUDGE, MEAN, STD, accuracy, load, pairs, read_split, weights
@@ -32,6 +31,7 @@ from pipeline.config import DistillationConfig, parse_overrides
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import invert
+from pipeline.measures import frechet_distance, mean_cosine
 from pipeline.objective import PRESETS, Objective
 from pipeline.statistics import batchnorm_layers
 from pipeline.teacher import Preprocessing, Teacher
@@ -44,15 +44,13 @@ PREPROCESSING = Preprocessing(_ONE * MEAN, _ONE * STD)
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """The test images, and the independent CNN, a sequence of layers."""
+    """The test images, the independent CNN, and its features of them."""
 
     pixels: Tensor
     labels: Tensor
     judge: nn.Module
-
-    def seen(self, pixels: Tensor) -> Tensor:
-        """The features of images: what the judge's last layer is given."""
-        return outputs(nn.Sequential(*list(self.judge.children())[:-1]), pixels)
+    trunk: nn.Module  # the judge without its last layer
+    features: Tensor
 
 
 def changed(base: Objective, text: str) -> Objective:
@@ -71,19 +69,10 @@ def outputs(network: nn.Module, pixels: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def frechet(a: Tensor, b: Tensor) -> float:
-    """``|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2))`` of features ``[N, D]``."""
-    first, second = torch.cov(a.T).double(), torch.cov(b.T).double()
-    root = torch.linalg.eigvals(first @ second).real.clamp_min(0).sqrt().sum()
-    spread = first.trace() + second.trace() - 2 * root
-    return float((a.mean(0) - b.mean(0)).square().sum() + spread)
-
-
-def likeness(features: Tensor, labels: Tensor, centre: Tensor) -> float:
-    """Mean cosine of two images of a class, ``centre`` taken off their features."""
-    unit = F.normalize(features - centre, dim=1)
-    classes = [unit[labels == label] for label in labels.unique()]
-    return float(torch.stack([(part @ part.T).mean() for part in classes]).mean())
+def class_cosine(features: Tensor, labels: Tensor) -> float:
+    """Mean cosine of two images of a class, mean over the classes."""
+    cosines = [mean_cosine(features[labels == label]) for label in labels.unique()]
+    return sum(cosines) / len(cosines)
 
 
 def made(teacher: Teacher, objective: Objective, labels: Tensor, iterations: int) -> Tensor:
@@ -125,7 +114,7 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
     started = time.perf_counter()
     pixels = made(teacher, objective, labels, options.iterations)
     seconds = time.perf_counter() - started
-    features, seen = real.seen(pixels), real.seen(real.pixels)
+    features = outputs(real.trunk, pixels)
     config = DistillationConfig(steps=options.steps, threads=options.threads)
     return {
         "teacher": options.teacher,
@@ -135,8 +124,8 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
         "seconds": round(seconds, 1),
         "teacher_agreement": accuracy(teacher.network, pairs(pixels, labels)),
         "confirmed": accuracy(real.judge, pairs(pixels, labels)),
-        "frechet": frechet(features, seen),
-        "cosine": likeness(features, labels, seen.mean(0)),
+        "frechet": frechet_distance(features, real.features),
+        "cosine": class_cosine(features - real.features.mean(0), labels),
         "steps": options.steps,
         "student": student_accuracy(teacher, options.student, pixels, real, config),
     }
@@ -164,7 +153,8 @@ def main() -> int:
         network = nets[0].requires_grad_(False)
         teacher = Teacher(network, PREPROCESSING, (1, 28, 28), 10, "")
         images, labels = read_split(options.data, "t10k")
-        real = Real(images, labels, nets[1])
+        trunk = nn.Sequential(*list(nets[1].children())[:-1])
+        real = Real(images, labels, nets[1], trunk, outputs(trunk, images))
         for change in options.changes:
             line = json.dumps(row(teacher, change, real, options))
             with (options.out / "objectives.jsonl").open("a") as file:
