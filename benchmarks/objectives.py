@@ -99,8 +99,9 @@ def student_accuracy(
 ) -> float:
     torch.manual_seed(0)
     training = Training(teacher, NETWORKS[name](), config, seed=0)
-    for number, batch in enumerate(batches(pixels, config.batch_size, config.steps)):
-        training.step(number, batch)
+    with training:
+        for number, batch in enumerate(batches(pixels, config.batch_size, config.steps)):
+            training.step(number, batch)
     network = training.published(iter(pixels.split(config.batch_size))).eval()
     return accuracy(network, pairs(real.pixels, real.labels))
 

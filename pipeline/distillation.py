@@ -17,7 +17,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline import augmentation, batchnorm, cores, ranks, sources, streaming, teacher, training
+from pipeline import (
+    augmentation,
+    batchnorm,
+    cores,
+    imitation,
+    ranks,
+    sources,
+    streaming,
+    teacher,
+    training,
+)
 from pipeline.code import source_digest
 from pipeline.config import DistillationConfig, StudentConfig, TeacherConfig
 from pipeline.ranks import average, from_first, is_first, own_share
@@ -83,7 +93,7 @@ class DistillJob:
 
     def spec(self) -> dict[str, Any]:
         """All that the trained weights follow from."""
-        modules = (augmentation, batchnorm, ranks, streaming, teacher, training)
+        modules = (augmentation, batchnorm, imitation, ranks, streaming, teacher, training)
         code = [Path(str(file)) for file in (__file__, *(m.__file__ for m in modules))]
         return {
             "teacher": self.teacher_digest,
@@ -166,17 +176,18 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
     )
     progress = _resume(job, spec_sha256, state)
     report(progress.step * config.batch_size)
-    for place, (pixels, labels) in _batches(config, stream, progress):
-        step = state.step(progress.step, pixels)
-        progress.step, (progress.epoch, progress.position) = progress.step + 1, place
-        if progress.step % max(1, config.steps // LOG_POINTS) == 0 or (
-            progress.step == config.steps
-        ):
-            progress.log.append(_log_row(progress.step, step, state.student, labels))
-        report(config.batch_size)
-        due = progress.step % config.checkpoint_every == 0 and progress.step < config.steps
-        if due and is_first():
-            _save_checkpoint(job, spec_sha256, state, progress)
+    with state:
+        for place, (pixels, labels) in _batches(config, stream, progress):
+            step = state.step(progress.step, pixels)
+            progress.step, (progress.epoch, progress.position) = progress.step + 1, place
+            if progress.step % max(1, config.steps // LOG_POINTS) == 0 or (
+                progress.step == config.steps
+            ):
+                progress.log.append(_log_row(progress.step, step, state.student, labels))
+            report(config.batch_size)
+            due = progress.step % config.checkpoint_every == 0 and progress.step < config.steps
+            if due and is_first():
+                _save_checkpoint(job, spec_sha256, state, progress)
     clean = (pixels for pixels, _ in islice(stream.epoch(0), CLEAN_BATCHES))
     network = state.published(clean)
     if is_first():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from pipeline.augmentation import augment
 from pipeline.batchnorm import restate, share_batchnorm
 from pipeline.config import DistillationConfig
+from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.plan import derive_seed
 from pipeline.ranks import average_gradients, own_share
 from pipeline.teacher import Teacher
@@ -35,7 +38,13 @@ class Step:
 
 
 class Training:
-    """A student on its way. :meth:`state_dict` is all that its future follows from."""
+    """A student on its way. :meth:`state_dict` is all that its future follows from.
+
+    Take steps inside ``with``: hooks end with the block.
+
+    Raises:
+        UserError: the student has no feature map to imitate.
+    """
 
     def __init__(
         self,
@@ -51,8 +60,9 @@ class Training:
             self.student.to(memory_format=torch.channels_last)
         self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
         self._average = copy.deepcopy(self.student).eval() if config.ema else None
+        self._imitation = self._connect() if config.imitation else None
         self._optimizer = torch.optim.SGD(
-            self.student.parameters(),
+            [*self.student.parameters(), *self._connectors()],
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -60,6 +70,21 @@ class Training:
         )
         self._judge = _compiled_loss() if config.compile else _loss
         self._untried = config.compile
+        self._hooks = contextlib.ExitStack()
+
+    def __enter__(self) -> Training:
+        if self._imitation is not None:
+            self._hooks.enter_context(self._imitation.teacher)
+            self._hooks.enter_context(self._imitation.student)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hooks.close()
 
     def step(self, number: int, pixels: Tensor) -> Step:
         """Step ``number``, counted from 0, on this process's share of a batch, uint8."""
@@ -72,7 +97,7 @@ class Training:
         # For dropout and its like; apart in each process.
         noise = derive_seed(self._seed, number, 1 + self._share.index)
         loss, logits, target = self._differentiate(images, noise)
-        average_gradients(self.student.parameters())
+        average_gradients([*self.student.parameters(), *self._connectors()])
         self._optimizer.step()
         if self._average is not None:
             decay = min(self._config.ema, (1 + number) / (10 + number))  # the first ones fade fast
@@ -92,6 +117,7 @@ class Training:
         return {
             "student": self.student.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
+            "connectors": None if self._imitation is None else self._imitation.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
 
@@ -99,7 +125,17 @@ class Training:
         self.student.load_state_dict(state["student"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        if self._imitation is not None:
+            self._imitation.load_state_dict(state["connectors"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+    def _connect(self) -> Imitation:
+        images = torch.zeros(2, *self._teacher.shape, device=self._teacher.device)
+        maps = (FeatureMaps(network, images) for network in (self._teacher.network, self.student))
+        return Imitation(*maps).to(self._teacher.device)
+
+    def _connectors(self) -> list[nn.Parameter]:
+        return [] if self._imitation is None else list(self._imitation.parameters())
 
     def _differentiate(self, images: Tensor, noise: int) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and gradients. Falls back to eager where compiling fails."""
@@ -120,11 +156,18 @@ class Training:
 
     def _backward(self, images: Tensor, noise: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.manual_seed(noise)
+        if self._imitation is not None:
+            self._imitation.forget()  # what was seen outside of a step
         bfloat16 = self._config.precision == "bfloat16"
         images = images.contiguous(memory_format=self._layout)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             judged = self._judge(
-                self._teacher.network, self.student, images, self._config.temperature
+                self._teacher.network,
+                self.student,
+                images,
+                self._config.temperature,
+                self._imitation,
+                self._config.imitation,
             )
         self._optimizer.zero_grad(set_to_none=True)
         judged[0].backward()
@@ -168,12 +211,20 @@ def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
 
 
 def _loss(
-    teacher: nn.Module, student: nn.Module, images: Tensor, temperature: float
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor,
+    temperature: float,
+    imitation: Imitation | None,
+    weight: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         target = teacher(images)
     logits = student(images)
-    return distillation_loss(logits, target, temperature), logits, target
+    loss = distillation_loss(logits, target, temperature)
+    if imitation is not None:
+        loss = loss + weight * imitation()
+    return loss, logits, target
 
 
 @functools.cache

@@ -1,0 +1,173 @@
+"""What a student learns on CIFAR-10, and from which lever: the study of docs/students.md.
+
+    python -m benchmarks.students OUT [ROW ...] [--images 2048] [--steps 2000] [--seed 0]
+
+``OUT`` holds ``resnet20.th``, ``resnet32.th`` and ``test-00000.tar`` (and ``train-*.tar`` for the
+row ``real``), and keeps everything: a second call goes on from it. A row is one of :data:`ROWS`,
+changes to ``examples/cifar10.yaml``; or changes themselves, ``section.key=value`` apart by spaces.
+Every row has the same number of images and of distillation steps. Its result, with the measures
+that need no real image, goes into ``OUT/results``; ``--collect`` gathers them in
+``docs/students.json``. Real images give nothing but the final accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.adaptive import synthesize
+from pipeline.cli import report_errors
+from pipeline.config import Config, load_config, parse_overrides
+from pipeline.distillation import DistillJob, distill
+from pipeline.diversity import measure
+from pipeline.evaluation import evaluate
+from pipeline.running import open_runner
+from pipeline.shards import Sample, write_tar
+from pipeline.storage import digest_file, digest_json, location, replacing, write_json
+from pipeline.streaming import ordered_batches
+from pipeline.students import STUDENT, distill_students, weights_path
+from pipeline.synthesis import check
+from pipeline.teacher import Teacher
+
+PARAMS = Path("examples/cifar10.yaml")
+REAL, COLLECTED = "real", Path("docs/students.json")
+SHARD = 1024
+KEYS = ("row", "images", "steps", "seed")  # what a result is of
+
+ROWS: dict[str, str] = {
+    "default": "",
+    REAL: "",
+    "noise": "synthesis.iterations=0 synthesis.objective.start=white",
+    "deepdream": "synthesis.objective.preset=deepdream-cifar10 synthesis.iterations=2000",
+    "published": "synthesis.objective.preset=deepinversion-cifar10 synthesis.iterations=2000",
+}
+
+
+def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
+    """The parameters of a row. Rows that make the same images share them."""
+    overrides = {
+        "teacher.weights": str(out / "resnet20.th"),
+        "evaluation.verifier.weights": str(out / "resnet32.th"),
+        "evaluation.data": str(out / "test-00000.tar"),
+        "synthesis.images": options.images,
+        "synthesis.shard_size": SHARD,
+        "distillation.steps": options.steps,
+        "distillation.seeds": [options.seed],
+        "distillation.threads": options.threads,
+        "adaptive.training.threads": options.threads,
+        "execution.workers": options.workers,
+        **parse_overrides(ROWS.get(row, row).split()),
+    }
+    config = load_config(PARAMS, overrides)
+    rounds = config.adaptive.rounds * config.adaptive.images
+    if rounds:  # equal images in all
+        overrides["synthesis.images"] = options.images - rounds
+        config = load_config(PARAMS, overrides)
+    made_of = [config.synthesis, config.adaptive if rounds else None, row == REAL]
+    images = digest_json([str(part) for part in made_of])[:12]
+    student = digest_json([images, str(config.distillation), str(config.student)])[:12]
+    overrides |= {
+        "paths.dataset": str(out / "images" / images),
+        "paths.students": str(out / "students" / student),
+        "paths.reports": str(out / "reports" / student),
+    }
+    return load_config(PARAMS, overrides)
+
+
+def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Images, a student and every measure of one row, made or taken from an earlier call."""
+    config = configured(out, name, options)
+    teacher = check(config, "dataset", "reports")
+    started = time.perf_counter()
+    with open_runner(config, config.synthesis.threads) as run:
+        if name == REAL:
+            write_real(out, Path(config.paths.dataset), options.images)
+        else:
+            synthesize(config, run)
+    synthesis = time.perf_counter() - started
+    with open_runner(config, config.distillation.threads) as run:
+        if name == REAL:
+            run(distill, [real_job(config, teacher)], REAL)
+        else:
+            distill_students(config, teacher, run)
+    result = {
+        "row": name,
+        "changes": ROWS.get(name, name),
+        "images": options.images,
+        "steps": options.steps,
+        "seed": options.seed,
+        "synthesis_seconds": round(synthesis, 1),
+        "seconds": round(time.perf_counter() - started, 1),
+        **evaluate(config, teacher),
+    }
+    if name != REAL:
+        result |= measure(config, teacher)[0]
+    return result
+
+
+def write_real(out: Path, dataset: Path, count: int) -> None:
+    """The first real training images as one shard."""
+    batches = ordered_batches(sorted(out.glob("train-*.tar")), 1)
+    samples = (
+        Sample(f"{index:09d}", pixels[0].numpy(), int(label), {"cls": int(label)})
+        for index, (pixels, label) in enumerate(islice(batches, count))
+    )
+    (dataset / "train").mkdir(parents=True, exist_ok=True)
+    with replacing(dataset / "train/000000.tar") as file:
+        write_tar(file, samples)
+
+
+def real_job(config: Config, teacher: Teacher) -> DistillJob:
+    shard = location(config.paths.dataset) / "train/000000.tar"
+    seed = config.distillation.seeds[0]
+    return DistillJob(
+        name=REAL,
+        teacher=config.teacher,
+        teacher_digest=teacher.digest,
+        student=config.student,
+        training=config.distillation,
+        shards=(shard,),
+        dataset=digest_file(shard),
+        seed=seed,
+        output=weights_path(config, STUDENT, seed),
+    )
+
+
+def collect(out: Path) -> None:
+    """All results, the newest of each kind, beside what was collected before."""
+    rows = json.loads(COLLECTED.read_text()) if COLLECTED.is_file() else []
+    rows += [json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))]
+    latest = {tuple(row[key] for key in KEYS): row for row in rows}
+    write_json(COLLECTED, [latest[key] for key in sorted(latest)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("rows", nargs="*", default=[])
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--collect", action="store_true", help="into docs/students.json")
+    with report_errors() as outcome:
+        options = parser.parse_args()
+        for name in options.rows:
+            result = row(options.out, name, options)
+            file = digest_json([result[key] for key in KEYS])[:12]
+            write_json(options.out / "results" / f"{file}.json", result)
+            sys.stdout.write(json.dumps(result) + "\n")
+            sys.stdout.flush()
+        if options.collect:
+            collect(options.out)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
