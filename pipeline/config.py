@@ -141,6 +141,7 @@ class ObjectiveConfig(Section):
     zoom: Share | None = None
     zoom_schedule: Schedule | None = None
     coarse: Fraction | None = None
+    ambiguity: Fraction | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -193,6 +194,7 @@ class DistillationConfig(Section):
     warmup: Count = 100
     shift: Count = 4
     flip: bool = True
+    zoom: Share = 1.0
     mixup: Fraction = 0.5
     cutmix: Fraction = 0.7
     cutout: Count = 0
@@ -218,6 +220,7 @@ class AdaptiveConfig(Section):
     rounds: Annotated[int, Field(ge=0, le=32767)] = 0
     images: Positive = 1000
     compete: Weight | None = None
+    masked: bool = False
     training: DistillationConfig = DistillationConfig(steps=1000)
 
 

@@ -142,8 +142,8 @@ class Engine:
         logits = self.teacher.network(images)
         layers = self._statistics.collect()
         student_logits = None if self._student is None else self._student(images)
-        form = self.objective.feature_form
-        terms = evaluate_terms(images, labels, logits, layers, student_logits, form)
+        form, masked = self.objective.feature_form, self.objective.masked
+        terms = evaluate_terms(images, labels, logits, layers, student_logits, form, masked)
         return Judgement(
             terms, logits.float(), None if student_logits is None else student_logits.float()
         )

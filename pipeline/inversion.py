@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.engine import Engine
 from pipeline.errors import UserError
-from pipeline.objective import Objective, Terms
+from pipeline.objective import Objective, Terms, ambiguous_targets
 from pipeline.plan import derive_seed
 from pipeline.views import Views, resize
 
@@ -124,17 +124,20 @@ def invert(
     """
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
-    labels = labels.to(teacher.device)
     images = starting_images(len(labels), teacher.shape, objective.start, generator)
     images = images.to(teacher.device)
     if objective.clamp:
         images = teacher.preprocessing.clamp(images)
     views = Views(objective, iterations, generator)
+    targets = labels
+    if objective.ambiguity:
+        targets = ambiguous_targets(labels, teacher.classes, objective.ambiguity, generator)
+    labels, targets = labels.to(teacher.device), targets.to(teacher.device)
     coarse = round(objective.coarse * iterations)
     recorded: list[tuple[int, Tensor]] = []
     for steps in (range(coarse), range(coarse, iterations)):
         if steps:
-            run = _Stage(engine, labels, views, steps, iterations, recorded, progress)
+            run = _Stage(engine, targets, views, steps, iterations, recorded, progress)
             images = _optimise(run, images, small=steps.start < coarse)
     return _finish(engine, images, labels, seed, iterations, recorded)
 
@@ -144,7 +147,7 @@ class _Stage:
     """Iterations ``steps`` of ``iterations``, all at one size of the images."""
 
     engine: Engine
-    labels: Tensor
+    targets: Tensor
     views: Views
     steps: range
     iterations: int
@@ -170,7 +173,7 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
     for step, iteration in enumerate(stage.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(objective, step, len(stage.steps))
         shown = resize(images, full) if enlarge else images
-        total, means = engine.step(stage.views.show(shown, iteration), stage.labels)
+        total, means = engine.step(stage.views.show(shown, iteration), stage.targets)
         total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -235,9 +238,12 @@ def starting_images(
 
     ``white`` is unit Gaussian noise. ``low-frequency`` is coloured blobs: unit noise on a grid of
     about one cell to five pixels, drawn smoothly to full size, under weak white noise. ``grey`` is
-    a tenth of that: little that the gradient has to undo.
+    a tenth of that: little that the gradient has to undo. ``varied`` draws anew for each image how
+    coarse, how strong and how colourful its noise is (:func:`varied_noise`).
     """
     channels, height, width = shape
+    if start == "varied":
+        return varied_noise(count, shape, generator)
     white = torch.randn(count, *shape, generator=generator)
     if start == "white":
         return white
@@ -246,6 +252,30 @@ def starting_images(
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
     blobs = smooth + 0.1 * white
     return 0.1 * blobs if start == "grey" else blobs
+
+
+def varied_noise(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Noise of as many kinds as there are images, ``[count, C, H, W]``.
+
+    ``a (u x + (1 - u) sqrt(C) mean_c x)`` with ``x = sum_k w_k z_k``: ``z_k`` is unit noise on a
+    grid of ``2^k`` cells a side, drawn smoothly to full size (one cell is a colour, the last has a
+    cell a pixel); the weights' logarithms are normal and their squares sum to 1; ``u`` in [0, 1]
+    is how colourful it is, ``a`` in about [0.5, 2] how strong.
+    """
+    channels, height, width = shape
+    octaves = max(height, width).bit_length()
+    weights = torch.randn(count, octaves, generator=generator).exp()
+    weights[:, -1] *= 0.3  # pixel noise alone is soon undone
+    weights = F.normalize(weights, dim=1)
+    noise = torch.zeros(count, *shape)
+    for octave, weight in enumerate(weights.unbind(1)):
+        sides = [min(2**octave, height), min(2**octave, width)]
+        grid = torch.randn(count, channels, *sides, generator=generator)
+        smooth = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+        noise += weight.view(-1, 1, 1, 1) * smooth
+    colour, strength = torch.rand(2, count, 1, 1, 1, generator=generator)
+    noise = colour * noise + (1 - colour) * channels**0.5 * noise.mean(1, keepdim=True)
+    return 1.2 * (1.4 * strength - 0.9).exp() * noise
 
 
 def learning_rate(objective: Objective, iteration: int, iterations: int) -> float:

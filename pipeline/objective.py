@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.statistics import LayerStatistics
 
 FeatureForm = Literal["normalised", "published"]
-Start = Literal["white", "low-frequency", "grey"]
+Start = Literal["white", "low-frequency", "grey", "varied"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -32,6 +32,8 @@ class Objective:
     ``classification * L + tv * R_TV + l2 * R_l2 + feature * R_feature + compete * R_compete``
 
     Learning rate and jitter are in units of the teacher's normalised space and of pixels.
+    ``ambiguity`` is the most that one other class may have of an image's target probability;
+    ``masked`` leaves R_compete to images on which the student decides as the teacher does.
 
     The last four are off unless a preset sets them. ``colour`` is the greatest change of contrast
     (its logarithm) and of brightness that each channel of an image is shown under, drawn anew each
@@ -46,6 +48,8 @@ class Objective:
     l2: float = 0.0
     feature: float = 10.0
     compete: float = 10.0  # in adaptive rounds, which have a student
+    masked: bool = False
+    ambiguity: float = 0.0
     feature_form: FeatureForm = "normalised"
     start: Start = "low-frequency"
     learning_rate: float = 0.4
@@ -114,8 +118,24 @@ PRESETS: dict[str, Objective] = {
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """``L = -log p_T(y | x)``, the cross-entropy of each image. ``[B, K], [B] -> [B]``."""
+    """``L = -log p_T(y | x)``, the cross-entropy of each image. ``[B, K], [B] -> [B]``.
+
+    ``labels`` may be probabilities, ``[B, K]``: ``L = -sum_k q_k log p_T(k | x)``.
+    """
     return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def ambiguous_targets(
+    labels: Tensor, classes: int, ambiguity: float, generator: torch.Generator
+) -> Tensor:
+    """Probabilities ``[B, K]``: of each image one other class, at random, has a share that is
+    uniform in [0, ``ambiguity``], and its label (int64 ``[B]``, on the CPU) the rest."""
+    other = (
+        labels + torch.randint(1, max(2, classes), labels.shape, generator=generator)
+    ) % classes
+    share = ambiguity * torch.rand(len(labels), 1, generator=generator)
+    targets = F.one_hot(labels, classes) * (1 - share)
+    return targets + F.one_hot(other, classes) * share
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -172,12 +192,17 @@ def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     return (kl_t + kl_s) / 2
 
 
-def compete_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """``R_compete = 1 - JS(p_T, p_S)``: low where student and teacher disagree.
+def compete_loss(teacher_logits: Tensor, student_logits: Tensor, masked: bool = False) -> Tensor:
+    """``R_compete = 1 - JS(p_T, p_S)`` (Eq. 8): low where student and teacher disagree.
 
-    ``[B, K], [B, K] -> [B]``.
+    ``[B, K], [B, K] -> [B]``. ``masked`` images, of which the student gives another class than the
+    teacher already, count 0: they stay just beyond the student's boundary (Fang et al. 2021,
+    "Contrastive Model Inversion for Data-Free Knowledge Distillation").
     """
-    return 1 - jensen_shannon(teacher_logits, student_logits)
+    agreement = 1 - jensen_shannon(teacher_logits, student_logits)
+    if not masked:
+        return agreement
+    return agreement * (teacher_logits.argmax(1) == student_logits.argmax(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +237,7 @@ def evaluate_terms(
     layers: Sequence[LayerStatistics],
     student_logits: Tensor | None,
     form: FeatureForm,
+    masked: bool = False,
 ) -> Terms:
     """All terms of one batch. ``layers`` may be empty (no BatchNorm): ``feature`` is then 0."""
     return Terms(
@@ -219,7 +245,7 @@ def evaluate_terms(
         tv=total_variation(images),
         l2=l2_norm(images),
         feature=feature_loss(layers, form) if layers else images.new_zeros(()),
-        compete=None if student_logits is None else compete_loss(logits, student_logits),
+        compete=None if student_logits is None else compete_loss(logits, student_logits, masked),
     )
 
 

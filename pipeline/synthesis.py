@@ -175,7 +175,9 @@ def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:
 def round_objective(config: Config, round_: int) -> Objective:
     """The objective of a round: only adaptive rounds have a student to compete with."""
     base = config.synthesis.objective.resolve()
-    return replace(base, compete=config.compete if round_ else 0.0)
+    if not round_:
+        return replace(base, compete=0.0)
+    return replace(base, compete=config.compete, masked=config.adaptive.masked)
 
 
 def record_path(root: Location, number: int) -> Location:

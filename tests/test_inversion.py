@@ -13,7 +13,7 @@ from pipeline import inversion
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.inversion import Inverted, invert, invert_surely, learning_rate, starting_images
-from pipeline.objective import Objective, evaluate_terms
+from pipeline.objective import Objective, classification_loss, evaluate_terms
 from pipeline.plan import derive_seed
 from pipeline.sources import build_network
 from pipeline.statistics import FeatureStatistics
@@ -283,6 +283,31 @@ def test_starting_images(shape: tuple[int, int, int]) -> None:
 
     assert roughness(smooth) < 0.8 * roughness(white)
     torch.testing.assert_close(start("grey"), 0.1 * smooth)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 20), (4, 1, 3)])
+def test_varied_starts_differ_in_kind(shape: tuple[int, int, int]) -> None:
+    images = starting_images(200, shape, "varied", torch.Generator().manual_seed(0))
+    again = starting_images(200, shape, "varied", torch.Generator().manual_seed(0))
+    assert images.shape == (200, *shape) and torch.equal(images, again)
+    strength = images.square().flatten(1).mean(1).sqrt()
+    assert strength.quantile(0.9) > 2 * strength.quantile(0.1)
+    assert 0.5 < strength.mean() < 2
+    if min(shape) > 2:
+        roughness = images.diff(dim=3).flatten(1).std(1) / strength
+        assert roughness.quantile(0.9) > 2 * roughness.quantile(0.1)
+        colourful = images.std(1).flatten(1).mean(1) / strength
+        assert colourful.quantile(0.9) > 2 * colourful.quantile(0.1)
+
+
+def test_ambiguous_targets_change_the_images_but_not_their_labels(teacher: Teacher) -> None:
+    plain = dream(teacher, Objective(flip=False))
+    ambiguous = dream(teacher, Objective(flip=False, ambiguity=0.8))
+    assert not torch.equal(plain.pixels, ambiguous.pixels)
+    assert ambiguous.confidence(LABELS).mean() < plain.confidence(LABELS).mean()
+    # What is reported is the cross-entropy of the label itself.
+    expected = classification_loss(ambiguous.logits, LABELS)
+    torch.testing.assert_close(ambiguous.terms.classification, expected)
 
 
 def test_normalising_and_quantising_bring_every_pixel_back() -> None:
