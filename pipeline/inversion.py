@@ -275,7 +275,8 @@ def varied_noise(count: int, shape: tuple[int, int, int], generator: torch.Gener
         noise += weight.view(-1, 1, 1, 1) * smooth
     colour, strength = torch.rand(2, count, 1, 1, 1, generator=generator)
     noise = colour * noise + (1 - colour) * channels**0.5 * noise.mean(1, keepdim=True)
-    return 1.2 * (1.4 * strength - 0.9).exp() * noise
+    varied: Tensor = 1.2 * (1.4 * strength - 0.9).exp() * noise
+    return varied
 
 
 def learning_rate(objective: Objective, iteration: int, iterations: int) -> float:
