@@ -36,12 +36,12 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
     if kept:
         cores.keep_memory()
     ours = Ours(256, "bfloat16", True)
-    images = torch.randn(256, 3, 32, 32, requires_grad=True)
+    images, factors = torch.randn(256, 3, 32, 32, requires_grad=True), torch.ones(256, 2)
 
     def run() -> None:
         with ours.engine:
             for _ in range(4):
-                ours.engine.step(images, ours.labels)[0].backward()
+                ours.engine.step(images, ours.labels, factors)[0].backward()
                 images.grad = None
 
     return run

@@ -27,6 +27,7 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Weight = Annotated[float, Field(ge=0)]
+Spread = Annotated[float, Field(ge=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -125,7 +126,9 @@ class ObjectiveConfig(Section):
 
     preset: str = AUTO
     classification: Weight | None = None
+    classification_spread: Spread | None = None
     tv: Weight | None = None
+    tv_spread: Spread | None = None
     l2: Weight | None = None
     feature: Weight | None = None
     feature_form: FeatureForm | None = None

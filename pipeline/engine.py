@@ -83,20 +83,22 @@ class Engine:
     ) -> None:
         self._open.close()
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         """The mean objective, to be differentiated, and the unweighted terms' means (detached).
 
-        The second is ordered as :attr:`names`. Falls back to eager where compiling fails.
+        ``labels`` are classes ``[B]`` or probabilities ``[B, K]``; ``factors`` are those of
+        :class:`Terms`. The second is ordered as :attr:`names`. Falls back to eager where compiling
+        fails.
         """
         images = images.contiguous(memory_format=self._layout)
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
         ):
             if not self._untried:
-                return self._step(images, labels)
+                return self._step(images, labels, factors)
             self._untried = False
             try:
-                return self._step(images, labels)
+                return self._step(images, labels, factors)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
@@ -104,12 +106,12 @@ class Engine:
                 log.warning("the teacher does not compile here, going on without: %s", reason)
                 self._statistics.collect()
                 self._step = self._total
-                return self._step(images, labels)
+                return self._step(images, labels, factors)
 
-    def judge(self, images: Tensor, labels: Tensor) -> Judgement:
+    def judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         """The final word on a batch: eager, float32, without gradients."""
         with torch.no_grad():
-            return self._judge(images, labels)
+            return self._judge(images, labels, factors)
 
     def takes(self, sides: tuple[int, int]) -> bool:
         """Whether the networks answer images of another height and width."""
@@ -131,19 +133,20 @@ class Engine:
         compete = ["compete"] if self._student is not None else []
         return ["total", "classification", "tv", "l2", "feature", *compete]
 
-    def _total(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        terms = self._judge(images, labels).terms
+    def _total(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        terms = self._judge(images, labels, factors).terms
         total = terms.total(self.objective).mean()
         return total, torch.stack([part.detach().mean() for part in (total, *terms.unweighted())])
 
-    def _judge(self, images: Tensor, labels: Tensor) -> Judgement:
+    def _judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         if self._checkpointing:
             self._statistics.collect()  # what the last gradient computed again
         logits = self.teacher.network(images)
         layers = self._statistics.collect()
         student_logits = None if self._student is None else self._student(images)
-        form, masked = self.objective.feature_form, self.objective.masked
-        terms = evaluate_terms(images, labels, logits, layers, student_logits, form, masked)
+        terms = evaluate_terms(
+            images, labels, logits, layers, student_logits, self.objective, factors
+        )
         return Judgement(
             terms, logits.float(), None if student_logits is None else student_logits.float()
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.engine import Engine
 from pipeline.errors import UserError
-from pipeline.objective import Objective, Terms, ambiguous_targets
+from pipeline.objective import Objective, Terms, ambiguous_targets, draw_factors
 from pipeline.plan import derive_seed
 from pipeline.views import Views, resize
 
@@ -58,6 +58,7 @@ class Inverted:
                 _choose(rows, theirs.l2, mine.l2),
                 _choose(rows, theirs.feature, mine.feature),
                 compete,
+                _choose(rows, theirs.factors, mine.factors),
             ),
             seeds=_choose(rows, other.seeds, self.seeds),
             attempts=_choose(rows, other.attempts, self.attempts),
@@ -129,6 +130,7 @@ def invert(
     if objective.clamp:
         images = teacher.preprocessing.clamp(images)
     views = Views(objective, iterations, generator)
+    factors = draw_factors(objective, len(labels), generator).to(teacher.device)
     targets = labels
     if objective.ambiguity:
         targets = ambiguous_targets(labels, teacher.classes, objective.ambiguity, generator)
@@ -137,9 +139,9 @@ def invert(
     recorded: list[tuple[int, Tensor]] = []
     for steps in (range(coarse), range(coarse, iterations)):
         if steps:
-            run = _Stage(engine, targets, views, steps, iterations, recorded, progress)
+            run = _Stage(engine, targets, factors, views, steps, iterations, recorded, progress)
             images = _optimise(run, images, small=steps.start < coarse)
-    return _finish(engine, images, labels, seed, iterations, recorded)
+    return _finish(engine, images, labels, factors, seed, iterations, recorded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ class _Stage:
 
     engine: Engine
     targets: Tensor
+    factors: Tensor
     views: Views
     steps: range
     iterations: int
@@ -173,7 +176,8 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
     for step, iteration in enumerate(stage.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(objective, step, len(stage.steps))
         shown = resize(images, full) if enlarge else images
-        total, means = engine.step(stage.views.show(shown, iteration), stage.targets)
+        view = stage.views.show(shown, iteration)
+        total, means = engine.step(view, stage.targets, stage.factors)
         total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -191,6 +195,7 @@ def _finish(
     engine: Engine,
     images: Tensor,
     labels: Tensor,
+    factors: Tensor,
     seed: int,
     iterations: int,
     recorded: list[tuple[int, Tensor]],
@@ -198,7 +203,7 @@ def _finish(
     """Quantise, and ask the networks about what will be published."""
     finite = images.isfinite().flatten(1).all(1)
     pixels = engine.teacher.preprocessing.quantise(images.nan_to_num())
-    judgement = engine.judge(engine.teacher.preprocessing.normalise(pixels), labels)
+    judgement = engine.judge(engine.teacher.preprocessing.normalise(pixels), labels, factors)
     terms, student_logits = judgement.terms, judgement.student_logits
     means = [part.mean() for part in (terms.total(engine.objective), *terms.unweighted())]
     recorded.append((iterations, torch.stack(means)))
@@ -212,6 +217,7 @@ def _finish(
             terms.l2.cpu(),
             terms.feature.expand(len(labels)).cpu(),
             None if terms.compete is None else terms.compete.cpu(),
+            factors.cpu(),
         ),
         seeds=torch.full((len(labels),), seed),
         attempts=torch.zeros(len(labels), dtype=torch.int64),

@@ -32,8 +32,11 @@ class Objective:
     ``classification * L + tv * R_TV + l2 * R_l2 + feature * R_feature + compete * R_compete``
 
     Learning rate and jitter are in units of the teacher's normalised space and of pixels.
-    ``ambiguity`` is the most that one other class may have of an image's target probability;
-    ``masked`` leaves R_compete to images on which the student decides as the teacher does.
+
+    Images differ most where each has weights of its own: a ``spread`` ``s`` of a term's weight
+    multiplies it, for each image, by ``e^u`` with ``u`` uniform in ``[-s, s]``. ``ambiguity`` is
+    the most that one other class may have of an image's target probability; ``masked`` leaves
+    R_compete to images on which the student decides as the teacher does.
 
     The last four are off unless a preset sets them. ``colour`` is the greatest change of contrast
     (its logarithm) and of brightness that each channel of an image is shown under, drawn anew each
@@ -49,6 +52,8 @@ class Objective:
     feature: float = 10.0
     compete: float = 10.0  # in adaptive rounds, which have a student
     masked: bool = False
+    classification_spread: float = 0.0
+    tv_spread: float = 0.0
     ambiguity: float = 0.0
     feature_form: FeatureForm = "normalised"
     start: Start = "low-frequency"
@@ -205,22 +210,41 @@ def compete_loss(teacher_logits: Tensor, student_logits: Tensor, masked: bool = 
     return agreement * (teacher_logits.argmax(1) == student_logits.argmax(1))
 
 
+def draw_factors(objective: Objective, count: int, generator: torch.Generator) -> Tensor:
+    """What multiplies each image's weights of L and R_TV, ``[count, 2]``."""
+    spreads = torch.tensor([objective.classification_spread, objective.tv_spread])
+    factors: Tensor = (spreads * (2 * torch.rand(count, 2, generator=generator) - 1)).exp()
+    return factors
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Unweighted terms of a batch: ``[B]`` each, but ``feature``, the batch's, a scalar."""
+    """Unweighted terms of a batch: ``[B]`` each, but ``feature``, the batch's, a scalar.
+
+    ``factors`` ``[B, 2]`` multiply each image's weights of ``classification`` and ``tv``.
+    """
 
     classification: Tensor
     tv: Tensor
     l2: Tensor
     feature: Tensor
     compete: Tensor | None
+    factors: Tensor
 
     def total(self, objective: Objective) -> Tensor:
         """The weighted sum of each image, ``[B]``; its mean is what is minimised."""
-        weights = (objective.classification, objective.tv, objective.l2, objective.feature)
+        classification, tv = self.factors.unbind(1)
+        parts = (
+            (objective.classification, classification * self.classification),
+            (objective.tv, tv * self.tv),
+            (objective.l2, self.l2),
+            (objective.feature, self.feature),
+            (objective.compete, self.compete),
+        )
         total = torch.zeros_like(self.classification)
-        for weight, term in zip((*weights, objective.compete), self.unweighted(), strict=False):
-            if weight:  # a term that does not count must not spread its NaN either
+        for weight, term in parts:
+            # A term that does not count must not spread its NaN either.
+            if weight and term is not None:
                 total = total + weight * term
         return total
 
@@ -236,16 +260,20 @@ def evaluate_terms(
     logits: Tensor,
     layers: Sequence[LayerStatistics],
     student_logits: Tensor | None,
-    form: FeatureForm,
-    masked: bool = False,
+    objective: Objective,
+    factors: Tensor,
 ) -> Terms:
     """All terms of one batch. ``layers`` may be empty (no BatchNorm): ``feature`` is then 0."""
+    compete = None
+    if student_logits is not None:
+        compete = compete_loss(logits, student_logits, objective.masked)
     return Terms(
         classification=classification_loss(logits, labels),
         tv=total_variation(images),
         l2=l2_norm(images),
-        feature=feature_loss(layers, form) if layers else images.new_zeros(()),
-        compete=None if student_logits is None else compete_loss(logits, student_logits, masked),
+        feature=feature_loss(layers, objective.feature_form) if layers else images.new_zeros(()),
+        compete=compete,
+        factors=factors,
     )
 
 

@@ -29,6 +29,8 @@ _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("iterations", pa.int32(), "gradient steps"),
     ("height", pa.int16(), "pixels"),
     ("width", pa.int16(), "pixels"),
+    ("factor_classification", pa.float32(), "of the weight of L, this image's own"),
+    ("factor_tv", pa.float32(), "of the weight of R_TV, this image's own"),
     ("loss_total", pa.float32(), "weighted sum for the published image"),
     ("loss_classification", pa.float32(), "L, cross-entropy against cls"),
     ("loss_tv", pa.float32(), "R_TV"),

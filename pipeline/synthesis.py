@@ -322,6 +322,8 @@ def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[
     columns: dict[str, list[Any]] = {
         "seed": result.seeds.tolist(),
         "attempt": result.attempts.tolist(),
+        "factor_classification": terms.factors[:, 0].tolist(),
+        "factor_tv": terms.factors[:, 1].tolist(),
         "loss_total": terms.total(weights).tolist(),
         "loss_classification": terms.classification.tolist(),
         "loss_tv": terms.tv.tolist(),

@@ -90,7 +90,7 @@ def test_judgement_is_of_the_published_pixels(teacher: Teacher) -> None:
     with torch.no_grad(), FeatureStatistics(teacher.network) as statistics:
         logits = teacher.network(images)
         layers = statistics.collect()
-    expected = evaluate_terms(images, LABELS, logits, layers, None, objective.feature_form)
+    expected = evaluate_terms(images, LABELS, logits, layers, None, objective, torch.ones(6, 2))
     found = result.terms
     assert torch.allclose(result.logits, logits, atol=1e-5)
     for name in ("classification", "tv", "l2", "feature"):
@@ -298,6 +298,17 @@ def test_varied_starts_differ_in_kind(shape: tuple[int, int, int]) -> None:
         assert roughness.quantile(0.9) > 2 * roughness.quantile(0.1)
         colourful = images.std(1).flatten(1).mean(1) / strength
         assert colourful.quantile(0.9) > 2 * colourful.quantile(0.1)
+
+
+def test_images_with_weights_of_their_own(teacher: Teacher) -> None:
+    objective = Objective(tv_spread=3.0, flip=False, jitter=0)
+    result = dream(teacher, objective)
+    assert not torch.equal(result.pixels, dream(teacher, Objective(flip=False, jitter=0)).pixels)
+    smoothest, roughest = result.terms.factors[:, 1].argmax(), result.terms.factors[:, 1].argmin()
+    assert result.terms.tv[smoothest] < result.terms.tv[roughest]
+    total = result.terms.total(objective)
+    by_hand = 0.004 * result.terms.factors[:, 1] * result.terms.tv + result.terms.classification
+    torch.testing.assert_close(total, by_hand + 10 * result.terms.feature)
 
 
 def test_ambiguous_targets_change_the_images_but_not_their_labels(teacher: Teacher) -> None:

@@ -19,6 +19,7 @@ from pipeline.objective import (
     ambiguous_targets,
     classification_loss,
     compete_loss,
+    draw_factors,
     evaluate_terms,
     feature_loss,
     jensen_shannon,
@@ -217,11 +218,27 @@ def test_total_is_the_weighted_sum() -> None:
         l2=torch.tensor([5.0, 6.0]),
         feature=torch.tensor(7.0),
         compete=torch.tensor([0.5, 0.25]),
+        factors=torch.ones(2, 2),
     )
     weights = Objective(classification=2, tv=3, l2=5, feature=7, compete=11)
     expected = [2 + 9 + 25 + 49 + 5.5, 4 + 12 + 30 + 49 + 2.75]
     assert terms.total(weights).tolist() == pytest.approx(expected)
+    own = replace(terms, factors=torch.tensor([[10.0, 1.0], [1.0, 100.0]]))
+    own_expected = [20 + 9 + 25 + 49 + 5.5, 4 + 1200 + 30 + 49 + 2.75]
+    assert own.total(weights).tolist() == pytest.approx(own_expected)
     assert replace(terms, compete=None).total(weights).tolist() == pytest.approx([85, 95])
+
+
+def test_factors_are_drawn_within_their_spread() -> None:
+    objective = Objective(classification_spread=1.5, tv_spread=0.5)
+    factors = draw_factors(objective, 2000, torch.Generator().manual_seed(0))
+    assert factors.shape == (2000, 2)
+    for column, spread in zip(factors.log().unbind(1), (1.5, 0.5), strict=True):
+        assert column.abs().max() <= spread
+        assert column.std().item() == pytest.approx(spread / 3**0.5, rel=0.05)
+        assert column.mean().item() == pytest.approx(0, abs=0.1 * spread)
+    none = draw_factors(Objective(), 5, torch.Generator())
+    assert torch.equal(none, torch.ones(5, 2))
 
 
 @pytest.mark.parametrize("name", ["classification", "tv", "l2", "feature", "compete"])
@@ -229,7 +246,7 @@ def test_each_weight_reaches_its_own_term_only(name: str) -> None:
     off = Objective(classification=0, tv=0, l2=0, feature=0, compete=0)
     images, logits = random(2, 1, 4, 4), random(2, 3, seed=1)
     terms = evaluate_terms(
-        images, torch.tensor([0, 1]), logits, layers(), random(2, 3, seed=2), "normalised"
+        images, torch.tensor([0, 1]), logits, layers(), random(2, 3, seed=2), off, torch.ones(2, 2)
     )
     value = getattr(terms, name)
     changes: dict[str, Any] = {name: 2.0}
@@ -239,7 +256,8 @@ def test_each_weight_reaches_its_own_term_only(name: str) -> None:
 
 def test_terms_without_student_or_batchnorm() -> None:
     images = random(2, 1, 4, 4)
-    terms = evaluate_terms(images, torch.tensor([0, 1]), random(2, 3), [], None, "normalised")
+    labels, factors = torch.tensor([0, 1]), torch.ones(2, 2)
+    terms = evaluate_terms(images, labels, random(2, 3), [], None, Objective(), factors)
     assert terms.compete is None
     assert terms.feature.item() == 0
 
@@ -260,7 +278,8 @@ def test_gradients_of_a_constant_image_are_finite(form: FeatureForm, value: floa
         logits,
         seen,
         logits.detach(),
-        form,
+        Objective(feature_form=form),
+        torch.ones(2, 2),
     )
     terms.total(Objective(tv=1, l2=1, compete=1)).mean().backward()
     assert images.grad is not None

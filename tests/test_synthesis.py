@@ -463,8 +463,8 @@ def test_the_losses_of_a_row_add_up(competing: Params) -> None:
         weights = round_objective(config, rows(dataset(competing), number)[0]["round"])
         for row in rows(dataset(competing), number):
             expected = (
-                weights.classification * row["loss_classification"]
-                + weights.tv * row["loss_tv"]
+                weights.classification * row["factor_classification"] * row["loss_classification"]
+                + weights.tv * row["factor_tv"] * row["loss_tv"]
                 + weights.l2 * row["loss_l2"]
                 + weights.feature * row["loss_feature"]
                 + weights.compete * (row["loss_compete"] or 0)
