@@ -1,4 +1,4 @@
-"""The table of ``benchmarks.gpu``, for the documentation."""
+"""The tables of ``benchmarks.gpu`` and ``benchmarks.gpu_students``, for the documentation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ WORDS = {
 
 def table(report: dict[str, Any]) -> str:
     """Machine, rates, errors and bars of all networks that were measured."""
-    lines = [] if not report["toy"] else ["A toy on a CPU: no result.", ""]
-    lines += [f"{name}: {value}" for name, value in report["machine"].items()]
+    lines = _head(report)
     peak = report["bf16_matrix_peak_tflops"]
     lines.append(f"bf16 matrix peak: {peak} TFLOP/s; {report['seconds']} s in all")
-    lines += [f"warning: {text}" for text in report["warnings"]]
     lines += [
         "",
         "| network | loop | image-iterations/s | over the published | range | ms an image "
@@ -42,6 +40,31 @@ def table(report: dict[str, Any]) -> str:
             f"{case['flops_an_image_iteration'] / 1e9:.3f} GFLOP an image-iteration | |"
         )
     return "\n".join(lines) + "\n"
+
+
+def students_table(report: dict[str, Any]) -> str:
+    """Accuracies beside what was wanted, and the seconds of each stage."""
+    lines = _head(report)
+    lines += ["", "| network | learns from | real accuracy | wanted | aimed at | |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in report["results"]:
+        source = f"{row['images']:,} images of {row['teacher']}" if row["images"] else "real images"
+        wanted, aim = ("-" if row[k] is None else f"{row[k]:.1%}" for k in ("bar", "aim"))
+        word = {True: "met", False: "missed", None: ""}[row["met"]]
+        lines.append(
+            f"| {row['network']} | {source} | {row['accuracy']:.2%} | {wanted} | {aim} | {word} |"
+        )
+    lines += ["", "| stage | seconds |", "|---|---|"]
+    lines += [f"| {name} | {value:.0f} |" for name, value in report["seconds"].items()]
+    if not report["finished"]:
+        lines += ["", "Not finished: the same command goes on."]
+    return "\n".join(lines) + "\n"
+
+
+def _head(report: dict[str, Any]) -> list[str]:
+    lines = ["A toy on a CPU: no result.", ""] if report["toy"] else []
+    lines += [f"{name}: {value}" for name, value in report["machine"].items()]
+    return lines + [f"warning: {text}" for text in report["warnings"]]
 
 
 def _rates(name: str, loops: dict[str, Any]) -> list[str]:
