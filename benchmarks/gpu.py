@@ -7,9 +7,9 @@ Needs one GPU of 80 GB and under 9 minutes; ``--toy`` runs all of it at toy size
 
 Beside torch, torchvision, NumPy, Pillow and tqdm, what it imports of ``pipeline`` needs pydantic,
 ruamel.yaml, fsspec and universal_pathlib. For a machine without a network: ``pip download`` of
-``pydantic pydantic-core annotated-types typing-inspection ruamel.yaml universal-pathlib
-pathlib-abc`` as wheels for its Python and platform (``pydantic-core`` is compiled), there
-``pip install --no-index --no-deps --target SITE *.whl``, and SITE on PYTHONPATH.
+``pydantic pydantic-core annotated-types typing-inspection typing-extensions ruamel.yaml
+universal-pathlib pathlib-abc fsspec`` as wheels for its Python and platform (``pydantic-core`` is
+compiled), there ``pip install --no-index --no-deps --target SITE *.whl``, and SITE on PYTHONPATH.
 
 Right: on the way of a few steps, loss and gradient of the default engine (compiled, bfloat16,
 channels-last) against eager float32 without TF32. What bfloat16 itself costs is measured beside it,

@@ -22,7 +22,7 @@ It was written without a GPU at hand: these seconds are estimates, for a card of
 About 24 minutes with what each call needs to begin; ``--effort 0.7`` takes 0.7 of the steps of each
 student. Give the same ``--effort`` to all calls: a student of other steps is another student.
 
-Beside what ``benchmarks.gpu`` names it needs webdataset (with ``braceexpand``), pyarrow and
+Beside what ``benchmarks.gpu`` names it needs webdataset (with braceexpand and pyyaml), pyarrow and
 safetensors.
 """
 
@@ -214,6 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args(arguments)
     device, warnings = choose_device(options.toy), Warnings()
+    if not list(options.out.glob("train-*.tar")) or not (options.out / "test-00000.tar").is_file():
+        parser.error(f"{options.out} must hold train-*.tar and test-00000.tar")
     size = TOY if options.toy else FULL
     rows = (replace(row, steps=max(1, round(options.effort * row.steps))) for row in size.rows)
     size = replace(size, rows=tuple(rows))

@@ -223,6 +223,12 @@ def test_no_stage_begins_without_time_to_compile(real: Path) -> None:
     assert report["results"] == [] and report["seconds"] == {}
 
 
+def test_real_images_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu_students.main([str(tmp_path), "--toy"])
+    assert "must hold train-*.tar" in capsys.readouterr().err
+
+
 def test_a_teacher_learns(real: Path) -> None:
     device = torch.device("cpu")
     images = cifar_teachers.read_images(sorted(real.glob("train-*.tar")), device)
