@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.machine import matrix_peak
 from examples.cifar10 import resnet
 from pipeline import cores
 from pipeline.engine import Engine
@@ -49,12 +50,14 @@ def make_teacher() -> Teacher:
 
 
 class Published:
-    """The loop of the published CIFAR-10 recipe."""
+    """The loop of the published CIFAR-10 recipe, on the network's device. Its weights stay free to
+    collect gradients."""
 
-    def __init__(self, batch: int) -> None:
-        torch.manual_seed(0)
-        self.network = resnet(3).eval()
-        self.labels = torch.arange(batch) % 10
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], labels: Tensor) -> None:
+        self.network = network.eval()
+        self.shape = shape
+        self.device = next(network.parameters()).device
+        self.labels = labels.to(self.device)
         self.losses: list[Tensor] = []
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -70,7 +73,7 @@ class Published:
         )
 
     def run(self, iterations: int) -> None:
-        images = torch.randn(len(self.labels), *SHAPE, requires_grad=True)
+        images = torch.randn(len(self.labels), *self.shape, device=self.device, requires_grad=True)
         optimizer = torch.optim.Adam([images], lr=0.05)
         for _ in range(iterations):
             shift = torch.randint(-2, 3, (2,)).tolist()
@@ -96,34 +99,38 @@ class Published:
 class Ours:
     """The default loop, at a precision, compiled or not."""
 
-    def __init__(self, batch: int, precision: Any, compiled: bool) -> None:
-        self.engine = Engine(make_teacher(), PRESETS["normalised"], precision, compiled)
-        self.labels = torch.arange(batch) % 10
+    def __init__(self, teacher: Teacher, labels: Tensor, precision: Any, compiled: bool) -> None:
+        self.engine = Engine(teacher, PRESETS["normalised"], precision, compiled)
+        self.labels = labels
 
     def run(self, iterations: int) -> None:
         with self.engine:
             invert(self.engine, self.labels, 0, iterations)
 
 
-def matrix_peak(threads: int) -> float:
-    """FLOP/s of a large bfloat16 matrix product on the same cores, the best of five."""
-    side = 2048
-    left, right = torch.randn(2, side, side).bfloat16()
+def labels_of(batch: int, classes: int = 10) -> Tensor:
+    return torch.arange(batch) % classes
+
+
+def published(batch: int) -> Published:
+    torch.manual_seed(0)
+    return Published(resnet(3), SHAPE, labels_of(batch))
+
+
+def ours(batch: int, precision: Any, compiled: bool) -> Ours:
+    return Ours(make_teacher(), labels_of(batch), precision, compiled)
+
+
+def cores_peak(threads: int) -> float:
     torch.set_num_threads(threads)
-    torch.mm(left, right)
-    best = 0.0
-    for _ in range(5):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        best = max(best, 2 * side**3 / (time.perf_counter() - started))
-    return best
+    return matrix_peak(torch.device("cpu"), 2048, repeats=1)
 
 
 LOOPS: dict[str, Callable[[int], Published | Ours]] = {
-    PUBLISHED: Published,
-    "eager float32": lambda batch: Ours(batch, "float32", False),
-    "compiled float32": lambda batch: Ours(batch, "float32", True),
-    DEFAULT: lambda batch: Ours(batch, "bfloat16", True),
+    PUBLISHED: published,
+    "eager float32": lambda batch: ours(batch, "float32", False),
+    "compiled float32": lambda batch: ours(batch, "float32", True),
+    DEFAULT: lambda batch: ours(batch, "bfloat16", True),
 }
 _loop: Published | Ours
 
@@ -167,7 +174,7 @@ def main() -> int:
             for name, loop in loops.items():
                 iterations = options.iterations // (1 if name == DEFAULT else 10)
                 rates[name].append(loop.submit(_run, max(1, iterations)).result())
-    report = summarise(rates, matrix_peak(options.threads), vars(options))
+    report = summarise(rates, cores_peak(options.threads), vars(options))
     write_json(Path("reports/benchmarks/engine.json"), report)
     sys.stdout.write(table(report))
     return 0

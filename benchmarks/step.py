@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.engine import Ours
+from benchmarks import engine
 from pipeline import cores
 from pipeline.depthwise import UnitStride
 from pipeline.storage import write_json
@@ -35,7 +35,7 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
     torch.set_num_threads(threads)
     if kept:
         cores.keep_memory()
-    ours = Ours(256, "bfloat16", True)
+    ours = engine.ours(256, "bfloat16", True)
     images, factors = torch.randn(256, 3, 32, 32, requires_grad=True), torch.ones(256, 2)
 
     def run() -> None:

@@ -1,0 +1,248 @@
+"""Students of large CIFAR-10 teachers, on a GPU: against the accuracies that papers report.
+
+    python -m benchmarks.gpu_students OUT [--seconds 500] [--effort 1.0] [--toy]
+
+``OUT`` holds ``train-*.tar`` and ``test-00000.tar``, CIFAR-10 as WebDataset (``png`` and ``cls``),
+and keeps everything. A call stops cleanly after ``--seconds``, with exit code 75, and a further
+call goes on from there; 0 says that all is done. A ResNet-34 and a WRN-40-2 are trained on the real
+images. Then all is the library's own: 50,000 images of each teacher by ``synthesize`` with the
+default objective, 200 iterations, batches of 1,000, and students from scratch by ``distill``.
+Real images give nothing to a student but its final accuracy. ``OUT/results.json`` and ``.md`` have
+the results.
+
+It was written without a GPU at hand: these seconds are estimates, for a card of H200's class.
+
+| | ResNet-34 and ResNet-18 | WRN-40-2 and WRN-16-1 |
+|---|---|---|
+| the teacher, 35 epochs | 140 | 120 |
+| 50,000 images, 50 shards | 340 | 320 |
+| the student | 230 (20,000 steps) | 140 (20,000) |
+| the same on 10,000 images | 110 (10,000) | - |
+
+About 24 minutes with what each call needs to begin; ``--effort 0.7`` takes 0.7 of the steps of each
+student. Give the same ``--effort`` to all calls: a student of other steps is another student.
+
+Beside what ``benchmarks.gpu`` names it needs webdataset (with braceexpand and pyyaml), pyarrow and
+safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from benchmarks.cifar_teachers import Recipe, accuracy, read_images, train
+from benchmarks.gpu_report import students_table
+from benchmarks.machine import Warnings, choose_device, describe
+from benchmarks.pieces import OutOfTime, Pieces
+from pipeline.adaptive import synthesize
+from pipeline.config import Config, DistillationConfig, StudentConfig, parse_config
+from pipeline.distillation import DistillJob, distill, is_trained
+from pipeline.sources import build_network, load_weights
+from pipeline.storage import location, write_bytes, write_json
+from pipeline.survey import dataset_digest, shard_states
+from pipeline.teacher import load_teacher, preprocessing
+
+MORE = 75  # the exit code of a call that is to be repeated
+COMPILING = 75.0  # seconds, about
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+TEACHERS = {"resnet34": 0.95, "wrn40_2": None}  # and the accuracy that was wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A student, the teacher whose images it sees, how many, and the accuracy that was wanted."""
+
+    name: str
+    teacher: str
+    student: str
+    images: int
+    steps: int
+    bar: float
+    aim: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    rows: tuple[Row, ...]
+    recipe: Recipe = field(default_factory=Recipe)
+    arguments: dict[str, Any] = field(default_factory=dict)  # of every network
+    shard: int = 1000
+    synthesis: dict[str, Any] = field(default_factory=lambda: {"batch_size": 1024})
+    training: dict[str, Any] = field(
+        default_factory=lambda: {"batch_size": 256, "batchnorm": "clean", "checkpoint_every": 1000}
+    )
+    compiling: float = COMPILING
+
+
+FULL = Size(
+    rows=(
+        Row("resnet18", "resnet34", "resnet18", 50_000, 20_000, 0.933, 0.95),
+        Row("resnet18-10000", "resnet34", "resnet18", 10_000, 10_000, 0.85, 0.85),
+        Row("wrn16_1", "wrn40_2", "wrn16_1", 50_000, 20_000, 0.874, 0.90),
+    )
+)
+_EAGER = {"precision": "float32", "compile": False}
+TOY = Size(
+    rows=tuple(replace(row, images=row.images // 2500, steps=6) for row in FULL.rows),
+    recipe=Recipe(epochs=2, batch=16, compiled=False, bfloat16=False),
+    arguments={"width": 4},
+    shard=4,
+    synthesis={"batch_size": 4, "iterations": 2, **_EAGER},
+    training={"batch_size": 4, "batchnorm": "clean", "checkpoint_every": 2, **_EAGER},
+    compiling=0.0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    out: Path
+    size: Size
+    device: torch.device
+    pieces: Pieces
+
+    def weights(self, teacher: str) -> Path:
+        return self.out / f"{teacher}.safetensors"
+
+    def student(self, row: Row) -> Path:
+        return self.out / "students" / f"{row.name}.safetensors"
+
+    def network(self, name: str) -> torch.nn.Module:
+        return build_network(f"benchmarks.cifar_networks:{name}", self.size.arguments, "teacher")
+
+
+def configured(run: Run, teacher: str) -> Config:
+    """The images of a teacher: defaults, but for their number and that of a batch."""
+    most = max(row.images for row in run.size.rows if row.teacher == teacher)
+    shape = {"channels": 3, "height": 32, "width": 32}
+    source = {"source": f"benchmarks.cifar_networks:{teacher}", "arguments": run.size.arguments}
+    return parse_config(
+        {
+            "teacher": {
+                **source,
+                "weights": str(run.weights(teacher)),
+                "classes": 10,
+                "input": {**shape, "mean": MEAN, "std": STD},
+            },
+            "student": source,
+            "synthesis": {"images": most, "shard_size": run.size.shard, **run.size.synthesis},
+            "execution": {"device": run.device.type},
+            "paths": {
+                "dataset": str(run.out / f"images-{teacher}"),
+                "students": str(run.out / "students"),
+                "reports": str(run.out / "reports"),
+            },
+        }
+    )
+
+
+def make_teacher(run: Run, name: str) -> None:
+    """Train a teacher that is not there yet."""
+    path = run.weights(name)
+    if path.is_file():
+        return
+    with run.pieces.stage(name):
+        real = read_images(sorted(run.out.glob("train-*.tar")), run.device)
+        torch.manual_seed(0)
+        network = run.network(name)
+        prepare = preprocessing(configured(run, name).teacher).to(run.device)
+        checkpoint = path.with_suffix(".checkpoint")
+        train(network, prepare, real, run.size.recipe, checkpoint, run.pieces)
+        state = network.state_dict()
+        write_bytes(path, save({key: t.cpu().contiguous() for key, t in state.items()}))
+        checkpoint.unlink(missing_ok=True)
+
+
+def make_student(run: Run, row: Row) -> None:
+    """Make the images that are missing, and the student."""
+    config = configured(run, row.teacher)
+    digest = load_teacher(config.teacher, torch.device("cpu")).digest
+    if any(state != "complete" for state in shard_states(config, digest).values()):
+        with run.pieces.stage(f"images of {row.teacher}"):
+            synthesize(config, run.pieces.runner(run.device.type))
+    root, numbers = location(config.paths.dataset), range(row.images // run.size.shard)
+    source = f"benchmarks.cifar_networks:{row.student}"
+    job = DistillJob(
+        name=row.name,
+        teacher=config.teacher,
+        teacher_digest=digest,
+        student=StudentConfig(source=source, arguments=run.size.arguments),
+        training=DistillationConfig(steps=row.steps, **run.size.training),
+        shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
+        dataset=dataset_digest(root, numbers),
+        seed=0,
+        output=run.student(row),
+    )
+    if not is_trained(job):
+        with run.pieces.stage(row.name):
+            distill(job, run.device.type, run.pieces.after_checkpoint(job.training))
+
+
+def results(run: Run) -> list[dict[str, Any]]:
+    """The accuracy on real images of every network that is there."""
+    real = read_images([run.out / "test-00000.tar"], run.device)
+    rows = []
+    wanted = [
+        *((name, name, name, 0, bar, bar) for name, bar in TEACHERS.items()),
+        *((r.name, r.student, r.teacher, r.images, r.bar, r.aim) for r in run.size.rows),
+    ]
+    for name, network, teacher, images, bar, aim in wanted:
+        path = run.out / "students" / f"{name}.safetensors" if images else run.weights(name)
+        if not path.is_file():
+            continue
+        trained = run.network(network)
+        load_weights(trained, path, "student")
+        prepare = preprocessing(configured(run, teacher).teacher).to(run.device)
+        reached = round(accuracy(trained.to(run.device), prepare, real), 4)
+        met = None if bar is None else reached >= bar
+        facts = {"network": name, "teacher": teacher if images else None, "images": images}
+        rows.append({**facts, "accuracy": reached, "bar": bar, "aim": aim, "met": met})
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, default=500.0, help="of this call")
+    parser.add_argument("--effort", type=float, default=1.0, help="share of each student's steps")
+    parser.add_argument("--toy", action="store_true")
+    options = parser.parse_args(arguments)
+    device, warnings = choose_device(options.toy), Warnings()
+    if not list(options.out.glob("train-*.tar")) or not (options.out / "test-00000.tar").is_file():
+        parser.error(f"{options.out} must hold train-*.tar and test-00000.tar")
+    size = TOY if options.toy else FULL
+    rows = (replace(row, steps=max(1, round(options.effort * row.steps))) for row in size.rows)
+    size = replace(size, rows=tuple(rows))
+    pieces = Pieces(options.out / "seconds.json", options.seconds, size.compiling)
+    run = Run(options.out, size, device, pieces)
+    finished = False
+    try:
+        for row in size.rows:
+            make_teacher(run, row.teacher)
+            make_student(run, row)
+        finished = True
+    except OutOfTime:
+        pass
+    report = {
+        "toy": options.toy,
+        "finished": finished,
+        "effort": options.effort,
+        "machine": describe(device),
+        "results": results(run),
+        "seconds": pieces.seconds(),
+        "warnings": warnings.seen,
+    }
+    write_json(options.out / "results.json", report)
+    write_bytes(options.out / "results.md", students_table(report).encode())
+    sys.stdout.write(students_table(report))
+    return 0 if finished else MORE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

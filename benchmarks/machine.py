@@ -1,0 +1,102 @@
+"""The machine that a GPU benchmark runs on: its device, what it says of itself, and its clock."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+_QUERY = "name,driver_version,utilization.gpu,memory.used,clocks.sm,power.draw"
+
+
+def choose_device(toy: bool) -> torch.device:
+    """The GPU, or the CPU for a toy; ends the program in one line where there is none."""
+    if toy:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SystemExit("there is no GPU here that torch can use: --toy runs a toy on the CPU")
+    return torch.device("cuda")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Hardware, versions and load. ``card`` is nvidia-smi's answer at this moment."""
+    facts: dict[str, Any] = {
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "torchvision", "triton", "numpy")},
+    }
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        facts |= {
+            "gpu": card.name,
+            "gpu_memory_gib": round(card.total_memory / 2**30, 1),
+            "multiprocessors": card.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+            "tf32_matrix_products": torch.backends.cuda.matmul.allow_tf32,
+            "card": _card(),
+        }
+    return facts
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long ``work`` takes, all that it gives the device included."""
+    synchronise(device)
+    started = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def matrix_peak(device: torch.device, side: int, repeats: int = 10) -> float:
+    """FLOP/s of a large bfloat16 matrix product, the best of five times ``repeats`` in a row."""
+    left, right = torch.randn(2, side, side, device=device).bfloat16()
+
+    def products() -> None:
+        for _ in range(repeats):
+            torch.mm(left, right)
+
+    products()
+    return 2 * side**3 * repeats / min(seconds(products, device) for _ in range(5))
+
+
+class Warnings(logging.Handler):
+    """What the pipeline warned of, so that no result hides it: that it went on uncompiled, say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[str] = []
+        logging.getLogger("pipeline").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record.getMessage())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _card() -> str | None:
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
