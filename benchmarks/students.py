@@ -39,8 +39,16 @@ REAL, COLLECTED = "real", Path("docs/students.json")
 SHARD = 1024
 KEYS = ("row", "images", "steps", "seed")  # what a result is of
 
+STARTS = "synthesis.objective.start=varied"
+SPREAD = (
+    f"{STARTS} synthesis.objective.classification=0.3 "
+    "synthesis.objective.classification_spread=1.25 synthesis.objective.tv_spread=1.5"
+)
 ROWS: dict[str, str] = {
-    "default": "",
+    "plain": "",
+    "starts": STARTS,
+    "spread": SPREAD,
+    "ambiguous": f"{SPREAD} synthesis.objective.ambiguity=0.5",
     REAL: "",
     "noise": "synthesis.iterations=0 synthesis.objective.start=white",
     "deepdream": "synthesis.objective.preset=deepdream-cifar10 synthesis.iterations=2000",
@@ -58,6 +66,7 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
         "synthesis.shard_size": SHARD,
         "distillation.steps": options.steps,
         "distillation.seeds": [options.seed],
+        "distillation.batchnorm": "clean",
         "distillation.threads": options.threads,
         "adaptive.training.threads": options.threads,
         "execution.workers": options.workers,
