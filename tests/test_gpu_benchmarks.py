@@ -80,8 +80,8 @@ def test_a_broken_engine_is_found(
     """Broken where it computes in bfloat16 only, as a wrong kernel would be."""
     real = Engine.step
 
-    def broken(engine: Engine, images: Tensor, labels: Tensor) -> Any:
-        loss, terms = real(engine, images, labels)
+    def broken(engine: Engine, *arguments: Tensor) -> Any:
+        loss, terms = real(engine, *arguments)
         if engine._precision == "float32":
             return loss, terms
         wrong = {
