@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from examples.cifar10 import Block
+
 
 def vgg(classes: int = 10) -> nn.Module:
     """VGG-style: pairs of 3x3 convolutions with BatchNorm, and max pooling."""
@@ -35,6 +37,28 @@ def judge(classes: int = 10) -> nn.Module:
             nn.ReLU(),
         ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, classes))
+
+
+def resnet(classes: int = 10) -> nn.Module:
+    """A small ResNet: a stem and two blocks a stage, the CIFAR-10 example's, of widths 24 to 96."""
+    blocks = [
+        Block(inputs, outputs, stride)
+        for inputs, outputs, stride in (
+            (24, 24, 1),
+            (24, 24, 1),
+            (24, 48, 2),
+            (48, 48, 1),
+            (48, 96, 2),
+            (96, 96, 1),
+        )
+    ]
+    return nn.Sequential(
+        nn.Sequential(_convolution(1, 24), nn.BatchNorm2d(24), nn.ReLU()),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(96, classes),
+    )
 
 
 class Inverted(nn.Module):
@@ -190,6 +214,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vgg": vgg,
+    "resnet": resnet,
     "mobilenet": mobilenet,
     "convnext": convnext,
     "vit": vit,
