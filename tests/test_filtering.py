@@ -207,6 +207,24 @@ def test_of_two_equal_images_the_later_is_made_again(teacher: Teacher, starts: A
     assert float(cosines(kept.images.pixels).max()) <= 0.95
 
 
+def test_an_image_that_was_good_stays_when_a_new_one_is_like_it(
+    teacher: Teacher, starts: Any
+) -> None:
+    first: list[Tensor] = []
+
+    def copied(call: int, images: Tensor) -> None:
+        if call == 0:
+            first.append(images[4].clone())
+            images[1] = torch.nan
+        elif call == 1:
+            images[1] = first[0]
+
+    starts(copied)
+    kept = surely(teacher, replace(ALONE, jitter=0), max_similarity=0.95)
+    assert kept.images.attempts.tolist() == [0, 2, 0, 0, 0, 0]
+    assert kept.replaced.tolist() == [0, Flaw.DUPLICATE, 0, 0, 0, 0]
+
+
 def test_images_that_stay_equal_are_kept_and_told_of(teacher: Teacher, starts: Any) -> None:
     def twins(call: int, images: Tensor) -> None:
         images[1] = images[4] = torch.linspace(-1, 1, 64).view(1, 8, 8)
