@@ -141,6 +141,8 @@ def _record(
         class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
         agreement=1.0,
         confidence=0.999991,
+        replaced={},
+        flaws={},
         curve=curve,
     )
 

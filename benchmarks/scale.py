@@ -163,6 +163,8 @@ def publish(job: ShardJob) -> None:
         class_counts={str(label): n for label, n in Counter(shard.labels.tolist()).items()},
         agreement=1.0,
         confidence=0.9,
+        replaced={},
+        flaws={},
         curve=[{"iteration": float(index), **point} for index in range(21)],
     )
     write_json(root / "metadata" / f"{shard.name}.json", record.to_json())

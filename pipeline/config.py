@@ -30,6 +30,7 @@ Weight = Annotated[float, Field(ge=0)]
 Spread = Annotated[float, Field(ge=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Between = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -168,6 +169,9 @@ class SynthesisConfig(Section):
     batch_size: Annotated[int, Field(ge=2)] = 256
     iterations: Count = 200
     min_confidence: Fraction = 0.0
+    confirmed: bool = False
+    max_similarity: Between | None = None
+    keep: Share = 1.0
     attempts: Few = 3
     seed: Seed = 0
     threads: Few = 1
@@ -181,6 +185,14 @@ class SynthesisConfig(Section):
     def _one_size(self) -> Self:
         if (self.images is None) == (self.images_per_class is None):
             raise ValueError("set one of images and images_per_class, and leave the other null")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> Self:
+        if self.batch_size * self.keep < 1:
+            raise ValueError(
+                f"keep {self.keep} leaves no image of a batch_size of {self.batch_size}"
+            )
         return self
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation import load_student, real_data
+from pipeline.filtering import centred
 from pipeline.measures import (
     NEIGHBOURS,
     frechet_distance,
@@ -53,7 +54,7 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     shards = _shards(config)
     statistics = _Statistics()
     seen = look(teacher, shards, statistics)
-    values, partners = nearest(_centred(seen.pixels))
+    values, partners = nearest(centred(seen.pixels))
     same = seen.labels == seen.labels[partners]
     report: dict[str, Any] = {
         "images": len(seen.labels),
@@ -162,15 +163,6 @@ def _answers(network: nn.Module, teacher: Teacher, pixels: Tensor) -> Tensor:
             for part in pixels.split(BATCH)
         ]
     return torch.cat(parts)
-
-
-def _centred(pixels: Tensor) -> Tensor:
-    """Pixels at a quarter of the size and without each image's mean, ``[N, D]``."""
-    height, width = pixels.shape[2:]
-    small = nn.functional.adaptive_avg_pool2d(
-        pixels.float(), (max(1, min(height, 8)), max(1, min(width, 8)))
-    ).flatten(1)
-    return small - small.mean(1, keepdim=True)
 
 
 def _check_shape(teacher: Teacher, pixels: Tensor) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.engine import Engine
-from pipeline.errors import UserError
 from pipeline.objective import Objective, Terms, ambiguous_targets, draw_factors
-from pipeline.plan import derive_seed
 from pipeline.views import Views, resize
 
 CURVE_POINTS = 20
@@ -66,49 +65,18 @@ class Inverted:
             curve=self.curve if bool(self.finite.all()) else other.curve,
         )
 
+    def taken(self, rows: Tensor) -> Inverted:
+        """The images of ``rows`` (int64 ``[N]``), in that order; the curve stays the batch's."""
+
+        def of(holder: Inverted | Terms) -> dict[str, Any]:
+            values = {field.name: getattr(holder, field.name) for field in fields(holder)}
+            return {name: v[rows] for name, v in values.items() if isinstance(v, Tensor)}
+
+        return replace(self, **of(self), terms=replace(self.terms, **of(self.terms)))
+
     def confidence(self, labels: Tensor) -> Tensor:
         """The teacher's probability of each image's label, ``[B]``."""
         return self.logits.softmax(1).gather(1, labels[:, None])[:, 0]
-
-
-def invert_surely(
-    engine: Engine,
-    labels: Tensor,
-    seed: int,
-    iterations: int,
-    attempts: int,
-    min_confidence: float,
-    progress: Callable[[int], None] | None = None,
-) -> Inverted:
-    """:func:`invert`, and again from a derived seed for the images that came out bad.
-
-    Bad is diverged, or given its label by the teacher with less than ``min_confidence``. A new
-    attempt makes the whole batch, whose statistics count, and only the bad images are replaced.
-
-    Raises:
-        UserError: some are still bad after ``attempts``; it names a class.
-    """
-    result = invert(engine, labels, seed, iterations, progress)
-    for attempt in range(1, attempts + 1):
-        bad = ~result.finite | (result.confidence(labels) < min_confidence)
-        if not bad.any():
-            return result
-        if attempt == attempts:
-            break
-        again = invert(engine, labels, derive_seed(seed, attempt), iterations)
-        again.attempts.fill_(attempt)
-        result = result.replaced(bad, again)
-    label = int(labels[bad][0])
-    if not bool(result.finite.all()):
-        raise UserError(
-            f"images of class {label} diverged in {attempts} attempts: "
-            "lower synthesis.objective.learning_rate, or set synthesis.precision to float32"
-        )
-    raise UserError(
-        f"{int(bad.sum())} images, the first of class {label}, stay below "
-        f"synthesis.min_confidence {min_confidence} after {attempts} attempts: "
-        "lower it, or raise synthesis.iterations or synthesis.attempts"
-    )
 
 
 def invert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ Labels = NDArray[np.int16]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``size`` images that are optimised together, from one seed."""
+    """``size`` images, from one seed: the best of ``candidates`` that are optimised together."""
 
     size: int
     seed: int
+    candidates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Plan:
     labels: Labels
     bounds: tuple[tuple[int, int, int], ...]  # of each shard: round, first sample, end
     batch_size: int
+    keep: float
     seed: int
 
     def __len__(self) -> int:
@@ -65,7 +68,7 @@ class Plan:
             round=round_,
             first=first,
             labels=self.labels[first:end],
-            batches=_batches(end - first, self.batch_size, (self.seed, round_, number)),
+            batches=_batches(end - first, self.batch_size, self.keep, (self.seed, round_, number)),
         )
 
     def of_round(self, round_: int) -> range:
@@ -103,7 +106,7 @@ def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int
         # The last shard is smaller, so that a plan can grow and keep the full ones.
         for first in range(start, end, synthesis.shard_size):
             bounds.append((round_, first, min(end, first + synthesis.shard_size)))
-    return Plan(labels, tuple(bounds), synthesis.batch_size, synthesis.seed)
+    return Plan(labels, tuple(bounds), synthesis.batch_size, synthesis.keep, synthesis.seed)
 
 
 def derive_seed(*parts: int) -> int:
@@ -119,8 +122,18 @@ def _interleave(counts: NDArray[np.int64]) -> Labels:
     return labels[np.argsort(turns, kind="stable")].astype(np.int16)
 
 
-def _batches(images: int, batch_size: int, seeds: tuple[int, ...]) -> tuple[Batch, ...]:
-    """Batches of nearly one size: the statistics of a small last one would mean little."""
-    number = -(-images // batch_size)
+def _batches(
+    images: int, batch_size: int, keep: float, seeds: tuple[int, ...]
+) -> tuple[Batch, ...]:
+    """Batches of nearly one size: the statistics of a small last one would mean little.
+
+    Of ``batch_size`` candidates at most, ``keep`` of them are images.
+    """
+    rounding = 1e-9  # 0.7 * 10 is to be 7, and 7 / 0.7 to be 10
+    number = -(-images // max(1, math.floor(batch_size * keep + rounding)))
     sizes = [images // number + (index < images % number) for index in range(number)]
-    return tuple(Batch(size, derive_seed(*seeds, index)) for index, size in enumerate(sizes))
+    made = [min(batch_size, math.ceil(size / keep - rounding)) for size in sizes]
+    return tuple(
+        Batch(size, derive_seed(*seeds, index), candidates)
+        for index, (size, candidates) in enumerate(zip(sizes, made, strict=True))
+    )

@@ -167,22 +167,24 @@ class _Stopwatch:
 
 def _one_batch(config: Config, place: Path, rounds: int) -> Config:
     """The same work on one batch a round, which nothing makes the probe try again."""
-    batch = plan_of(config).shard(0).batches[0].size
+    batch = plan_of(config).shard(0).batches[0]
     # The first round must have a batch for the student too.
-    images = max(batch, rounds * config.adaptive.training.batch_size)
+    images = max(batch.size, rounds * config.adaptive.training.batch_size)
     synthesis = {
         "images": images,
         "images_per_class": None,
         "shard_size": images,
-        "batch_size": batch,
+        "batch_size": batch.candidates,
         "iterations": 0,
         "min_confidence": 0.0,
+        "confirmed": False,
+        "max_similarity": None,
     }
     paths = {"dataset": str(place / "dataset"), "reports": str(place / "reports")}
     return config.model_copy(
         update={
             "synthesis": config.synthesis.model_copy(update=synthesis),
-            "adaptive": config.adaptive.model_copy(update={"rounds": rounds, "images": batch}),
+            "adaptive": config.adaptive.model_copy(update={"rounds": rounds, "images": batch.size}),
             "paths": config.paths.model_copy(update=paths),
         }
     )

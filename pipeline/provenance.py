@@ -25,7 +25,9 @@ _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("round", pa.int16(), "0, or the adaptive round"),
     ("batch", pa.int32(), "batch in the shard"),
     ("seed", pa.uint64(), "seed that this image came from"),
-    ("attempt", pa.int16(), "0, or how many times its batch had come out bad for it"),
+    ("attempt", pa.int16(), "0, or which new attempt at its batch it is from"),
+    ("replaced", pa.string(), "what was wrong with the image whose place it took, or null"),
+    ("flaw", pa.string(), "unconfirmed or duplicate still after the last attempt, or null"),
     ("iterations", pa.int32(), "gradient steps"),
     ("height", pa.int16(), "pixels"),
     ("width", pa.int16(), "pixels"),
@@ -44,7 +46,14 @@ _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("student_prob", pa.float32(), "student's probability of cls, or null"),
     ("js_divergence", pa.float32(), "JS(p_T, p_S), nats, or null"),
 ]
-NULLABLE = {"loss_compete", "student_pred", "student_prob", "js_divergence"}
+NULLABLE = {
+    "replaced",
+    "flaw",
+    "loss_compete",
+    "student_pred",
+    "student_prob",
+    "js_divergence",
+}
 
 SCHEMA = pa.schema(
     [
@@ -67,8 +76,9 @@ class ShardRecord:
     """``metadata/NNNNNN.json``, written last: the shard is complete, and made to this ``spec``.
 
     ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
-    ``curve`` is the mean of every term along the optimisation, averaged over the batches;
-    ``sha256`` seals all the rest.
+    ``replaced`` counts the images that took the place of one that was bad, by what was wrong with
+    it, and ``flaws`` those that are still bad themselves; ``curve`` is the mean of every term along
+    the optimisation, averaged over the batches; ``sha256`` seals all the rest.
     """
 
     shard: str
@@ -81,6 +91,8 @@ class ShardRecord:
     class_counts: dict[str, int]
     agreement: float
     confidence: float
+    replaced: dict[str, int]
+    flaws: dict[str, int]
     curve: list[dict[str, float]]
     sha256: str
 

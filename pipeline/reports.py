@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from pipeline.students import NOISE, STUDENT, weights_path
 from pipeline.survey import read_records
 from pipeline.synthesis import Made
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class _Tally:
@@ -39,6 +42,8 @@ class _Tally:
     agreement: float = 0.0
     confidence: float = 0.0
     counts: Counter[int] = field(default_factory=Counter)
+    replaced: Counter[str] = field(default_factory=Counter)
+    flaws: Counter[str] = field(default_factory=Counter)
     weights: Counter[int] = field(default_factory=Counter)  # images of a round
     curves: dict[int, Curve] = field(default_factory=dict)
 
@@ -48,6 +53,8 @@ class _Tally:
         self.agreement += record.agreement * record.images
         self.confidence += record.confidence * record.images
         self.counts.update({int(label): count for label, count in record.class_counts.items()})
+        self.replaced.update(record.replaced)
+        self.flaws.update(record.flaws)
         self.weights[record.round] += record.images
         names = record.curve[0]
         curve = {name: np.array([point[name] for point in record.curve]) for name in names}
@@ -71,6 +78,14 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
     reports, tally = Path(config.paths.reports), _Tally()
     for record in read_records(config):
         tally.add(record)
+    if tally.flaws:
+        flaws = ", ".join(f"{count} {word}" for word, count in sorted(tally.flaws.items()))
+        log.warning(
+            "of %d images %s after %d attempts, and kept: the rows' column flaw tells which",
+            tally.images,
+            flaws,
+            config.synthesis.attempts,
+        )
     curves = tally.mean_curves()
     report = {
         "images": tally.images,
@@ -79,6 +94,8 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
         "classes": len(tally.counts),
         "teacher_agreement": round(tally.agreement / tally.images, 6),
         "teacher_confidence": round(tally.confidence / tally.images, 6),
+        "replaced": dict(tally.replaced),
+        "flaws": dict(tally.flaws),
         "made_now": {
             "shards": len(made),
             "images": sum(shard.images for shard in made),

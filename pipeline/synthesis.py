@@ -13,10 +13,12 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline import (
     cores,
     depthwise,
+    filtering,
     inversion,
     objective,
     plan,
@@ -31,7 +33,7 @@ from pipeline.code import source_digest
 from pipeline.config import AdaptiveConfig, Config, StudentConfig, SynthesisConfig
 from pipeline.engine import Engine
 from pipeline.errors import UserError
-from pipeline.inversion import Inverted, invert_surely
+from pipeline.filtering import Flaw, Kept, Rules, flaw_counts, invert_surely
 from pipeline.libraries import split
 from pipeline.markers import marked
 from pipeline.objective import Objective, Precision
@@ -57,6 +59,7 @@ from pipeline.teacher import Teacher, cached_teacher, load_teacher
 _PIXEL_CODE = (
     depthwise,
     engine_module,
+    filtering,
     inversion,
     objective,
     plan,
@@ -148,6 +151,9 @@ def round_spec(
         "iterations": config.synthesis.iterations,
         "attempts": config.synthesis.attempts,
         "min_confidence": config.synthesis.min_confidence,
+        "confirmed": config.synthesis.confirmed,
+        "max_similarity": config.synthesis.max_similarity,
+        "keep": config.synthesis.keep,
         "objective": asdict(round_objective(config, round_)),
         "soft_labels": config.synthesis.soft_labels,
         "threads": config.synthesis.threads,
@@ -208,10 +214,10 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             report(images)
 
         with _engine(job, device) as engine:
-            batches = [
-                (batch, _invert(job, shard, index, batch, engine, told))
-                for index, batch in enumerate(shard.batches)
-            ]
+            batches: list[tuple[Batch, Kept]] = []
+            for batch in shard.batches:
+                earlier = [kept.images.pixels for _, kept in batches]
+                batches.append((batch, _invert(job, shard, batch, earlier, engine, told)))
         _publish(job, shard, batches, root)
     return Made(job.number, job.images, time.perf_counter() - started)
 
@@ -219,27 +225,32 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
 def _invert(
     job: ShardJob,
     shard: ShardPlan,
-    index: int,
     batch: Batch,
+    earlier: list[Tensor],
     engine: Engine,
     report: Report,
-) -> Inverted:
-    start = sum(b.size for b in shard.batches[:index])
+) -> Kept:
+    start, synthesis = sum(map(len, earlier)), job.config.synthesis
     labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
-    iterations = job.config.synthesis.iterations
     return invert_surely(
         engine,
         labels,
         batch.seed,
-        iterations,
-        job.config.synthesis.attempts,
-        job.config.synthesis.min_confidence,
-        progress=lambda steps: report(batch.size * steps / iterations),
+        synthesis.iterations,
+        Rules(
+            attempts=synthesis.attempts,
+            min_confidence=synthesis.min_confidence,
+            confirmed=synthesis.confirmed,
+            max_similarity=synthesis.max_similarity,
+        ),
+        batch.candidates,
+        earlier,
+        progress=lambda steps: report(batch.size * steps / synthesis.iterations),
     )
 
 
 def _publish(
-    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Inverted]], root: Location
+    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]], root: Location
 ) -> None:
     if is_done(job):  # another run was faster, and what it wrote is whole
         return
@@ -267,6 +278,8 @@ def _publish(
         class_counts=_class_counts(shard),
         agreement=round(sum(agree) / len(agree), 6),
         confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
+        replaced=flaw_counts(kept.replaced for _, kept in batches),
+        flaws=flaw_counts(kept.flaws for _, kept in batches),
         curve=_mean_curve(batches),
     )
     write_json(record_path(root, shard.number), record.to_json())
@@ -288,13 +301,13 @@ def file_facts(file: IO[bytes]) -> dict[str, Any]:
 
 
 def _rows(
-    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Inverted]]
+    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]]
 ) -> Iterator[dict[str, Any]]:
     names = job.config.teacher.class_names
     weights = round_objective(job.config, shard.round)
     index = 0
-    for number, (batch, result) in enumerate(batches):
-        columns = _columns(result, shard.labels[index : index + batch.size], weights)
+    for number, (batch, kept) in enumerate(batches):
+        columns = _columns(kept, shard.labels[index : index + batch.size], weights)
         for position in range(batch.size):
             label = int(shard.labels[index])
             yield {
@@ -306,22 +319,23 @@ def _rows(
                 "round": shard.round,
                 "batch": number,
                 "iterations": job.config.synthesis.iterations,
-                "height": result.pixels.shape[2],
-                "width": result.pixels.shape[3],
+                "height": kept.images.pixels.shape[2],
+                "width": kept.images.pixels.shape[3],
                 **{name: values[position] for name, values in columns.items()},
             }
             index += 1
 
 
-def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[str, list[Any]]:
+def _columns(kept: Kept, labels: plan.Labels, weights: Objective) -> dict[str, list[Any]]:
     """What the networks and the objective say of each image of a batch."""
     intended = torch.from_numpy(labels.astype(np.int64))
+    result = kept.images
     terms, logits, student = result.terms, result.logits, result.student_logits
-    log_teacher = logits.log_softmax(1)
-    teacher_probability = log_teacher.exp()
     columns: dict[str, list[Any]] = {
         "seed": result.seeds.tolist(),
         "attempt": result.attempts.tolist(),
+        "replaced": [Flaw(value).word for value in kept.replaced.tolist()],
+        "flaw": [Flaw(value).word for value in kept.flaws.tolist()],
         "factor_classification": terms.factors[:, 0].tolist(),
         "factor_tv": terms.factors[:, 1].tolist(),
         "loss_total": terms.total(weights).tolist(),
@@ -331,7 +345,7 @@ def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[
         "loss_feature": terms.feature.tolist(),
         "teacher_pred": logits.argmax(1).tolist(),
         "teacher_prob": result.confidence(intended).tolist(),
-        "teacher_entropy": (-(teacher_probability * log_teacher).sum(1)).tolist(),
+        "teacher_entropy": filtering.entropy(logits).tolist(),
     }
     if student is not None:
         assert terms.compete is not None
@@ -343,10 +357,10 @@ def _columns(result: Inverted, labels: plan.Labels, weights: Objective) -> dict[
 
 
 def _samples(
-    rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Inverted]], soft_labels: bool
+    rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Kept]], soft_labels: bool
 ) -> Iterator[Sample]:
-    images = (image for _, result in batches for image in result.pixels.numpy())
-    logits = (values for _, result in batches for values in result.logits.half().numpy())
+    images = (image for _, kept in batches for image in kept.images.pixels.numpy())
+    logits = (values for _, kept in batches for values in kept.images.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
         facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
         facts["teacher_prob"] = float(f"{row['teacher_prob']:.6g}")
@@ -358,8 +372,8 @@ def _class_counts(shard: ShardPlan) -> dict[str, int]:
     return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
 
 
-def _mean_curve(batches: list[tuple[Batch, Inverted]]) -> list[dict[str, float]]:
-    curves = [result.curve for _, result in batches]
+def _mean_curve(batches: list[tuple[Batch, Kept]]) -> list[dict[str, float]]:
+    curves = [kept.images.curve for _, kept in batches]
     return [
         {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in points[0]}
         for points in zip(*curves, strict=True)

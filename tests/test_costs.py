@@ -136,6 +136,35 @@ def test_a_probe_does_the_real_work_elsewhere(
     assert mean_speeds([found, found]) == found.speeds
 
 
+@pytest.mark.parametrize("keep", [1.0, 0.7, 0.5])
+def test_a_probe_makes_as_many_candidates_and_none_again(
+    tiny: Params, monkeypatch: pytest.MonkeyPatch, keep: float
+) -> None:
+    from pipeline import filtering
+    from pipeline import probe as module
+
+    monkeypatch.setattr(module, "ENOUGH", 0.0)
+    made, sizes = [], []
+    make_shard, invert = module.make_shard, filtering.invert
+
+    def counted(job: ShardJob, *rest: Any) -> Made:
+        made.append(job.images)
+        return make_shard(job, *rest)
+
+    def seen(engine: Any, labels: Any, *rest: Any) -> Any:
+        sizes.append(len(labels))
+        return invert(engine, labels, *rest)
+
+    monkeypatch.setattr(module, "make_shard", counted)
+    monkeypatch.setattr(filtering, "invert", seen)
+    strict = {"synthesis.confirmed": True, "synthesis.max_similarity": 0.01}
+    config = parse_config(changed(tiny, {**strict, "synthesis.keep": keep}))
+    probe_devices(config)
+    batch = plan_of(config).shard(0).batches[0]
+    assert sizes == [batch.candidates] * (len(made) + 1)  # and once for the result
+    assert set(made) == {batch.size}
+
+
 def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import probe as module
 

@@ -9,12 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import inversion
 from pipeline.engine import Engine
-from pipeline.errors import UserError
-from pipeline.inversion import Inverted, invert, invert_surely, learning_rate, starting_images
+from pipeline.inversion import Inverted, invert, learning_rate, starting_images
 from pipeline.objective import Objective, classification_loss, evaluate_terms
-from pipeline.plan import derive_seed
 from pipeline.sources import build_network
 from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Preprocessing, Teacher
@@ -194,50 +191,6 @@ def test_bfloat16_reaches_the_same_labels(teacher: Teacher) -> None:
     assert not torch.equal(
         result.pixels, dream(teacher, Objective(jitter=1, flip=False), iterations=60).pixels
     )
-
-
-def test_images_that_diverged_are_an_error_in_the_end(teacher: Teacher) -> None:
-    objective = Objective(learning_rate=1e30, clamp=False, flip=False, l2=1.0)
-    assert not dream(teacher, objective, iterations=6).finite.any()
-    with Engine(teacher, objective) as engine, pytest.raises(UserError, match=r"class 0 diverged"):
-        invert_surely(engine, LABELS, 0, 6, attempts=2, min_confidence=0.0)
-
-
-def test_only_bad_images_are_made_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third image starts as NaN, once; the batch is made again, for that image alone."""
-    real, calls = inversion.starting_images, []
-
-    def broken(*arguments: Any) -> Tensor:
-        images = real(*arguments)
-        calls.append(len(images))
-        if len(calls) == 1:
-            images[2] = torch.nan
-        return images
-
-    monkeypatch.setattr(inversion, "starting_images", broken)
-    # Without R_feature no other image sees the broken one.
-    objective = Objective(feature=0.0, flip=False)
-    with Engine(teacher, objective) as engine:
-        result = invert_surely(engine, LABELS, 7, 4, attempts=3, min_confidence=0.0)
-        second = invert(engine, LABELS, derive_seed(7, 1), 4)
-    assert len(calls) == 3
-    assert result.attempts.tolist() == [0, 0, 1, 0, 0, 0]
-    assert result.seeds.tolist() == [7, 7, derive_seed(7, 1), 7, 7, 7]
-    assert torch.equal(result.pixels[2], second.pixels[2])
-    assert bool(result.finite.all())
-
-
-def test_images_the_teacher_doubts_are_made_again(teacher: Teacher) -> None:
-    plain = dream(teacher, iterations=3)
-    bound = float(plain.confidence(LABELS).median())
-    with Engine(teacher, Objective(flip=False)) as engine:
-        result = invert_surely(engine, LABELS, 7, 3, attempts=50, min_confidence=bound)
-        assert bool((result.confidence(LABELS) >= bound).all())
-        kept = plain.confidence(LABELS) >= bound
-        assert torch.equal(result.pixels[kept], plain.pixels[kept])
-        assert bool((result.attempts > 0).equal(~kept))
-        with pytest.raises(UserError, match=r"min_confidence 1\.0 after 2 attempts"):
-            invert_surely(engine, LABELS, 7, 3, attempts=2, min_confidence=1.0)
 
 
 def test_progress_is_told_of_each_iteration(teacher: Teacher) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -191,3 +193,16 @@ def test_rounds_after_a_table_take_turns_over_its_classes() -> None:
     added = Counter(layout.labels[11:].tolist())
     assert set(added) == {0, 2} and sum(added.values()) == 10
     assert added[0] == added[2]
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.9, 0.8, 0.7, 0.5, 0.34, 0.1])
+@pytest.mark.parametrize("batch_size", [10, 16, 250])
+@pytest.mark.parametrize("images", [1, 9, 400, 1001])
+def test_candidates_leave_the_share_that_is_kept(keep: float, batch_size: int, images: int) -> None:
+    synthesis = SynthesisConfig(images=images, batch_size=batch_size, keep=keep)
+    for shard in make_plan(synthesis, AdaptiveConfig(), 3):
+        assert sum(batch.size for batch in shard.batches) == len(shard.labels)
+        for batch in shard.batches:
+            assert batch.size <= batch.candidates <= batch_size
+            wanted = Fraction(batch.size) / Fraction(str(keep))  # exactly, as it was written
+            assert batch.candidates == math.ceil(wanted)

@@ -1,0 +1,489 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import filtering, inversion
+from pipeline.config import parse_config
+from pipeline.engine import Engine
+from pipeline.errors import UserError
+from pipeline.filtering import (
+    Flaw,
+    Kept,
+    Rules,
+    candidate_labels,
+    fingerprints,
+    invert_surely,
+    usefulness,
+)
+from pipeline.inversion import Inverted, invert
+from pipeline.objective import Objective, jensen_shannon
+from pipeline.plan import derive_seed
+from pipeline.reports import report_synthesis
+from pipeline.running import JobsFailed
+from pipeline.sources import build_network
+from pipeline.streaming import ordered_batches
+from pipeline.synthesis import plan_of
+from pipeline.teacher import Teacher
+from pipeline.verification import verify
+from tests.conftest import Params, changed, dataset, load, make, tree
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+ALONE = Objective(feature=0.0, flip=False)  # no image sees the others of its batch
+STRICT = {"synthesis.confirmed": True, "synthesis.max_similarity": 0.3, "synthesis.keep": 0.7}
+
+
+@pytest.fixture
+def teacher(tiny: Params) -> Teacher:
+    return load(tiny)[1]
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor], None]], list[int]]:
+    """Change each batch's starting images; what is returned grows by one a batch."""
+
+    def patched(change: Callable[[int, Tensor], None]) -> list[int]:
+        real, calls = inversion.starting_images, []
+
+        def changed_images(*arguments: Any) -> Tensor:
+            images = real(*arguments)
+            change(len(calls), images)
+            calls.append(len(images))
+            return images
+
+        monkeypatch.setattr(inversion, "starting_images", changed_images)
+        return calls
+
+    return patched
+
+
+def surely(
+    teacher: Teacher,
+    objective: Objective = ALONE,
+    *,
+    iterations: int = 4,
+    labels: Tensor = LABELS,
+    student: nn.Module | None = None,
+    candidates: int | None = None,
+    earlier: tuple[Tensor, ...] = (),
+    attempts: int = 3,
+    **rules: Any,
+) -> Kept:
+    with Engine(teacher, objective, student=student) as engine:
+        return invert_surely(
+            engine, labels, 7, iterations, Rules(attempts=attempts, **rules), candidates, earlier
+        )
+
+
+def once(
+    teacher: Teacher,
+    attempt: int = 0,
+    *,
+    labels: Tensor = LABELS,
+    iterations: int = 4,
+    student: nn.Module | None = None,
+) -> Inverted:
+    with Engine(teacher, ALONE, student=student) as engine:
+        return invert(engine, labels, derive_seed(7, attempt) if attempt else 7, iterations)
+
+
+def rival(tiny: Params) -> nn.Module:
+    torch.manual_seed(5)
+    network = build_network(tiny["student"]["source"], {"width": 4}, "student")
+    return network.eval().requires_grad_(False)
+
+
+def cosines(pixels: Tensor) -> Tensor:
+    """Of different images."""
+    found = fingerprints(pixels) @ fingerprints(pixels).T
+    return found[~torch.eye(len(pixels), dtype=torch.bool)]
+
+
+# Divergence and confidence.
+
+
+def test_images_that_diverged_are_an_error_in_the_end(teacher: Teacher) -> None:
+    objective = Objective(learning_rate=1e30, clamp=False, flip=False, l2=1.0)
+    with pytest.raises(UserError, match=r"class 0 diverged in 2 attempts"):
+        surely(teacher, objective, iterations=6, attempts=2)
+
+
+def test_only_bad_images_are_made_again(teacher: Teacher, starts: Any) -> None:
+    def broken(call: int, images: Tensor) -> None:
+        if call == 0:
+            images[2] = torch.nan
+
+    calls = starts(broken)
+    kept = surely(teacher)
+    assert len(calls) == 2
+    assert kept.images.attempts.tolist() == [0, 0, 1, 0, 0, 0]
+    assert kept.images.seeds.tolist() == [7, 7, derive_seed(7, 1), 7, 7, 7]
+    assert torch.equal(kept.images.pixels[2], once(teacher, 1).pixels[2])
+    assert bool(kept.images.finite.all())
+    assert kept.replaced.tolist() == [0, 0, Flaw.DIVERGED, 0, 0, 0]
+    assert not kept.flaws.any()
+
+
+def test_images_the_teacher_doubts_are_made_again(teacher: Teacher) -> None:
+    plain = once(teacher)
+    bound = float(plain.confidence(LABELS).median())
+    kept = surely(teacher, attempts=50, min_confidence=bound)
+    assert bool((kept.images.confidence(LABELS) >= bound).all())
+    sure = plain.confidence(LABELS) >= bound
+    assert torch.equal(kept.images.pixels[sure], plain.pixels[sure])
+    assert bool((kept.images.attempts > 0).equal(~sure))
+    assert torch.equal(kept.replaced, torch.where(sure, 0, Flaw.UNSURE))
+    with pytest.raises(UserError, match=r"6 images.*min_confidence 1\.0 after 2 attempts"):
+        surely(teacher, attempts=2, min_confidence=1.0)
+
+
+# Confirmed.
+
+
+def test_unconfirmed_images_are_made_again(teacher: Teacher) -> None:
+    plain = once(teacher, iterations=1)
+    wrong = plain.logits.argmax(1) != LABELS
+    assert 0 < int(wrong.sum()) < 6
+    kept = surely(teacher, iterations=1, attempts=50, confirmed=True)
+    assert torch.equal(kept.images.logits.argmax(1), LABELS)
+    assert torch.equal(kept.images.pixels[~wrong], plain.pixels[~wrong])
+    assert torch.equal(kept.images.attempts > 0, wrong)
+    assert torch.equal(kept.replaced, torch.where(wrong, Flaw.UNCONFIRMED, 0))
+
+
+def test_of_unconfirmed_images_the_best_attempt_is_kept(teacher: Teacher) -> None:
+    """Where nothing pulls images to their labels, some stay wrong."""
+    aimless = replace(ALONE, classification=0.0)
+    labels = LABELS.repeat(4)
+    kept = surely(teacher, aimless, labels=labels, confirmed=True)
+    with Engine(teacher, aimless) as engine:
+        tries = [
+            invert(engine, labels, seed, 4) for seed in (7, derive_seed(7, 1), derive_seed(7, 2))
+        ]
+    confidence = torch.stack([result.confidence(labels) for result in tries])
+    right = torch.stack([result.logits.argmax(1) == labels for result in tries])
+    lost = ~right.any(0)
+    assert 0 < int(lost.sum()) < 24
+    assert torch.equal(kept.flaws, torch.where(lost, Flaw.UNCONFIRMED, 0))
+    assert torch.equal(kept.images.attempts[lost], confidence.argmax(0)[lost])
+    assert torch.equal(kept.images.attempts[~lost], right.int().argmax(0)[~lost])  # the first
+
+
+def test_doubt_is_an_error_also_where_confirmation_is_asked_for(teacher: Teacher) -> None:
+    with pytest.raises(UserError, match="min_confidence"):
+        surely(teacher, iterations=1, attempts=2, confirmed=True, min_confidence=0.999)
+
+
+# Near-duplicates.
+
+
+def test_of_two_equal_images_the_later_is_made_again(teacher: Teacher, starts: Any) -> None:
+    def twins(call: int, images: Tensor) -> None:
+        if call == 0:
+            images[4] = images[1]
+
+    calls = starts(twins)
+    double = surely(teacher)
+    assert torch.equal(double.images.pixels[1], double.images.pixels[4])
+    calls.clear()
+    kept = surely(teacher, max_similarity=0.95)
+    assert len(calls) == 2
+    assert kept.images.attempts.tolist() == [0, 0, 0, 0, 1, 0]
+    assert kept.replaced.tolist() == [0, 0, 0, 0, Flaw.DUPLICATE, 0]
+    assert not kept.flaws.any()
+    assert torch.equal(kept.images.pixels[:4], double.images.pixels[:4])
+    assert float(cosines(kept.images.pixels).max()) <= 0.95
+
+
+def test_an_image_that_was_good_stays_when_a_new_one_is_like_it(
+    teacher: Teacher, starts: Any
+) -> None:
+    first: list[Tensor] = []
+
+    def copied(call: int, images: Tensor) -> None:
+        if call == 0:
+            first.append(images[4].clone())
+            images[1] = torch.nan
+        elif call == 1:
+            images[1] = first[0]
+
+    starts(copied)
+    kept = surely(teacher, replace(ALONE, jitter=0), max_similarity=0.95)
+    assert kept.images.attempts.tolist() == [0, 2, 0, 0, 0, 0]
+    assert kept.replaced.tolist() == [0, Flaw.DUPLICATE, 0, 0, 0, 0]
+
+
+def test_images_that_stay_equal_are_kept_and_told_of(teacher: Teacher, starts: Any) -> None:
+    def twins(call: int, images: Tensor) -> None:
+        images[1] = images[4] = torch.linspace(-1, 1, 64).view(1, 8, 8)
+
+    calls = starts(twins)
+    kept = surely(teacher, replace(ALONE, jitter=0), max_similarity=0.95)
+    assert len(calls) == 3
+    assert kept.flaws.tolist() == [0, 0, 0, 0, Flaw.DUPLICATE, 0]
+    assert kept.images.attempts.tolist() == [0] * 6  # no attempt was better
+    assert not kept.replaced.any()
+
+
+def test_an_image_like_one_of_an_earlier_batch_is_made_again(teacher: Teacher) -> None:
+    first = once(teacher)
+    kept = surely(teacher, earlier=(once(teacher, 5).pixels, first.pixels), max_similarity=0.95)
+    assert kept.images.attempts.tolist() == [1] * 6
+    assert kept.replaced.tolist() == [Flaw.DUPLICATE] * 6
+    assert torch.equal(surely(teacher, earlier=(first.pixels,)).images.pixels, first.pixels)
+
+
+def test_a_replaced_duplicate_never_diverged(teacher: Teacher, starts: Any) -> None:
+    """A usable image must not be given up for one that would end the run."""
+
+    def worse(call: int, images: Tensor) -> None:
+        if call == 0:
+            images[4] = images[1]
+        else:
+            images[4] = torch.nan
+
+    starts(worse)
+    kept = surely(teacher, max_similarity=0.95)
+    assert kept.flaws.tolist() == [0, 0, 0, 0, Flaw.DUPLICATE, 0]
+    assert kept.images.attempts.tolist() == [0] * 6
+
+
+# Keep.
+
+
+def test_candidates_continue_the_labels() -> None:
+    labels = torch.tensor([2, 0, 1, 2])
+    for count in range(4, 14):
+        starts = set()
+        for seed in range(8):
+            found = candidate_labels(labels, count, seed).tolist()
+            assert found[:4] == [2, 0, 1, 2] and len(found) == count
+            starts.add(tuple(found[4:]))
+            places = Counter((seed + extra) % 4 for extra in range(count - 4))
+            assert max(places.values(), default=0) - min(places.values(), default=0) <= 1
+            assert found[4:] == [int(labels[(seed + extra) % 4]) for extra in range(count - 4)]
+        assert count == 4 or len(starts) > 1
+
+
+@pytest.mark.parametrize("competing", [False, True])
+def test_the_most_useful_of_each_class_are_kept(
+    tiny: Params, teacher: Teacher, competing: bool
+) -> None:
+    student = rival(tiny) if competing else None
+    kept = surely(teacher, candidates=15, student=student)
+    labels = candidate_labels(LABELS, 15, 7)
+    everything = once(teacher, labels=labels, student=student)
+    if everything.student_logits is None:
+        chances = everything.logits.softmax(1)
+        worth = torch.special.entr(chances).sum(1)
+    else:
+        worth = jensen_shannon(everything.logits, everything.student_logits)
+    assert torch.allclose(usefulness(everything), worth, atol=1e-6)
+    for label in range(3):
+        best = worth[labels == label].topk(2).values.sort().values
+        found = usefulness(kept.images)[label == LABELS].sort().values
+        assert torch.allclose(found, best, atol=1e-6)
+        rows = [row for row in range(15) if labels[row] == label]
+        rows = sorted(sorted(rows, key=lambda row: -float(worth[row]))[:2])
+        assert torch.equal(kept.images.pixels[label == LABELS], everything.pixels[rows])
+        assert torch.equal(kept.images.terms.tv[label == LABELS], everything.terms.tv[rows])
+    assert (kept.images.student_logits is not None) == competing
+    assert not kept.images.attempts.any()
+
+
+def test_a_spare_candidate_saves_an_attempt(teacher: Teacher, starts: Any) -> None:
+    def broken(call: int, images: Tensor) -> None:
+        images[2] = torch.nan
+
+    calls = starts(broken)
+    kept = surely(teacher, candidates=12)
+    assert calls == [12]
+    assert bool(kept.images.finite.all()) and not kept.replaced.any()
+    with pytest.raises(UserError, match="class 2 diverged"):
+        surely(teacher)
+
+
+def test_equal_candidates_leave_the_first(teacher: Teacher) -> None:
+    """With one class the teacher's entropy is always 0."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval().requires_grad_(False)
+    single = replace(teacher, network=network, classes=1)
+    labels = torch.zeros(3, dtype=torch.int64)
+    kept = surely(single, labels=labels, candidates=7, confirmed=True, max_similarity=0.95)
+    plain = once(single, labels=torch.zeros(7, dtype=torch.int64))
+    assert torch.equal(kept.images.pixels, plain.pixels[:3])
+
+
+def test_one_image_of_two_candidates(teacher: Teacher) -> None:
+    kept = surely(teacher, labels=torch.tensor([2]), candidates=2, max_similarity=0.95)
+    both = once(teacher, labels=torch.tensor([2, 2]))
+    best = int(usefulness(both).argmax())
+    assert torch.equal(kept.images.pixels, both.pixels[best : best + 1])
+
+
+def test_fingerprints_of_copies_are_alike() -> None:
+    pixels = torch.randint(0, 200, (3, 3, 40, 24), generator=torch.Generator().manual_seed(0))
+    pixels = torch.cat([pixels, pixels + 20]).to(torch.uint8)  # brighter, otherwise the same
+    found = fingerprints(pixels) @ fingerprints(pixels).T
+    assert fingerprints(pixels).shape == (6, 3 * 64)
+    assert torch.allclose(found.diagonal(3), torch.ones(3))
+    assert float(found[0, 1]) < 0.9
+
+
+# Whole runs.
+
+
+def rows(params: Params) -> list[dict[str, Any]]:
+    """Of all shards, in their order."""
+    found = sorted((dataset(params) / "metadata").glob("*.parquet"))
+    return [row for path in found for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture
+def strict(tiny: Params) -> Params:
+    """Every filter at once, and a round; some images are made again, and some stay flawed."""
+    return changed(tiny, {**STRICT, "synthesis.iterations": 1, "adaptive.rounds": 1})
+
+
+def test_filters_leave_the_planned_labels(strict: Params) -> None:
+    assert make(strict) == [0, 1, 2]
+    config, teacher = load(strict)
+    found = rows(strict)
+    assert [row["cls"] for row in found] == plan_of(config).labels.tolist()
+    assert verify(config, teacher, 0.0, lambda images: None) == []
+    assert any(row["replaced"] for row in found) and any(row["flaw"] for row in found)
+    for row in found:
+        assert row["flaw"] in (None, "unconfirmed", "duplicate")
+        assert (row["flaw"] == "unconfirmed") == (row["cls"] != row["teacher_pred"])
+        if row["replaced"]:
+            assert row["replaced"] in ("unconfirmed", "duplicate") and row["attempt"] > 0
+
+
+def test_the_records_count_what_the_rows_say(
+    strict: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(strict)
+    found = rows(strict)
+    for path in (dataset(strict) / "metadata").glob("0*.json"):
+        record = json.loads(path.read_bytes())
+        mine = [row for row in found if row["shard"] == f"{path.stem}.tar"]
+        for field, column in (("replaced", "replaced"), ("flaws", "flaw")):
+            assert record[field] == Counter(row[column] for row in mine if row[column])
+    with caplog.at_level(logging.WARNING):
+        report_synthesis(parse_config(strict), [])
+    report = json.loads((Path(strict["paths"]["reports"]) / "synthesis.json").read_bytes())
+    flaws = Counter(row["flaw"] for row in found if row["flaw"])
+    assert report["flaws"] == flaws
+    assert report["replaced"] == Counter(row["replaced"] for row in found if row["replaced"])
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert all(f"{count} {word}" in line for word, count in flaws.items())
+    assert "of 26 images" in line and "after 3 attempts" in line
+
+
+def test_without_filters_nothing_is_told_or_dropped(
+    tiny: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tiny)
+    with caplog.at_level(logging.WARNING):
+        report_synthesis(parse_config(tiny), [])
+    assert not caplog.records
+    assert {(row["attempt"], row["replaced"], row["flaw"]) for row in rows(tiny)} == {
+        (0, None, None)
+    }
+
+
+def test_no_two_images_of_a_shard_are_alike_but_those_told_of(tiny: Params) -> None:
+    """Two batches of 6 make a shard: also between them."""
+    params = changed(tiny, {"synthesis.max_similarity": 0.3, "synthesis.images": 12})
+    make(params)
+    (pixels, _), *_ = ordered_batches([dataset(params) / "train" / "000000.tar"], 12)
+    fine = torch.tensor([row["flaw"] is None for row in rows(params)])
+    assert 2 < int(fine.sum()) < 12
+    assert float(cosines(pixels[fine]).max()) <= 0.3 + 1e-6
+    plain = changed(params, {"synthesis.max_similarity": None})
+    make(plain)
+    (pixels, _), *_ = ordered_batches([dataset(plain) / "train" / "000000.tar"], 12)
+    assert float(cosines(pixels).max()) > 0.3
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_few_images(tiny: Params, images: int) -> None:
+    params = changed(tiny, {**STRICT, "synthesis.images": images, "synthesis.batch_size": 2})
+    make(params)
+    config, teacher = load(params)
+    assert [row["cls"] for row in rows(params)] == plan_of(config).labels.tolist()
+    assert verify(config, teacher, 0.0, lambda count: None) == []
+
+
+@pytest.mark.parametrize("key", sorted(STRICT))
+def test_each_filter_makes_every_shard_stale(tiny: Params, key: str) -> None:
+    make(tiny)
+    assert make(changed(tiny, {key: STRICT[key]})) == [0, 1]
+
+
+def test_a_filtered_run_killed_anywhere_comes_out_the_same(
+    strict: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th inversion fails, for each n, new attempts among them; then it goes on."""
+    make(strict)
+    finished = tree(dataset(strict))
+    again = changed(strict, {"paths.dataset": str(tmp_path / "again")})
+    real, stops = filtering.invert, 0
+    while True:
+        shutil.rmtree(tmp_path / "again", ignore_errors=True)
+        calls = 0
+
+        def failing(*arguments: Any) -> Inverted:
+            nonlocal calls
+            calls += 1
+            if calls > stops:  # noqa: B023
+                raise RuntimeError("killed")
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(filtering, "invert", failing)
+            try:
+                make(again)
+            except JobsFailed as error:
+                assert "killed" in str(error)
+            else:
+                break
+        make(again)
+        assert tree(tmp_path / "again") == finished
+        stops += 2
+    batches = sum(len(shard.batches) for shard in plan_of(parse_config(strict)))
+    assert calls > batches  # some were made again
+    assert tree(tmp_path / "again") == finished
+    assert make(again) == []
+
+
+def test_shard_ranges_of_a_filtered_run(strict: Params, tmp_path: Path) -> None:
+    make(strict)
+    parts = changed(strict, {"paths.dataset": str(tmp_path / "parts")})
+    assert make(parts, range(1, 2)) == [1]
+    assert make(parts, range(0, 1)) == [0]
+    assert make(parts) == [2]
+    assert tree(tmp_path / "parts") == tree(dataset(strict))
+
+
+def test_of_twice_as_many_those_are_kept_that_the_teacher_is_less_sure_of(tiny: Params) -> None:
+    whole = changed(tiny, {"synthesis.shard_size": 20, "synthesis.batch_size": 40})
+    half = changed(whole, {"synthesis.keep": 0.5, "paths.dataset": str(dataset(tiny)) + "-half"})
+
+    def mean_entropy(params: Params) -> float:
+        make(params)
+        return math.fsum(row["teacher_entropy"] for row in rows(params)) / 20
+
+    assert mean_entropy(half) > 1.2 * mean_entropy(whole)
