@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import resource
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.adaptive import synthesize
 from pipeline.config import Config
 from pipeline.costs import RoundSpeed, show_bytes, show_seconds
 from pipeline.distillation import DistillJob, distill
 from pipeline.executor import Work
+from pipeline.memory import peak_memory
 from pipeline.running import local_runner, open_executor
 from pipeline.shards import Sample, write_tar
 from pipeline.synthesis import ShardJob, check, make_shard, plan_of
@@ -207,11 +205,3 @@ def _slope(seconds: Callable[[int], float]) -> tuple[float, float]:
         difference = seconds(FEWEST + more) - few
     step = max(0.0, difference) / more
     return max(0.0, few - FEWEST * step), step
-
-
-def peak_memory(device: str | torch.device) -> int:
-    """In bytes: the GPU's or, on a CPU, the whole process's."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -23,7 +23,7 @@ _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("cls", pa.int16(), "intended class"),
     ("class_name", pa.string(), "its name"),
     ("round", pa.int16(), "0, or the adaptive round"),
-    ("batch", pa.int32(), "batch in the shard"),
+    ("batch", pa.int32(), "of the images optimised together with it, counted in the shard"),
     ("seed", pa.uint64(), "seed that this image came from"),
     ("attempt", pa.int16(), "0, or how many times its batch had come out bad for it"),
     ("iterations", pa.int32(), "gradient steps"),
@@ -65,8 +65,9 @@ class ShardRecord:
     """``metadata/NNNNNN.json``, written last: the shard is complete, and made to this ``spec``.
 
     ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
-    ``curve`` is the mean of every term along the optimisation, averaged over the batches;
-    ``sha256`` seals all the rest.
+    ``batches`` are the numbers of images that were optimised together, more and smaller ones than
+    the spec's where the memory did not hold those; ``curve`` is the mean of every term along the
+    optimisation, averaged over the batches; ``sha256`` seals all the rest.
     """
 
     shard: str
@@ -77,6 +78,7 @@ class ShardRecord:
     spec_sha256: str
     files: dict[str, dict[str, Any]]
     class_counts: dict[str, int]
+    batches: list[int]
     agreement: float
     confidence: float
     curve: list[dict[str, float]]

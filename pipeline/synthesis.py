@@ -22,6 +22,7 @@ from pipeline import (
     plan,
     shards,
     sources,
+    splitting,
     statistics,
     teacher,
     views,
@@ -39,6 +40,7 @@ from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
 from pipeline.shards import Sample, write_tar
 from pipeline.soundness import check_soundness
+from pipeline.splitting import invert_in_parts
 from pipeline.storage import (
     Location,
     check_writable,
@@ -62,6 +64,7 @@ _PIXEL_CODE = (
     plan,
     shards,
     sources,
+    splitting,
     statistics,
     teacher,
     views,
@@ -207,8 +210,9 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
 
         with _engine(job, device) as engine:
             batches = [
-                (batch, _invert(job, shard, index, batch, engine, told))
+                part
                 for index, batch in enumerate(shard.batches)
+                for part in _invert(job, shard, index, batch, engine, told)
             ]
         _publish(job, shard, batches, root)
     return Made(job.number, job.images, time.perf_counter() - started)
@@ -221,19 +225,23 @@ def _invert(
     batch: Batch,
     engine: Engine,
     report: Report,
-) -> Inverted:
+) -> list[tuple[Batch, Inverted]]:
     start = sum(b.size for b in shard.batches[:index])
     labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
-    iterations = job.config.synthesis.iterations
-    return invert_surely(
-        engine,
-        labels,
-        batch.seed,
-        iterations,
-        job.config.synthesis.attempts,
-        job.config.synthesis.min_confidence,
-        progress=lambda steps: report(batch.size * steps / iterations),
-    )
+    synthesis = job.config.synthesis
+
+    def make(part: Batch, of_part: torch.Tensor, tell: Report) -> Inverted:
+        return invert_surely(
+            engine,
+            of_part,
+            part.seed,
+            synthesis.iterations,
+            synthesis.attempts,
+            synthesis.min_confidence,
+            progress=lambda steps: tell(part.size * steps / synthesis.iterations),
+        )
+
+    return invert_in_parts(engine, batch, labels, make, report)
 
 
 def _publish(
@@ -263,6 +271,7 @@ def _publish(
         spec_sha256=digest_json(job.spec),
         files={tar: tar_facts, parquet: file_facts(io.BytesIO(encoded))},
         class_counts=_class_counts(shard),
+        batches=[batch.size for batch, _ in batches],
         agreement=round(sum(agree) / len(agree), 6),
         confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
         curve=_mean_curve(batches),
