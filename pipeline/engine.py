@@ -37,8 +37,8 @@ class Engine:
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a second forward pass, and is not compiled. ``too_large`` is the smallest batch that the device
-    was found not to hold.
+    a second forward pass, and is not compiled. ``held`` is the largest batch that
+    the device was found to hold, ``too_large`` the smallest that it does not.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Engine:
         self._taken: dict[tuple[int, int], bool] = {}
         self._step = self._total
         self._checkpointing = checkpointing
+        self.held = 0
         self.too_large: int | None = None
         self._open = contextlib.ExitStack()
         self._untried = compiled and not checkpointing

@@ -36,6 +36,8 @@ def invert_in_parts(
 
     Raises:
         UserError: not even the smallest parts fit.
+        RuntimeError: as many as fitted before do not now: that is not the device's limit, and must
+            not decide what the images are. Another process may take the job.
     """
     known = engine.too_large
     for parts in _partitions(batch):
@@ -81,7 +83,12 @@ def _make_all(
             result = _try(engine, part, of_part, make, report)
         if result is None:
             report(-done)
+            if part.size <= engine.held:
+                raise RuntimeError(
+                    f"the memory held {engine.held} images at once before, and not {part.size} now"
+                )
             return None
+        engine.held = max(engine.held, part.size)
         results.append(result)
         done += part.size
     return results

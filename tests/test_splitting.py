@@ -43,11 +43,11 @@ Capacity = Callable[..., list[int]]
 
 @pytest.fixture
 def capacity(monkeypatch: pytest.MonkeyPatch) -> Capacity:
-    """``capacity(most, error)``: more than ``most`` images at once fail from now on, in a new
+    """``capacity(most, error)``: more than ``most`` images at once fail from now on, in a ``new``
     process so to say. Returns the sizes that are tried."""
     real = Engine.step
 
-    def limit(most: int, error: Exception = ERRORS[0]) -> list[int]:
+    def limit(most: int, error: Exception = ERRORS[0], new: bool = True) -> list[int]:
         tried: list[int] = []
 
         def step(self: Engine, images: Tensor, labels: Tensor) -> Any:
@@ -59,7 +59,8 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> Capacity:
             return real(self, images, labels)
 
         monkeypatch.setattr(Engine, "step", step)
-        synthesis._cached_engine.cache_clear()
+        if new:
+            synthesis._cached_engine.cache_clear()
         return tried
 
     return limit
@@ -225,6 +226,21 @@ def test_memory_kept_of_earlier_work_does_not_split(
     assert tree(dataset(tiny)) == whole
 
 
+def test_what_fitted_before_does_not_split_later(tiny: Params, capacity: Capacity) -> None:
+    """Others took the memory: were the images to follow from that, they would not come again."""
+    make(tiny)
+    whole = tree(dataset(tiny))
+    shutil.rmtree(dataset(tiny))
+    capacity(100)
+    make(changed(tiny, {"synthesis.images": 12}))
+    capacity(2, new=False)
+    with pytest.raises(JobsFailed, match="held 6 images at once before, and not 4 now"):
+        make(tiny)
+    capacity(100)
+    assert make(tiny) == [1]
+    assert tree(dataset(tiny)) == whole
+
+
 def test_a_step_that_failed_is_given_back_before_the_next(tiny: Params) -> None:
     _, teacher = load(tiny)
     kept: list[weakref.ref[Tensor]] = []
@@ -303,6 +319,7 @@ def test_a_student_without_memory_is_one_error(
 
 def test_what_says_that_memory_is_out() -> None:
     assert all(is_out_of_memory(error) for error in ERRORS)
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
