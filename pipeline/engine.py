@@ -37,8 +37,8 @@ class Engine:
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a second forward pass, and is not compiled. ``held`` is the largest batch that
-    the device was found to hold, ``too_large`` the smallest that it does not.
+    a second forward pass, and is not compiled. ``held`` is the largest batch that the device was
+    found to hold, ``too_large`` the smallest that it does not.
     """
 
     def __init__(
