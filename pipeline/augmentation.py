@@ -19,14 +19,12 @@ GROUP = 4  # neighbours that mix with each other: of a shuffled batch, as good a
 def augment(
     images: Tensor, config: DistillationConfig, generator: torch.Generator, share: Share = WHOLE
 ) -> Tensor:
-    """Shift, flip, zoom, cut out, then with the configured odds mixup and CutMix.
+    """Shift, flip, cut out, then with the configured odds mixup and CutMix.
 
     ``[B, C, H, W]`` to the same; ``images`` are ``share`` of a batch. Labels need no mixing: the
     teacher is asked about the mixed images themselves.
     """
     images = shift_and_flip(images, config.shift, config.flip, generator, share)
-    if config.zoom < 1:
-        images = zoom(images, config.zoom, generator, share)
     if config.cutout:
         images = cutout(images, config.cutout, generator, share)
     if _chance(config.mixup, generator):
@@ -53,21 +51,6 @@ def shift_and_flip(
     rows, columns, index = (t.to(images.device) for t in (rows, columns, index))
     depth = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[index, depth, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def zoom(
-    images: Tensor, smallest: float, generator: torch.Generator, share: Share = WHOLE
-) -> Tensor:
-    """Of each image a crop, its side uniform between ``smallest`` and 1 of the image's, enlarged to
-    the full size."""
-    draws = share.take(torch.rand(len(images) * share.of, 3, generator=generator))
-    side = smallest + (1 - smallest) * draws[:, 0]
-    offset = (1 - side)[:, None] * (2 * draws[:, 1:] - 1)
-    theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = offset
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def cutout(images: Tensor, side: int, generator: torch.Generator, share: Share = WHOLE) -> Tensor:

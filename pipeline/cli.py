@@ -172,7 +172,7 @@ def _plan(config: Config, options: argparse.Namespace) -> int:
         _list_shards(layout)
     if options.probe:
         probed = probe_devices(config)
-        print("\n".join(describe(probed)))
+        print("\n".join(describe(probed, layout)))
         speeds = mean_speeds(probed)
     elif options.images_per_second:
         speeds = [RoundSpeed(image=1 / options.images_per_second)] * (config.adaptive.rounds + 1)

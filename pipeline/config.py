@@ -209,7 +209,6 @@ class DistillationConfig(Section):
     warmup: Count = 100
     shift: Count = 4
     flip: bool = True
-    zoom: Share = 1.0
     mixup: Fraction = 0.5
     cutmix: Fraction = 0.7
     cutout: Count = 0

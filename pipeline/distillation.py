@@ -30,6 +30,7 @@ from pipeline import (
 )
 from pipeline.code import source_digest
 from pipeline.config import DistillationConfig, StudentConfig, TeacherConfig
+from pipeline.memory import enough_memory
 from pipeline.ranks import average, from_first, is_first, own_share
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import (
@@ -155,6 +156,9 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
     Where torchrun started this process, all of them call this together, and the first one writes.
 
     Returns the last logged row with ``seconds``, the time that this call took.
+
+    Raises:
+        UserError: the memory does not hold a batch, or what the parameters say cannot be.
     """
     started = time.perf_counter()
     config = job.training
@@ -176,7 +180,11 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
     )
     progress = _resume(job, spec_sha256, state)
     report(progress.step * config.batch_size)
-    with state:
+    advice = (
+        f"{job}: the memory of this device does not hold its batches of {config.batch_size}: lower "
+        "distillation.batch_size, or adaptive.training.batch_size for the student of a round"
+    )
+    with state, enough_memory(advice):
         for place, (pixels, labels) in _batches(config, stream, progress):
             step = state.step(progress.step, pixels)
             progress.step, (progress.epoch, progress.position) = progress.step + 1, place

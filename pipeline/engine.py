@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from pipeline.checkpointing import checkpointed
 from pipeline.depthwise import UnitStride
+from pipeline.memory import is_out_of_memory
 from pipeline.objective import Objective, Precision, Terms, evaluate_terms
 from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Teacher
+
+COMPILED_SIZES = 64
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,8 @@ class Engine:
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a second forward pass, and is not compiled.
+    a second forward pass, and is not compiled. ``held`` is the largest batch that the device was
+    found to hold, ``too_large`` the smallest that it does not.
     """
 
     def __init__(
@@ -60,11 +64,17 @@ class Engine:
         self._taken: dict[tuple[int, int], bool] = {}
         self._step = self._total
         self._checkpointing = checkpointing
+        self.held = 0
+        self.too_large: int | None = None
         self._open = contextlib.ExitStack()
         self._untried = compiled and not checkpointing
         if self._untried:
+            from torch._dynamo import config as dynamo
+
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            # Not dynamic: a batch's kernels must not depend on the sizes that came before it.
+            # Not dynamic: a batch's kernels must not depend on the sizes that came before it, nor
+            # on how many came: what is over the limit is not compiled.
+            dynamo.recompile_limit = COMPILED_SIZES
             self._step = torch.compile(self._total, dynamic=False)
 
     def __enter__(self) -> Engine:
@@ -99,9 +109,10 @@ class Engine:
             self._untried = False
             try:
                 return self._step(images, labels, factors)
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    self._untried = True
+                    raise
                 reason = str(error).strip().splitlines()[0]
                 log.warning("the teacher does not compile here, going on without: %s", reason)
                 self._statistics.collect()
@@ -122,10 +133,17 @@ class Engine:
                     for network in filter(None, (self.teacher.network, self._student)):
                         network(images)
                 self._taken[sides] = True
-            except Exception:  # whatever a network says to a size that it was not made for
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                # Otherwise it is what a network says to a size that it was not made for.
                 self._taken[sides] = False
             self._statistics.collect()
         return self._taken[sides]
+
+    def forget(self) -> None:
+        """Drop what a step that failed has left behind."""
+        self._statistics.collect()
 
     @property
     def names(self) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import resource
-import sys
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.adaptive import synthesize
 from pipeline.config import Config
 from pipeline.costs import RoundSpeed, show_bytes, show_seconds
 from pipeline.distillation import DistillJob, distill
 from pipeline.executor import Work
+from pipeline.memory import peak_memory
+from pipeline.plan import Plan
 from pipeline.running import local_runner, open_executor
 from pipeline.shards import Sample, write_tar
 from pipeline.synthesis import ShardJob, check, make_shard, plan_of
 
 FEWEST, MOST = 2, 100  # steps
-ENOUGH = 2.0  # seconds of steps that the measurement is made of, if MOST allows
+ENOUGH = 2.0  # seconds of steps that a measurement is made of, if MOST allows
+REPEATS = 3  # of which the median counts: other work may disturb one
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def probe_devices(config: Config) -> list[Probed]:
         return local_runner(executor, retries=0)(probe, jobs, "probe")
 
 
-def describe(probed: list[Probed]) -> list[str]:
+def describe(probed: list[Probed], layout: Plan) -> list[str]:
     """What was measured, in words: the slowest device's step, the mean of the other times."""
     step = max(one.step for one in probed)
     memory = show_bytes(max(one.memory for one in probed))
@@ -72,8 +73,10 @@ def describe(probed: list[Probed]) -> list[str]:
     ]
     for number, speed in enumerate(mean_speeds(probed)[:2]):
         text = f"{'an adaptive round' if number else 'round 0'}: {1 / speed.image:.3g} images/s"
+        images = len(layout.shard(layout.of_round(number).start).labels)
+        shard = f"{show_seconds(images * speed.image)} a shard of {images}"
         student = f", {show_seconds(speed.student)} for its student" if number else ""
-        lines.append(f"{text} a device, {show_seconds(speed.start)} to start{student}")
+        lines.append(f"{text} a device, {shard}, {show_seconds(speed.start)} to start{student}")
     return lines
 
 
@@ -81,7 +84,8 @@ def probe(job: ProbeJob, device: str, report: Callable[[float], None]) -> Probed
     """Make shards of one batch with few steps, in a temporary directory, by the usual way.
 
     The time that a step takes is the difference between more and fewer steps; what is left is
-    judging, encoding and writing. The first shard, which loads and compiles, is the start.
+    judging, encoding and writing. What the first shard takes longer, to load and compile, is the
+    start. The memory is a whole run's: its batches are of this size and come one at a time.
     """
     rounds = job.config.adaptive.rounds
     with tempfile.TemporaryDirectory() as place:
@@ -130,7 +134,7 @@ class _Stopwatch:
         self._device = device
         self.images, self.batches = 0, 0
         self.start, self.base, self.step = 0.0, 0.0, 0.0
-        self._student = (0.0, 0.0)
+        self._student = (0.0, 0.0, 0.0)
 
     def run(self, work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
         """The results of ``jobs``, one shard or one student; the times are kept."""
@@ -138,27 +142,26 @@ class _Stopwatch:
         if isinstance(job, ShardJob):
             self._time_shard(job)
         else:
-            self._student = _slope(
-                lambda steps: distill(*self._at(_training(job, steps)))["seconds"]
+            self._student = _times(
+                lambda steps: distill(*self._at(_training(job, steps)))["seconds"], FEWEST
             )
         return [work(*self._at(job))]
 
     def speed(self, config: Config) -> RoundSpeed:
         """What was measured, for the iterations and steps of ``config``."""
-        base, step = self._student
+        start, base, step = self._student
         return RoundSpeed(
             image=(self.base + self.step * config.synthesis.iterations) / self.images,
             start=self.start,
-            student=base + step * config.adaptive.training.steps,
+            student=start + base + step * config.adaptive.training.steps,
         )
 
     def _time_shard(self, job: ShardJob) -> None:
         def seconds(steps: int) -> float:
             return make_shard(*self._at(_iterating(job, steps))).seconds
 
-        first = seconds(1)
-        self.base, self.step = _slope(seconds)
-        self.start = max(0.0, first - self.base - self.step)
+        coarse = job.config.synthesis.objective.resolve().coarse
+        self.start, self.base, self.step = _times(seconds, _fewest(coarse))
         self.images, self.batches = job.images, len(job.spec["batches"])
 
     def _at(self, job: Any) -> tuple[Any, str, Callable[[float], None]]:
@@ -200,20 +203,24 @@ def _training(job: DistillJob, steps: int) -> DistillJob:
     return replace(job, training=job.training.model_copy(update={"steps": steps}))
 
 
-def _slope(seconds: Callable[[int], float]) -> tuple[float, float]:
-    """Seconds beside the steps, and of a step, of something that ``seconds(steps)`` times."""
-    few, more = seconds(FEWEST), FEWEST
-    difference = 0.0
-    while difference < ENOUGH and more < MOST:
+def _fewest(coarse: float) -> int:
+    """The fewest steps that have some of each size, where ``coarse`` is the share of half size."""
+    some = (steps for steps in range(FEWEST, MOST) if 0 < round(coarse * steps) < steps)
+    return next(some, FEWEST)
+
+
+def _times(seconds: Callable[[int], float], few: int) -> tuple[float, float, float]:
+    """Seconds of the start, beside the steps, and of a step, of what ``seconds(steps)`` times.
+
+    The first call loads and compiles. No call is for as many steps as the one before it, which
+    would find its work done.
+    """
+    first = seconds(few + 1)
+    more, pairs = few, [(0.0, 0.0)]
+    while pairs[0][1] - pairs[0][0] < ENOUGH and more < MOST:
         more = min(MOST, 4 * more)
-        difference = seconds(FEWEST + more) - few
-    step = max(0.0, difference) / more
-    return max(0.0, few - FEWEST * step), step
-
-
-def peak_memory(device: str | torch.device) -> int:
-    """In bytes: the GPU's or, on a CPU, the whole process's."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        pairs = [(seconds(few), seconds(few + more))]
+    pairs += [(seconds(few), seconds(few + more)) for _ in range(REPEATS - 1)]
+    step = max(0.0, statistics.median(long - short for short, long in pairs)) / more
+    base = max(0.0, statistics.median(short for short, _ in pairs) - few * step)
+    return max(0.0, first - base - (few + 1) * step), base, step

@@ -23,7 +23,7 @@ _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("cls", pa.int16(), "intended class"),
     ("class_name", pa.string(), "its name"),
     ("round", pa.int16(), "0, or the adaptive round"),
-    ("batch", pa.int32(), "batch in the shard"),
+    ("batch", pa.int32(), "of the images optimised together with it, counted in the shard"),
     ("seed", pa.uint64(), "seed that this image came from"),
     ("attempt", pa.int16(), "0, or which new attempt at its batch it is from"),
     ("replaced", pa.string(), "what was wrong with the image whose place it took, or null"),
@@ -76,9 +76,11 @@ class ShardRecord:
     """``metadata/NNNNNN.json``, written last: the shard is complete, and made to this ``spec``.
 
     ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
-    ``replaced`` counts the images that took the place of one that was bad, by what was wrong with
-    it, and ``flaws`` those that are still bad themselves; ``curve`` is the mean of every term along
-    the optimisation, averaged over the batches; ``sha256`` seals all the rest.
+    ``batches`` are the numbers of images that were optimised together, more and smaller ones than
+    the spec's where the memory did not hold those; ``replaced`` counts the images that took the
+    place of one that was bad, by what was wrong with it, and ``flaws`` those that are still bad
+    themselves; ``curve`` is the mean of every term along the optimisation, averaged over the
+    batches; ``sha256`` seals all the rest.
     """
 
     shard: str
@@ -89,6 +91,7 @@ class ShardRecord:
     spec_sha256: str
     files: dict[str, dict[str, Any]]
     class_counts: dict[str, int]
+    batches: list[int]
     agreement: float
     confidence: float
     replaced: dict[str, int]

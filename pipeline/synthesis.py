@@ -24,6 +24,7 @@ from pipeline import (
     plan,
     shards,
     sources,
+    splitting,
     statistics,
     teacher,
     views,
@@ -41,6 +42,7 @@ from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
 from pipeline.shards import Sample, write_tar
 from pipeline.soundness import check_soundness
+from pipeline.splitting import invert_in_parts
 from pipeline.storage import (
     Location,
     check_writable,
@@ -65,6 +67,7 @@ _PIXEL_CODE = (
     plan,
     shards,
     sources,
+    splitting,
     statistics,
     teacher,
     views,
@@ -217,7 +220,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             batches: list[tuple[Batch, Kept]] = []
             for batch in shard.batches:
                 earlier = [kept.images.pixels for _, kept in batches]
-                batches.append((batch, _invert(job, shard, batch, earlier, engine, told)))
+                batches += _invert(job, shard, batch, earlier, engine, told)
         _publish(job, shard, batches, root)
     return Made(job.number, job.images, time.perf_counter() - started)
 
@@ -229,24 +232,29 @@ def _invert(
     earlier: list[Tensor],
     engine: Engine,
     report: Report,
-) -> Kept:
+) -> list[tuple[Batch, Kept]]:
     start, synthesis = sum(map(len, earlier)), job.config.synthesis
     labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
-    return invert_surely(
-        engine,
-        labels,
-        batch.seed,
-        synthesis.iterations,
-        Rules(
-            attempts=synthesis.attempts,
-            min_confidence=synthesis.min_confidence,
-            confirmed=synthesis.confirmed,
-            max_similarity=synthesis.max_similarity,
-        ),
-        batch.candidates,
-        earlier,
-        progress=lambda steps: report(batch.size * steps / synthesis.iterations),
+    rules = Rules(
+        attempts=synthesis.attempts,
+        min_confidence=synthesis.min_confidence,
+        confirmed=synthesis.confirmed,
+        max_similarity=synthesis.max_similarity,
     )
+
+    def make(part: Batch, of_part: Tensor, before: list[Kept], tell: Report) -> Kept:
+        return invert_surely(
+            engine,
+            of_part,
+            part.seed,
+            synthesis.iterations,
+            rules,
+            part.candidates,
+            [*earlier, *(kept.images.pixels for kept in before)],
+            progress=lambda steps: tell(part.size * steps / synthesis.iterations),
+        )
+
+    return invert_in_parts(engine, batch, labels, make, report)
 
 
 def _publish(
@@ -276,6 +284,7 @@ def _publish(
         spec_sha256=digest_json(job.spec),
         files={tar: tar_facts, parquet: file_facts(io.BytesIO(encoded))},
         class_counts=_class_counts(shard),
+        batches=[batch.size for batch, _ in batches],
         agreement=round(sum(agree) / len(agree), 6),
         confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
         replaced=flaw_counts(kept.replaced for _, kept in batches),

@@ -20,6 +20,7 @@ from pipeline.augmentation import augment
 from pipeline.batchnorm import restate, share_batchnorm
 from pipeline.config import DistillationConfig
 from pipeline.imitation import FeatureMaps, Imitation
+from pipeline.memory import is_out_of_memory
 from pipeline.plan import derive_seed
 from pipeline.ranks import average_gradients, own_share
 from pipeline.teacher import Teacher
@@ -145,9 +146,9 @@ class Training:
         before = copy.deepcopy(self.student.state_dict())
         try:
             return self._backward(images, noise)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines()[0]
             log.warning("the student does not compile here, going on without: %s", reason)
             self.student.load_state_dict(before)  # its BatchNorm may have seen the batch already

@@ -16,9 +16,9 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.engine import Engine
 from pipeline.inversion import Inverted, invert
+from pipeline.memory import peak_memory
 from pipeline.pictures import COLUMNS, ROWS, draw_cells
 from pipeline.plan import derive_seed
-from pipeline.probe import peak_memory
 from pipeline.soundness import range_factor
 from pipeline.statistics import batchnorm_layers, untrained_layers
 from pipeline.storage import write_bytes

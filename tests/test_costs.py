@@ -9,7 +9,16 @@ import pytest
 
 from pipeline.config import parse_config
 from pipeline.costs import RoundSpeed, cost, cost_table, dataset_bytes, show_bytes, show_seconds
-from pipeline.probe import FEWEST, describe, mean_speeds, probe_devices, sample_bytes
+from pipeline.probe import (
+    FEWEST,
+    MOST,
+    _fewest,
+    _times,
+    describe,
+    mean_speeds,
+    probe_devices,
+    sample_bytes,
+)
 from pipeline.synthesis import Made, ShardJob, plan_of
 from tests.conftest import Params, changed, dataset, make
 
@@ -125,14 +134,16 @@ def test_a_probe_does_the_real_work_elsewhere(
 
     assert not dataset(tiny).exists()
     batch = plan_of(config).shard(0).batches[0].size
-    assert made[:2] == [(0, 1, batch), (0, FEWEST, batch)]
+    assert made[:2] == [(0, FEWEST + 1, batch), (0, FEWEST, batch)]
     assert made[2][:2] > (0, FEWEST)
     assert {round_ for round_, _, _ in made} == ({0, 1} if rounds else {0})
     assert len(found.speeds) == rounds + 1
     assert all(speed.image > 0 and speed.start >= 0 for speed in found.speeds)
     assert [speed.student > 0 for speed in found.speeds] == [False] + [True] * rounds
     assert found.memory > 50e6
-    assert len(describe([found])) == min(rounds, 1) + 2
+    lines = describe([found], plan_of(config))
+    assert len(lines) == min(rounds, 1) + 2
+    assert "a shard of 12, " in lines[1]
     assert mean_speeds([found, found]) == found.speeds
 
 
@@ -174,3 +185,28 @@ def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch
         for n in (10, 10_000)
     )
     assert many > 10 * few
+
+
+@pytest.mark.parametrize("step", [0.001, 0.03, 5.0])
+def test_a_step_is_told_from_the_start_and_the_rest_whatever_disturbs(step: float) -> None:
+    """The first call compiles for a minute; every third one after it is held up for a second."""
+    calls: list[int] = []
+
+    def seconds(steps: int) -> float:
+        calls.append(steps)
+        held_up = 1.0 if len(calls) % 3 == 0 else 0.0
+        return 60.0 * (len(calls) == 1) + 0.5 + step * steps + held_up * step * 20
+
+    start, base, found = _times(seconds, FEWEST)
+    assert (start, base, found) == pytest.approx((60.0, 0.5, step))
+    assert all(one != other for one, other in itertools.pairwise(calls))
+    assert max(calls) <= FEWEST + MOST
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.6, 0.9, 1.0])
+def test_the_fewest_steps_have_all_sizes(share: float) -> None:
+    """Each size compiles by itself, and so must be among the first steps."""
+    for steps in (_fewest(share), _fewest(share) + 1):
+        small = round(share * steps)
+        assert 0 < small < steps or share in (0.0, 1.0)
+    assert _fewest(share) <= 15

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline import streaming, training
-from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip, zoom
+from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
 from pipeline.config import DistillationConfig, parse_config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
@@ -113,21 +113,6 @@ def test_shift_and_flip_give_a_window_of_each_image(shift: int, flip: bool) -> N
 
 def test_a_shift_larger_than_the_image_is_cut_down() -> None:
     assert shift_and_flip(random(3, 1, 2, 3), 9, False, generator()).shape == (3, 1, 2, 3)
-
-
-def test_zoom_enlarges_a_part_of_each_image() -> None:
-    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(12.0), indexing="ij")
-    images = torch.stack([rows, columns]).expand(200, 2, 16, 12)
-    zoomed = zoom(images, 0.5, generator())
-    steps = zoomed[:, 0, 8, 6] - zoomed[:, 0, 7, 6]
-    assert 0.5 <= steps.min() < 0.55 and 0.95 < steps.max() <= 1
-    torch.testing.assert_close(zoomed[:, 1, 8, 6] - zoomed[:, 1, 8, 5], steps)  # no distortion
-    assert zoomed[:, 0].min() >= 0 and zoomed[:, 0].max() <= 15
-    middles = zoomed[:, 0, 7:9, 6].mean(1)
-    assert middles.min() < 5 and middles.max() > 10
-    torch.testing.assert_close(zoom(images, 1.0, generator()), images)
-    halves = [zoom(part, 0.5, generator(), Share(i, 2)) for i, part in enumerate(images.chunk(2))]
-    torch.testing.assert_close(torch.cat(halves), zoomed)
 
 
 def test_mixup_lies_between_two_images_of_the_batch() -> None:
