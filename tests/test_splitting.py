@@ -27,7 +27,7 @@ from pipeline.objective import Objective
 from pipeline.plan import Batch, derive_seed, make_plan
 from pipeline.probe import probe_devices
 from pipeline.running import JobsFailed, open_runner
-from pipeline.splitting import _partitions, invert_in_parts
+from pipeline.splitting import Report, _partitions, invert_in_parts
 from pipeline.training import Training
 from pipeline.verification import repair, verify
 from tests.conftest import Params, changed, dataset, load, make, tree
@@ -50,13 +50,13 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> Capacity:
     def limit(most: int, error: Exception = ERRORS[0], new: bool = True) -> list[int]:
         tried: list[int] = []
 
-        def step(self: Engine, images: Tensor, labels: Tensor) -> Any:
+        def step(self: Engine, images: Tensor, *others: Tensor) -> Any:
             tried.append(len(images))
             if len(images) > most:
-                self._total(images, labels)  # as far as the loss
+                self._total(images, *others)  # as far as the loss
                 self.teacher.network(images)  # and into the next step
                 raise error
-            return real(self, images, labels)
+            return real(self, images, *others)
 
         monkeypatch.setattr(Engine, "step", step)
         if new:
@@ -64,6 +64,11 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> Capacity:
         return tried
 
     return limit
+
+
+def whole(size: int, seed: int) -> Batch:
+    """A batch of which everything is kept."""
+    return Batch(size, seed, size)
 
 
 def record(params: Params, number: int) -> dict[str, Any]:
@@ -141,10 +146,10 @@ def test_parts_are_halved_until_they_fit(
 ) -> None:
     """And each is what a batch of its labels and seed is, whatever has failed before it."""
     _, teacher = load(tiny)
-    labels, batch = torch.arange(9) % 3, Batch(9, 7)
+    labels, batch = torch.arange(9) % 3, whole(9, 7)
     told: list[float] = []
 
-    def made(part: Batch, of_part: Tensor, tell: Callable[[float], None]) -> Any:
+    def made(part: Batch, of_part: Tensor, before: list[Any], tell: Report) -> Any:
         return invert(engine, of_part, part.seed, 4, lambda steps: tell(part.size * steps / 4))
 
     capacity(most)
@@ -166,8 +171,8 @@ def test_parts_are_halved_until_they_fit(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 64, 250])
 def test_parts_are_as_equal_as_can_be_and_of_their_own_seeds(size: int) -> None:
-    partitions = list(_partitions(Batch(size, 3)))
-    assert partitions[0] == [Batch(size, 3)]
+    partitions = list(_partitions(whole(size, 3)))
+    assert partitions[0] == [whole(size, 3)]
     seeds = [part.seed for parts in partitions for part in parts]
     assert len(set(seeds)) == len(seeds)
     for parts in partitions:
@@ -180,11 +185,32 @@ def test_parts_are_as_equal_as_can_be_and_of_their_own_seeds(size: int) -> None:
         assert len(fewer) <= 2 * len(more)
 
 
+def test_parts_have_their_share_of_the_candidates() -> None:
+    for size, candidates in itertools.product(range(1, 30), range(1, 60)):
+        if candidates < size:
+            continue
+        for parts in _partitions(Batch(size, 0, candidates)):
+            assert sum(part.candidates for part in parts) == candidates
+            assert all(part.candidates >= part.size for part in parts)
+            assert parts[0].candidates == max(part.candidates for part in parts)
+
+
+def test_candidates_count_against_the_memory(tiny: Params, capacity: Capacity) -> None:
+    tried = capacity(4)
+    # 6 candidates for 4 images: two parts of 3 candidates for 2 images.
+    params = changed(tiny, {"synthesis.keep": 0.67})
+    make(params)
+    assert max(tried) == 6 and 3 in tried
+    assert set(record(tiny, 0)["batches"]) == {2}
+    config, teacher = load(params)
+    assert verify(config, teacher, 0.0, lambda images: None) == []
+
+
 def test_a_process_that_knows_the_limit_makes_what_one_that_finds_it_makes() -> None:
     """Sizes that fail are those above the capacity, in whatever order they are met."""
 
     def parts(size: int, capacity: int, too_large: int | None) -> list[int] | None:
-        for partition in _partitions(Batch(size, 0)):
+        for partition in _partitions(whole(size, 0)):
             largest = partition[0].size
             if largest <= capacity and (too_large is None or largest < too_large):
                 return [part.size for part in partition]
@@ -214,11 +240,11 @@ def test_memory_kept_of_earlier_work_does_not_split(
     tried = capacity(100)
     real, failed = Engine.step, []
 
-    def step(self: Engine, images: Tensor, labels: Tensor) -> Any:
+    def step(self: Engine, images: Tensor, *others: Tensor) -> Any:
         if len(tried) == 3 and not failed:
             failed.append(len(images))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, images, labels)
+        return real(self, images, *others)
 
     monkeypatch.setattr(Engine, "step", step)
     make(tiny)
@@ -245,7 +271,7 @@ def test_a_step_that_failed_is_given_back_before_the_next(tiny: Params) -> None:
     _, teacher = load(tiny)
     kept: list[weakref.ref[Tensor]] = []
 
-    def made(part: Batch, labels: Tensor, tell: Callable[[float], None]) -> Any:
+    def made(part: Batch, labels: Tensor, before: list[Any], tell: Report) -> Any:
         assert all(ref() is None for ref in kept)
         images = torch.zeros(part.size, 1, 8, 8, requires_grad=True)
         kept.append(weakref.ref(images))
@@ -254,7 +280,7 @@ def test_a_step_that_failed_is_given_back_before_the_next(tiny: Params) -> None:
     gc.disable()
     try:
         with Engine(teacher, Objective()) as engine, pytest.raises(UserError):
-            invert_in_parts(engine, Batch(4, 0), torch.zeros(4).long(), made, lambda images: None)
+            invert_in_parts(engine, whole(4, 0), torch.zeros(4).long(), made, lambda images: None)
     finally:
         gc.enable()
     assert len(kept) == 4
@@ -285,13 +311,13 @@ def test_compiling_out_of_memory_is_not_taken_for_a_teacher_that_does_not_compil
     calls: list[int] = []
 
     def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        def run(images: Tensor, labels: Tensor) -> Any:
+        def run(images: Tensor, *others: Tensor) -> Any:
             calls.append(len(images))
             if len(images) > 2:
                 raise CPU_ERROR
             if calls.count(2) == 1:
                 raise ValueError("no compiler")
-            return function(images, labels)
+            return function(images, *others)
 
         return run
 
