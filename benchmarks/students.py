@@ -39,20 +39,19 @@ REAL, COLLECTED = "real", Path("docs/students.json")
 SHARD = 1024
 KEYS = ("row", "images", "steps", "seed")  # what a result is of
 
-STARTS = "synthesis.objective.start=varied"
-SPREAD = (
-    f"{STARTS} synthesis.objective.classification=0.3 "
-    "synthesis.objective.classification_spread=1.25 synthesis.objective.tv_spread=1.5"
-)
 ROWS: dict[str, str] = {
-    "plain": "",
-    "starts": STARTS,
-    "spread": SPREAD,
-    "ambiguous": f"{SPREAD} synthesis.objective.ambiguity=0.5",
+    "spread": "",  # the file's own
+    "plain": "synthesis.objective={}",
+    "starts": 'synthesis.objective={"start":"varied"}',
+    "wider": "synthesis.objective.classification=0.14 "
+    "synthesis.objective.classification_spread=2.0 synthesis.objective.tv_spread=2.3",
+    "ambiguous": "synthesis.objective.ambiguity=0.5",
+    "adaptive": "adaptive.rounds=2 adaptive.images=512",
+    "imitation": "distillation.imitation=10.0",
     REAL: "",
-    "noise": "synthesis.iterations=0 synthesis.objective.start=white",
-    "deepdream": "synthesis.objective.preset=deepdream-cifar10 synthesis.iterations=2000",
-    "published": "synthesis.objective.preset=deepinversion-cifar10 synthesis.iterations=2000",
+    "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',
+    "deepdream": 'synthesis.objective={"preset":"deepdream-cifar10"} synthesis.iterations=2000',
+    "published": 'synthesis.objective={"preset":"deepinversion-cifar10"} synthesis.iterations=2000',
 }
 
 
