@@ -3,11 +3,12 @@
     python -m benchmarks.students OUT [ROW ...] [--images 2048] [--steps 2000] [--seed 0]
 
 ``OUT`` holds ``resnet20.th``, ``resnet32.th`` and ``test-00000.tar`` (and ``train-*.tar`` for the
-row ``real``), and keeps everything: a second call goes on from it. A row is one of :data:`ROWS`,
-changes to ``examples/cifar10.yaml``; or changes themselves, ``section.key=value`` apart by spaces.
-Every row has the same number of images and of distillation steps. Its result, with the measures
-that need no real image, goes into ``OUT/results``; ``--collect`` gathers them in
-``docs/students.json``. Real images give nothing but the final accuracy.
+row ``real``), and keeps everything: a second call goes on from it, and takes results that are
+there. A row is one of :data:`ROWS`, changes to ``examples/cifar10.yaml``; or changes themselves,
+``section.key=value`` apart by spaces. Every row has the same number of images and of distillation
+steps. Its result, with the measures that need no real image, goes into ``OUT/results``;
+``--collect`` gathers them in ``docs/students.json``. Real images give nothing but the final
+accuracy.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
         "synthesis.images": options.images,
         "synthesis.shard_size": SHARD,
         "distillation.steps": options.steps,
+        "synthesis.seed": options.seed,
         "distillation.seeds": [options.seed],
-        "distillation.batchnorm": "clean",
         "distillation.threads": options.threads,
         "adaptive.training.threads": options.threads,
         "execution.workers": options.workers,
@@ -88,7 +89,8 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
 
 
 def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Images, a student and every measure of one row, made or taken from an earlier call."""
+    """Images, a student and every measure of one row, made or taken from an earlier call, and the
+    seconds that this call took."""
     config = configured(out, name, options)
     teacher = check(config, "dataset", "reports")
     started = time.perf_counter()
@@ -167,10 +169,11 @@ def main() -> int:
     with report_errors() as outcome:
         options = parser.parse_args()
         for name in options.rows:
-            result = row(options.out, name, options)
-            file = digest_json([result[key] for key in KEYS])[:12]
-            write_json(options.out / "results" / f"{file}.json", result)
-            sys.stdout.write(json.dumps(result) + "\n")
+            key = digest_json([name, options.images, options.steps, options.seed])[:12]
+            path = options.out / "results" / f"{key}.json"
+            if not path.is_file():
+                write_json(path, row(options.out, name, options))
+            sys.stdout.write(path.read_text())
             sys.stdout.flush()
         if options.collect:
             collect(options.out)

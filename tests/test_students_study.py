@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import students
+from pipeline.config import Config
+from pipeline.objective import PRESETS
+from pipeline.shards import Sample, write_tar
+from pipeline.streaming import ordered_batches
+from tests.test_distillation import random
+
+
+def configured(row: str, out: Path, images: int = 2048, seed: int = 0) -> Config:
+    options = argparse.Namespace(images=images, steps=9, seed=seed, threads=1, workers=1)
+    return students.configured(out, row, options)
+
+
+@pytest.mark.parametrize(
+    ("row", "preset"),
+    [
+        ("plain", "normalised"),
+        ("published", "deepinversion-cifar10"),
+        ("deepdream", "deepdream-cifar10"),
+    ],
+)
+def test_rows_that_compare_have_their_preset_and_nothing_of_the_file(
+    row: str, preset: str, tmp_path: Path
+) -> None:
+    assert configured(row, tmp_path).synthesis.objective.resolve() == PRESETS[preset]
+
+
+def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
+    tmp_path: Path,
+) -> None:
+    datasets = {}
+    for row in students.ROWS:
+        config = configured(row, tmp_path)
+        rounds = config.adaptive.rounds * config.adaptive.images
+        assert (config.synthesis.images or 0) + rounds == 2048
+        assert config.distillation.steps == 9
+        datasets[row] = config.paths.dataset
+    assert datasets.pop("imitation") == datasets["spread"]
+    assert len(set(datasets.values())) == len(datasets)
+    named = configured("synthesis.iterations=7", tmp_path)
+    assert named.synthesis.iterations == 7
+    assert configured("spread", tmp_path, seed=1).synthesis.seed == 1
+
+
+def test_a_result_that_is_there_is_taken_and_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, object]:
+        calls.append(name)
+        return {"row": name, "images": 4, "steps": 2, "seed": 0, "student_accuracy": 0.5}
+
+    monkeypatch.setattr(students, "row", row)
+    monkeypatch.setattr(students, "COLLECTED", tmp_path / "students.json")
+    arguments = ["students", str(tmp_path), "plain", "--images", "4", "--steps", "2", "--collect"]
+    for _ in range(2):
+        monkeypatch.setattr("sys.argv", arguments)
+        assert students.main() == 0
+        assert json.loads(capsys.readouterr().out)["row"] == "plain"
+    assert calls == ["plain"]
+    arguments[2] = "starts"
+    assert students.main() == 0
+    collected = json.loads((tmp_path / "students.json").read_text())
+    assert [result["row"] for result in collected] == ["plain", "starts"]
+
+
+def test_the_first_real_images_are_one_shard(tmp_path: Path) -> None:
+    pixels = (random(5, 3, 4, 4) * 40 + 120).byte()
+    for name, part in (("train-0.tar", range(3)), ("train-1.tar", range(3, 5))):
+        with (tmp_path / name).open("w+b") as file:
+            write_tar(file, (Sample(f"{i:09d}", pixels[i].numpy(), i, {"cls": i}) for i in part))
+    students.write_real(tmp_path, tmp_path / "real", 4)
+    ((found, labels),) = ordered_batches([tmp_path / "real/train/000000.tar"], 9)
+    assert labels.tolist() == [0, 1, 2, 3]
+    assert found.equal(pixels[:4])
