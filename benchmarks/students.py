@@ -6,9 +6,9 @@
 row ``real``), and keeps everything: a second call goes on from it, and takes results that are
 there. A row is one of :data:`ROWS`, changes to ``examples/cifar10.yaml``; or changes themselves,
 ``section.key=value`` apart by spaces. Every row has the same number of images and of distillation
-steps. Its result, with the measures that need no real image, goes into ``OUT/results``;
-``--collect`` gathers them in ``docs/students.json``. Real images give nothing but the final
-accuracy.
+steps. Its result, with the measures of ``python -m pipeline measure``, goes into ``OUT/results``;
+``--collect`` gathers them in ``docs/students.json``. But for the row ``real``, real images only
+measure.
 """
 
 from __future__ import annotations

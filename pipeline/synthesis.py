@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +42,7 @@ from pipeline.plan import Batch, Plan, ShardPlan, make_plan
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
 from pipeline.shards import Sample, write_tar
 from pipeline.soundness import check_soundness
-from pipeline.splitting import invert_in_parts
+from pipeline.splitting import Report, invert_in_parts
 from pipeline.storage import (
     Location,
     check_writable,
@@ -72,8 +72,6 @@ _PIXEL_CODE = (
     teacher,
     views,
 )
-
-Report = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
