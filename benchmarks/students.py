@@ -29,7 +29,7 @@ from pipeline.diversity import measure
 from pipeline.evaluation import evaluate
 from pipeline.running import open_runner
 from pipeline.shards import Sample, write_tar
-from pipeline.storage import digest_file, digest_json, location, replacing, write_json
+from pipeline.storage import digest_file, digest_json, replacing, write_json
 from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, distill_students, weights_path
 from pipeline.synthesis import check
@@ -102,7 +102,8 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
     synthesis = time.perf_counter() - started
     with open_runner(config, config.distillation.threads) as run:
         if name == REAL:
-            run(distill, [real_job(config, teacher)], REAL)
+            shard = Path(config.paths.dataset) / "train/000000.tar"
+            run(distill, [tar_job(config, teacher, shard, REAL)], REAL)
         else:
             distill_students(config, teacher, run)
     result = {
@@ -132,11 +133,11 @@ def write_real(out: Path, dataset: Path, count: int) -> None:
         write_tar(file, samples)
 
 
-def real_job(config: Config, teacher: Teacher) -> DistillJob:
-    shard = location(config.paths.dataset) / "train/000000.tar"
+def tar_job(config: Config, teacher: Teacher, shard: Path, name: str) -> DistillJob:
+    """A student of the images of one tar."""
     seed = config.distillation.seeds[0]
     return DistillJob(
-        name=REAL,
+        name=name,
         teacher=config.teacher,
         teacher_digest=teacher.digest,
         student=config.student,

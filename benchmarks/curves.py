@@ -1,0 +1,182 @@
+"""Quality for iterations on CIFAR-10: published DeepInversion and ours, and what students learn.
+
+    python -m benchmarks.curves OUT published ours [--marks 25 50 100 200 400 1000 2000]
+
+``OUT`` is as for ``benchmarks.students``, and keeps everything: a killed call goes on. Of each
+recipe and number of iterations 2,048 images are made; a student of ``--steps`` learns from them;
+ResNet-32 says how many have their label and how far they are from real ones (Frechet distance in
+its features). The published recipe has a constant learning rate, so that one long run passes
+through all its shorter ones; its images come from the fast engine with the published objective,
+and are clamped to the pixel range as saved images are. Ours, ``examples/cifar10.yaml``, is run anew
+for each number. ``--students`` says for which marks students are trained (all), ``--collect``
+writes ``docs/curves.json`` and the plot and grids beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.students import PARAMS, tar_job
+from pipeline import cores
+from pipeline.cli import report_errors
+from pipeline.config import Config, load_config
+from pipeline.distillation import distill
+from pipeline.diversity import look
+from pipeline.engine import Engine
+from pipeline.evaluation import evaluate
+from pipeline.inversion import invert, starting_images
+from pipeline.measures import frechet_distance
+from pipeline.objective import PRESETS, draw_factors
+from pipeline.shards import Sample, write_tar
+from pipeline.storage import replacing, write_json
+from pipeline.synthesis import check
+from pipeline.teacher import Teacher, load_teacher
+from pipeline.views import Views
+
+PUBLISHED, OURS = "published", "ours"
+MARKS = (25, 50, 100, 200, 400, 1000, 2000)
+BATCH = 256
+
+
+def made(
+    teacher: Teacher, config: Config, recipe: str, marks: list[int], folder: Path, images: int
+) -> None:
+    """``folder/MARK/BATCH.pt`` for each mark: uint8 pixels, labels and the seconds they took."""
+    published = recipe == PUBLISHED
+    own = config.synthesis.objective.resolve()
+    objective = PRESETS["deepinversion-cifar10"] if published else own
+    runs = [marks] if published else [[mark] for mark in marks]
+    with Engine(teacher, objective, "bfloat16", compiled=True) as engine:
+        for seed, first in enumerate(range(0, images, BATCH)):
+            labels = torch.arange(first, min(images, first + BATCH)) % teacher.classes
+            for run in runs:
+                paths = {mark: folder / f"{mark}" / f"{seed:03d}.pt" for mark in run}
+                if all(path.is_file() for path in paths.values()):
+                    continue
+                if published:
+                    through(engine, labels, seed, paths)
+                    continue
+                started = time.perf_counter()
+                pixels = invert(engine, labels, seed, run[0]).pixels
+                keep(paths[run[0]], pixels, labels, time.perf_counter() - started)
+
+
+def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -> None:
+    """One run of the published recipe, kept at each mark."""
+    teacher, objective = engine.teacher, engine.objective
+    generator = torch.Generator().manual_seed(seed)
+    images = starting_images(len(labels), teacher.shape, objective.start, generator)
+    views = Views(objective, max(paths), generator)
+    factors = draw_factors(objective, len(labels), generator)
+    images.requires_grad_(True)
+    optimizer = torch.optim.Adam(
+        [images], lr=objective.learning_rate, betas=objective.betas, fused=True
+    )
+    started = time.perf_counter()
+    for iteration in range(max(paths)):
+        total, _ = engine.step(views.show(images, iteration), labels, factors)
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if iteration + 1 in paths:
+            pixels = teacher.preprocessing.quantise(images.detach())
+            keep(paths[iteration + 1], pixels, labels, time.perf_counter() - started)
+
+
+def keep(path: Path, pixels: Tensor, labels: Tensor, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        torch.save({"pixels": pixels, "labels": labels, "seconds": seconds}, file)
+
+
+def pack(folder: Path) -> tuple[Path, float]:
+    """The images of a mark as one tar, and the seconds that they took."""
+    parts = [torch.load(path) for path in sorted(folder.glob("*.pt"))]
+    pixels = torch.cat([part["pixels"] for part in parts]).numpy()
+    labels = torch.cat([part["labels"] for part in parts]).tolist()
+    samples = (
+        Sample(f"{index:09d}", image, label, {"cls": label})
+        for index, (image, label) in enumerate(zip(pixels, labels, strict=True))
+    )
+    path = folder / "images.tar"
+    with replacing(path) as file:
+        write_tar(file, samples)
+    return path, sum(part["seconds"] for part in parts)
+
+
+def judged(config: Config, tar: Path) -> dict[str, float]:
+    """What ResNet-32 says of the images."""
+    assert config.evaluation.verifier is not None and config.evaluation.data is not None
+    verifier = load_teacher(config.evaluation.verifier, torch.device("cpu"))
+    seen, real = look(verifier, [tar]), look(verifier, [Path(config.evaluation.data)])
+    return {
+        "verifier_agreement": (seen.logits.argmax(1) == seen.labels).double().mean().item(),
+        "frechet_distance": frechet_distance(seen.features, real.features),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("recipes", nargs="*", choices=[PUBLISHED, OURS])
+    parser.add_argument("--marks", type=int, nargs="+", default=MARKS)
+    parser.add_argument("--students", type=int, nargs="*", help="marks that students learn from")
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=1)
+    with report_errors() as outcome:
+        options = parser.parse_args()
+        for recipe in options.recipes:
+            run(options, recipe)
+    return outcome.code
+
+
+def settings(options: argparse.Namespace, folder: Path) -> Config:
+    out = options.out
+    return load_config(
+        PARAMS,
+        {
+            "teacher.weights": str(out / "resnet20.th"),
+            "evaluation.verifier.weights": str(out / "resnet32.th"),
+            "evaluation.data": str(out / "test-00000.tar"),
+            "synthesis.images": options.images,
+            "distillation.steps": options.steps,
+            "distillation.threads": options.threads,
+            "paths.students": str(folder / "students"),
+            "paths.reports": str(folder / "reports"),
+        },
+    )
+
+
+def run(options: argparse.Namespace, recipe: str) -> None:
+    folder = options.out / "curves" / recipe
+    config = settings(options, folder)
+    teacher = check(config)
+    cores.use(options.threads)
+    made(teacher, config, recipe, sorted(options.marks), folder, options.images)
+    for mark in options.marks:
+        result = folder / f"{mark}.json"
+        facts: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {}
+        tar, seconds = pack(folder / str(mark))
+        if not facts:
+            facts = {"recipe": recipe, "iterations": mark, "seconds": round(seconds, 1)}
+            facts |= judged(config, tar)
+        if "student_accuracy" not in facts and mark in (options.students or options.marks):
+            student = settings(options, folder / str(mark))
+            distill(tar_job(student, teacher, tar, recipe), "cpu", lambda done: None)
+            facts |= evaluate(student, teacher)
+        write_json(result, facts)
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
