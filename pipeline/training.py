@@ -7,7 +7,7 @@ import copy
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,9 @@ from pipeline.memory import is_out_of_memory
 from pipeline.plan import derive_seed
 from pipeline.ranks import average_gradients, own_share
 from pipeline.teacher import Teacher
+
+MUON_RATE = 0.15  # times the learning rate of everything else
+MUON_DECAY = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +65,12 @@ class Training:
         self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
         self._average = copy.deepcopy(self.student).eval() if config.ema else None
         self._imitation = self._connect() if config.imitation else None
+        matrices = Matrices(self.student, config) if config.optimizer == "muon" else None
+        kernels = [] if matrices is None else matrices.kernels
+        self._matrices = matrices
+        others = [p for p in self.student.parameters() if not _among(p, kernels)]
         self._optimizer = torch.optim.SGD(
-            [*self.student.parameters(), *self._connectors()],
+            [*others, *self._connectors()],
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -89,8 +96,9 @@ class Training:
 
     def step(self, number: int, pixels: Tensor) -> Step:
         """Step ``number``, counted from 0, on this process's share of a batch, uint8."""
+        rate = learning_rate(self._config, number)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._config, number)
+            group["lr"] = rate
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
         clean = self._teacher.preprocessing.normalise(pixels.to(self._teacher.device))
         images = augment(clean, self._config, generator, self._share)
@@ -100,6 +108,8 @@ class Training:
         loss, logits, target = self._differentiate(images, noise)
         average_gradients([*self.student.parameters(), *self._connectors()])
         self._optimizer.step()
+        if self._matrices is not None:
+            self._matrices.step(rate)
         if self._average is not None:
             decay = min(self._config.ema, (1 + number) / (10 + number))  # the first ones fade fast
             follow(self._average, self.student, decay)
@@ -120,6 +130,7 @@ class Training:
             "average": None if self._average is None else self._average.state_dict(),
             "connectors": None if self._imitation is None else self._imitation.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "matrices": None if self._matrices is None else self._matrices.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -129,6 +140,8 @@ class Training:
         if self._imitation is not None:
             self._imitation.load_state_dict(state["connectors"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._matrices is not None:
+            self._matrices.load_state_dict(state["matrices"])
 
     def _connect(self) -> Imitation:
         images = torch.zeros(2, *self._teacher.shape, device=self._teacher.device)
@@ -170,7 +183,8 @@ class Training:
                 self._imitation,
                 self._config.imitation,
             )
-        self._optimizer.zero_grad(set_to_none=True)
+        self.student.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)  # the connectors too
         judged[0].backward()
         return judged
 
@@ -185,6 +199,52 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
     log_teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return divergence * temperature**2
+
+
+class Matrices:
+    """Convolution kernels as matrices ``[out, in x height x width]``, moved by Muon.
+
+    Its update is the momentum with all its singular values made 1 (Jordan et al. 2024, "Muon: An
+    optimizer for hidden layers in neural networks"), so that rare directions are learnt as fast as
+    common ones.
+    """
+
+    def __init__(self, student: nn.Module, config: DistillationConfig) -> None:
+        convolutions = [m for m in student.modules() if isinstance(m, nn.Conv2d)]
+        self.kernels = [m.weight for m in convolutions if m.groups == 1]
+        self._matrices = [nn.Parameter(_matrix(kernel.detach(), kernel)) for kernel in self.kernels]
+        self._optimizer = torch.optim.Muon(
+            self._matrices,
+            lr=MUON_RATE * config.learning_rate,
+            weight_decay=MUON_DECAY,
+            momentum=config.momentum,
+        )
+
+    def step(self, rate: float) -> None:
+        """A step along the kernels' gradients; ``rate`` is that of all other parameters."""
+        for matrix, kernel in zip(self._matrices, self.kernels, strict=True):
+            matrix.grad = None if kernel.grad is None else _matrix(kernel.grad, kernel)
+        for group in self._optimizer.param_groups:
+            group["lr"] = MUON_RATE * rate
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(state)
+
+
+def _matrix(values: Tensor, kernel: Tensor) -> Tensor:
+    """``values`` as a matrix whose columns are ordered as the kernel lies in memory: that of the
+    kernel itself is no copy."""
+    if not kernel.is_contiguous():  # channels last
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(len(values), -1)
+
+
+def _among(parameter: Tensor, parameters: Sequence[Tensor]) -> bool:
+    return any(parameter is other for other in parameters)
 
 
 def learning_rate(config: DistillationConfig, step: int) -> float:
