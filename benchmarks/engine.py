@@ -100,7 +100,7 @@ class Ours:
     """The default loop, at a precision, compiled or not."""
 
     def __init__(self, teacher: Teacher, labels: Tensor, precision: Any, compiled: bool) -> None:
-        self.engine = Engine(teacher, PRESETS["normalised"], precision, compiled)
+        self.engine = Engine(teacher, PRESETS["normalised-medium"], precision, compiled)
         self.labels = labels
 
     def run(self, iterations: int) -> None:

@@ -47,7 +47,9 @@ ROWS: dict[str, str] = {
     "wider": "synthesis.objective.classification=0.14 "
     "synthesis.objective.classification_spread=2.0 synthesis.objective.tv_spread=2.3",
     "ambiguous": "synthesis.objective.ambiguity=0.5",
-    "adaptive": "adaptive.rounds=2 adaptive.images=512",
+    "adaptive": "adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500",
+    "sgd": "distillation.optimizer=sgd",
+    "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',

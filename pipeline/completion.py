@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.sources import build_network
 from pipeline.statistics import batchnorm_layers
 
-LARGE = 96  # pixels a side from which images start at half their size
+MEDIUM, LARGE = 32, 96  # pixels a side from which images start at half their size; and move slowly
 _INPUT = ("channels", "height", "width", "mean", "std", "interpolation")
 
 
@@ -56,7 +56,9 @@ def fitting_preset(source: str, arguments: Mapping[str, Any], shape: tuple[int, 
     except UserError:
         network = None
     name = "without-batchnorm" if network and not batchnorm_layers(network) else "normalised"
-    return f"{name}-large" if min(shape) >= LARGE else name
+    if min(shape) >= LARGE:
+        return f"{name}-large"
+    return f"{name}-medium" if min(shape) >= MEDIUM and name == "normalised" else name
 
 
 def read_names(path: Path) -> list[str]:

@@ -203,7 +203,7 @@ class DistillationConfig(Section):
     batch_size: Annotated[int, Field(ge=2)] = 128
     temperature: Rate = 8.0
     imitation: Weight = 0.0
-    optimizer: Literal["sgd", "muon"] = "sgd"
+    optimizer: Literal["sgd", "muon"] = "muon"
     learning_rate: Rate = 0.2
     momentum: Decay = 0.9
     weight_decay: Weight = 5e-4

@@ -15,7 +15,7 @@ from pipeline.objective import Objective, Terms, ambiguous_targets, draw_factors
 from pipeline.views import Views, resize
 
 CURVE_POINTS = 20
-SMALLEST = 48  # pixels a side of a half-size image that a teacher is shown as it is
+SMALLEST = 16  # pixels a side of a half-size image that a teacher is shown as it is
 
 
 @dataclass(frozen=True, slots=True)

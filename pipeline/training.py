@@ -7,7 +7,7 @@ import copy
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -21,12 +21,10 @@ from pipeline.batchnorm import restate, share_batchnorm
 from pipeline.config import DistillationConfig
 from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.memory import is_out_of_memory
+from pipeline.muon import Matrices, hidden_weights
 from pipeline.plan import derive_seed
 from pipeline.ranks import average_gradients, own_share
 from pipeline.teacher import Teacher
-
-MUON_RATE = 0.15  # times the learning rate of everything else
-MUON_DECAY = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +63,11 @@ class Training:
         self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
         self._average = copy.deepcopy(self.student).eval() if config.ema else None
         self._imitation = self._connect() if config.imitation else None
-        matrices = Matrices(self.student, config) if config.optimizer == "muon" else None
-        kernels = [] if matrices is None else matrices.kernels
-        self._matrices = matrices
-        others = [p for p in self.student.parameters() if not _among(p, kernels)]
+        moved: list[nn.Parameter] = []
+        self._matrices = None
+        if config.optimizer == "muon" and (moved := hidden_weights(self.student)):
+            self._matrices = Matrices(moved, config.learning_rate, config.momentum)
+        others = [p for p in self.student.parameters() if not any(p is m for m in moved)]
         self._optimizer = torch.optim.SGD(
             [*others, *self._connectors()],
             lr=config.learning_rate,
@@ -199,52 +198,6 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
     log_teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return divergence * temperature**2
-
-
-class Matrices:
-    """Convolution kernels as matrices ``[out, in x height x width]``, moved by Muon.
-
-    Its update is the momentum with all its singular values made 1 (Jordan et al. 2024, "Muon: An
-    optimizer for hidden layers in neural networks"), so that rare directions are learnt as fast as
-    common ones.
-    """
-
-    def __init__(self, student: nn.Module, config: DistillationConfig) -> None:
-        convolutions = [m for m in student.modules() if isinstance(m, nn.Conv2d)]
-        self.kernels = [m.weight for m in convolutions if m.groups == 1]
-        self._matrices = [nn.Parameter(_matrix(kernel.detach(), kernel)) for kernel in self.kernels]
-        self._optimizer = torch.optim.Muon(
-            self._matrices,
-            lr=MUON_RATE * config.learning_rate,
-            weight_decay=MUON_DECAY,
-            momentum=config.momentum,
-        )
-
-    def step(self, rate: float) -> None:
-        """A step along the kernels' gradients; ``rate`` is that of all other parameters."""
-        for matrix, kernel in zip(self._matrices, self.kernels, strict=True):
-            matrix.grad = None if kernel.grad is None else _matrix(kernel.grad, kernel)
-        for group in self._optimizer.param_groups:
-            group["lr"] = MUON_RATE * rate
-        self._optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._optimizer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
-
-
-def _matrix(values: Tensor, kernel: Tensor) -> Tensor:
-    """``values`` as a matrix whose columns are ordered as the kernel lies in memory: that of the
-    kernel itself is no copy."""
-    if not kernel.is_contiguous():  # channels last
-        values = values.permute(0, 2, 3, 1)
-    return values.reshape(len(values), -1)
-
-
-def _among(parameter: Tensor, parameters: Sequence[Tensor]) -> bool:
-    return any(parameter is other for other in parameters)
 
 
 def learning_rate(config: DistillationConfig, step: int) -> float:

@@ -22,7 +22,7 @@ def configured(row: str, out: Path, images: int = 2048, seed: int = 0) -> Config
 @pytest.mark.parametrize(
     ("row", "preset"),
     [
-        ("plain", "normalised"),
+        ("plain", "normalised-medium"),
         ("published", "deepinversion-cifar10"),
         ("deepdream", "deepdream-cifar10"),
     ],
@@ -43,7 +43,8 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
         assert (config.synthesis.images or 0) + rounds == 2048
         assert config.distillation.steps == 9
         datasets[row] = config.paths.dataset
-    assert datasets.pop("imitation") == datasets["spread"]
+    for same in ("imitation", "sgd"):
+        assert datasets.pop(same) == datasets["spread"]
     assert len(set(datasets.values())) == len(datasets)
     named = configured("synthesis.iterations=7", tmp_path)
     assert named.synthesis.iterations == 7
