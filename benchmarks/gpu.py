@@ -40,7 +40,7 @@ import torchvision
 from torch import nn
 
 from benchmarks.cifar_networks import resnet18, resnet34
-from benchmarks.engine import DEFAULT, PUBLISHED, Ours, Published, labels_of
+from benchmarks.engine import PUBLISHED, WHOLE, Ours, Published, labels_of
 from benchmarks.gpu_checks import check, counted_flops, float32_convolutions, random_teacher
 from benchmarks.gpu_report import table
 from benchmarks.machine import Warnings, choose_device, describe, matrix_peak, seconds, synchronise
@@ -96,7 +96,7 @@ def run_case(
     labels = labels_of(case.batch, case.classes)
     teacher = random_teacher(case.build(), case.shape, case.classes, case.batch, device)
     memory: dict[str, float | None] = {}
-    with _measured(memory, DEFAULT, device):
+    with _measured(memory, WHOLE, device):
         ours = Ours(teacher, labels, "bfloat16", size.compiled)
         errors = check(teacher, labels, ours.engine, size.compiled if case.strict else None)
         _warm(ours, device)
@@ -104,16 +104,14 @@ def run_case(
         network = copy.deepcopy(teacher.network).requires_grad_(True)
         baseline = Published(network, case.shape, labels)
         _warm(baseline, device)
-    rates: dict[str, list[float]] = {PUBLISHED: [], PUBLISHED_FLOAT32: [], DEFAULT: []}
+    rates: dict[str, list[float]] = {PUBLISHED: [], PUBLISHED_FLOAT32: [], WHOLE: []}
     took = 0.0
-    while not rates[DEFAULT] or (
-        len(rates[DEFAULT]) < pairs and time.monotonic() + took < deadline
-    ):
+    while not rates[WHOLE] or (len(rates[WHOLE]) < pairs and time.monotonic() + took < deadline):
         started = time.monotonic()
         rates[PUBLISHED].append(_rate(baseline, size.slow, device))
         with float32_convolutions():
             rates[PUBLISHED_FLOAT32].append(_rate(baseline, size.slow, device))
-        rates[DEFAULT].append(_rate(ours, size.iterations, device))
+        rates[WHOLE].append(_rate(ours, size.iterations, device))
         took = time.monotonic() - started
     return {
         "batch": case.batch,
@@ -146,7 +144,7 @@ def summarise(
 
 def judged(result: dict[str, Any], peak: float) -> dict[str, Any]:
     """With the share of the peak, and each bar beside what was reached."""
-    ours = result["loops"][DEFAULT]
+    ours = result["loops"][WHOLE]
     flops = result["flops_an_image_iteration"] * ours["image_iterations_per_second"]
     reached = {**ours, "share_of_peak": round(flops / peak, 3)}
     bars = {

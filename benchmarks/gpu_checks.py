@@ -15,7 +15,7 @@ from pipeline.engine import Engine
 from pipeline.objective import PRESETS
 from pipeline.teacher import Preprocessing, Teacher
 
-OBJECTIVE = PRESETS["normalised-medium"]
+OBJECTIVE = PRESETS["normalised"]
 STEPS = 3
 LOSS, FLOAT32 = 2e-2, 1e-3
 # Of the gradient's error in eager bfloat16, which is the format's own; and whatever that is.

@@ -126,6 +126,9 @@ def test_an_objective_that_was_chosen_is_kept(tiny: Params) -> None:
     source = tiny["teacher"]["source"].replace("classifier", "without_batchnorm")
     params = changed(tiny, {"teacher.source": source, "synthesis.objective.preset": "normalised"})
     assert parse_config(params).synthesis.objective.preset == "normalised"
+    medium = changed(tiny, {"teacher.input.height": 32, "teacher.input.width": 64})
+    assert parse_config(medium).synthesis.objective.preset == "normalised-medium"
+    assert parse_config(medium).synthesis.objective.resolve().coarse > 0
     large = changed(tiny, {"teacher.input.height": 96, "teacher.input.width": 128})
     assert parse_config(large).synthesis.objective.preset == "normalised-large"
 
