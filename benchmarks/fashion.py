@@ -132,7 +132,7 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
             },
             "student": {"source": f"benchmarks.networks:{options.student}"},
             "synthesis": {"images": options.images, "shard_size": 1024},
-            "distillation": {"steps": max(1, options.steps)},
+            "distillation": {"steps": max(1, options.steps), "optimizer": options.optimizer},
             "evaluation": {"data": str(out / "test.tar")},
             "execution": {"workers": options.workers},
             "paths": {
@@ -188,6 +188,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=3000, help="of the student; 0 for none")
     parser.add_argument("--judge", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
+    parser.add_argument("--optimizer", choices=["muon", "sgd"], default="muon")
     parser.add_argument("--epochs", type=int, default=10, help="of each teacher")
     parser.add_argument("--workers", type=int, default=None)
     with report_errors() as outcome:

@@ -116,7 +116,9 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
     pixels = made(teacher, objective, labels, options.iterations)
     seconds = time.perf_counter() - started
     features = outputs(real.trunk, pixels)
-    config = DistillationConfig(steps=options.steps, threads=options.threads)
+    config = DistillationConfig(
+        steps=options.steps, threads=options.threads, optimizer=options.optimizer
+    )
     return {
         "teacher": options.teacher,
         "change": text,
@@ -142,6 +144,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--steps", type=int, default=1000, help="of the student")
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
+    parser.add_argument("--optimizer", choices=["muon", "sgd"], default="muon")
     parser.add_argument("--epochs", type=int, default=10, help="of the teacher")
     parser.add_argument("--threads", type=int, default=1)
     with report_errors() as outcome:

@@ -27,6 +27,7 @@ from pipeline.config import Config, load_config, parse_overrides
 from pipeline.distillation import DistillJob, distill
 from pipeline.diversity import measure
 from pipeline.evaluation import evaluate
+from pipeline.pictures import read_log
 from pipeline.running import open_runner
 from pipeline.shards import Sample, write_tar
 from pipeline.storage import digest_file, digest_json, replacing, write_json
@@ -116,11 +117,20 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "synthesis_seconds": round(synthesis, 1),
         "seconds": round(time.perf_counter() - started, 1),
+        "last_loss": last_loss(weights_path(config, STUDENT, options.seed).with_suffix(".csv")),
         **evaluate(config, teacher),
     }
     if name != REAL:
         result |= measure(config, teacher)[0]
     return result
+
+
+def last_loss(log: Path) -> float:
+    """The mean of Eq. 1 over the last tenth of a student's log: on mixed images, which are new at
+    each step, and so without real ones a measure of how well it imitates its teacher."""
+    losses = [row["loss"] for row in read_log(log)]
+    last = losses[-max(1, len(losses) // 10) :]
+    return round(sum(last) / len(last), 4)
 
 
 def write_real(out: Path, dataset: Path, count: int) -> None:
