@@ -8,22 +8,31 @@ ResNet-32 says how many have their label and how far they are from real ones (Fr
 its features). The published recipe has a constant learning rate, so that one long run passes
 through all its shorter ones; its images come from the fast engine with the published objective,
 and are clamped to the pixel range as saved images are. Ours, ``examples/cifar10.yaml``, is run anew
-for each number. ``--students`` says for which marks students are trained (all), ``--collect``
-writes ``docs/curves.json`` and the plot and grids beside it.
+for each number. ``--students`` says for which marks students are trained (all).
+
+``--collect`` times both loops, the published as it was published (``benchmarks.engine``), in
+alternation, extrapolates to the times of all marks, and writes ``docs/curves.json``, the plot
+``docs/curves.png`` and the grid ``docs/curves-images.png``: a row a recipe and mark.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from benchmarks.engine import Ours, Published, labels_of, make_teacher, published
 from benchmarks.students import PARAMS, tar_job
 from pipeline import cores
 from pipeline.cli import report_errors
@@ -31,12 +40,14 @@ from pipeline.config import Config, load_config
 from pipeline.distillation import distill
 from pipeline.diversity import look
 from pipeline.engine import Engine
+from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
 from pipeline.inversion import invert, starting_images
 from pipeline.measures import frechet_distance
 from pipeline.objective import PRESETS, draw_factors
 from pipeline.shards import Sample, write_tar
-from pipeline.storage import replacing, write_json
+from pipeline.storage import replacing, write_bytes, write_json
+from pipeline.streaming import ordered_batches
 from pipeline.synthesis import check
 from pipeline.teacher import Teacher, load_teacher
 from pipeline.views import Views
@@ -44,16 +55,17 @@ from pipeline.views import Views
 PUBLISHED, OURS = "published", "ours"
 MARKS = (25, 50, 100, 200, 400, 1000, 2000)
 BATCH = 256
+COLLECTED = Path("docs/curves.json")
 
 
 def made(
     teacher: Teacher, config: Config, recipe: str, marks: list[int], folder: Path, images: int
 ) -> None:
     """``folder/MARK/BATCH.pt`` for each mark: uint8 pixels, labels and the seconds they took."""
-    published = recipe == PUBLISHED
+    through_all = recipe == PUBLISHED
     own = config.synthesis.objective.resolve()
-    objective = PRESETS["deepinversion-cifar10"] if published else own
-    runs = [marks] if published else [[mark] for mark in marks]
+    objective = PRESETS["deepinversion-cifar10"] if through_all else own
+    runs = [marks] if through_all else [[mark] for mark in marks]
     with Engine(teacher, objective, "bfloat16", compiled=True) as engine:
         for seed, first in enumerate(range(0, images, BATCH)):
             labels = torch.arange(first, min(images, first + BATCH)) % teacher.classes
@@ -61,7 +73,7 @@ def made(
                 paths = {mark: folder / f"{mark}" / f"{seed:03d}.pt" for mark in run}
                 if all(path.is_file() for path in paths.values()):
                     continue
-                if published:
+                if through_all:
                     through(engine, labels, seed, paths)
                     continue
                 started = time.perf_counter()
@@ -126,16 +138,21 @@ def judged(config: Config, tar: Path) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("recipes", nargs="*", choices=[PUBLISHED, OURS])
+    parser.add_argument("recipes", nargs="*", metavar="published | ours")
     parser.add_argument("--marks", type=int, nargs="+", default=MARKS)
     parser.add_argument("--students", type=int, nargs="*", help="marks that students learn from")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--collect", action="store_true", help="into docs/curves.*")
     with report_errors() as outcome:
         options = parser.parse_args()
         for recipe in options.recipes:
+            if recipe not in (PUBLISHED, OURS):
+                raise UserError(f"no recipe {recipe!r}: {PUBLISHED} or {OURS}")
             run(options, recipe)
+        if options.collect:
+            collect(options)
     return outcome.code
 
 
@@ -176,6 +193,77 @@ def run(options: argparse.Namespace, recipe: str) -> None:
         write_json(result, facts)
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
+
+
+def image_iteration_seconds(options: argparse.Namespace) -> dict[str, float]:
+    """Of the published loop and of ours, the median of three rounds in alternation; without
+    compiling."""
+    labels = labels_of(min(BATCH, options.images))
+    config = settings(options, options.out / "curves" / OURS)
+    objective = config.synthesis.objective.resolve()
+    cores.use(options.threads)
+    loops: dict[str, tuple[Published | Ours, int]] = {
+        PUBLISHED: (published(len(labels)), 10),
+        OURS: (Ours(make_teacher(), labels, "bfloat16", True, objective), 50),
+    }
+    took: dict[str, list[float]] = {PUBLISHED: [], OURS: []}
+    for turn in range(4):
+        for name, (loop, iterations) in loops.items():
+            started = time.perf_counter()
+            loop.run(iterations)
+            if turn:
+                seconds = time.perf_counter() - started
+                took[name].append(seconds / iterations / len(labels))
+    return {name: statistics.median(values) for name, values in took.items()}
+
+
+def collect(options: argparse.Namespace) -> None:
+    folders = {recipe: options.out / "curves" / recipe for recipe in (PUBLISHED, OURS)}
+    paths = [folder / f"{mark}.json" for folder in folders.values() for mark in options.marks]
+    rows = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    each = image_iteration_seconds(options)
+    for row in rows:
+        row["seconds"] = round(each[row["recipe"]] * row["iterations"] * options.images, 1)
+    write_json(COLLECTED, {"threads": options.threads, "rows": rows})
+    plot(rows, COLLECTED.with_suffix(".png"))
+    tars = [folders[row["recipe"]] / str(row["iterations"]) / "images.tar" for row in rows]
+    write_bytes(COLLECTED.with_name("curves-images.png"), grid(tars))
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Each figure over the seconds that the images took."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = ("student_accuracy", "frechet_distance", "verifier_agreement")
+    figure, axes = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.4))
+    for axis, name in zip(axes, names, strict=True):
+        for recipe in (PUBLISHED, OURS):
+            points = [r for r in rows if r["recipe"] == recipe and name in r]
+            axis.plot([r["seconds"] for r in points], [r[name] for r in points], "o-", label=recipe)
+            for r in points:
+                axis.annotate(str(r["iterations"]), (r["seconds"], r[name]), fontsize=7)
+        axis.set(xscale="log", xlabel="seconds", title=name)
+    axes[0].legend()
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=90)
+    pyplot.close(figure)
+    write_bytes(path, buffer.getvalue())
+
+
+def grid(tars: list[Path], columns: int = 20) -> bytes:
+    """The first images of each tar, a row each, as PNG."""
+    rows = []
+    for tar in tars:
+        pixels, _ = next(iter(ordered_batches([tar], columns)))
+        rows.append(torch.cat(list(F.pad(pixels, (1, 1, 1, 1), value=255)), 2))
+    picture = Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy())
+    buffer = io.BytesIO()
+    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
+        buffer, "PNG"
+    )
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

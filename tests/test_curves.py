@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks import curves, students_report
+from pipeline.engine import Engine
+from pipeline.inversion import invert
+from pipeline.objective import PRESETS
+from pipeline.streaming import ordered_batches
+from pipeline.teacher import Preprocessing, Teacher
+
+LABELS = torch.arange(6) % 3
+
+
+def teacher() -> Teacher:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
+    )
+    one = torch.ones(1, 3, 1, 1)
+    network.eval().requires_grad_(False)
+    return Teacher(network, Preprocessing(one / 2, one / 4), (3, 8, 8), 3, "")
+
+
+def test_one_long_run_of_the_published_recipe_passes_through_its_shorter_ones(
+    tmp_path: Path,
+) -> None:
+    with Engine(teacher(), PRESETS["deepinversion-cifar10"]) as engine:
+        curves.through(engine, LABELS, 5, {2: tmp_path / "2/000.pt", 7: tmp_path / "7/000.pt"})
+        last = invert(engine, LABELS, 5, 7).pixels
+    first, second = (torch.load(tmp_path / f"{mark}/000.pt")["pixels"] for mark in (2, 7))
+    assert torch.equal(second, last)
+    assert not torch.equal(first, second)
+
+
+def test_images_of_a_mark_become_one_tar_and_a_row_of_the_grid(tmp_path: Path) -> None:
+    pixels = torch.arange(4 * 3 * 8 * 8).reshape(4, 3, 8, 8).byte()
+    for part in range(2):
+        rows = slice(2 * part, 2 * part + 2)
+        curves.keep(tmp_path / f"{part:03d}.pt", pixels[rows], LABELS[rows], 1.5)
+    tar, seconds = curves.pack(tmp_path)
+    ((found, labels),) = ordered_batches([tar], 9)
+    assert torch.equal(found, pixels) and labels.tolist() == [0, 1, 2, 0] and seconds == 3.0
+    assert Image.open(io.BytesIO(curves.grid([tar, tar], 4))).size == (80, 40)
+
+
+def test_ranks_are_correlated() -> None:
+    assert students_report.ranks([3.0, 1.0, 3.0, 2.0]) == [3.5, 1, 3.5, 2]
+    assert students_report.spearman([1, 2, 3, 4], [10, 100, 1000, 10000]) == pytest.approx(1)
+    assert students_report.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert math.isnan(students_report.spearman([1, 1, 1], [3, 2, 1]))
+
+
+def test_rows_of_one_size_are_ordered_and_measures_judged_by_them(tmp_path: Path) -> None:
+    results = [
+        {"row": row, "images": 8, "steps": 4, "seed": seed, "agreement": 0.5, "class_cosine": cos,
+         "student_accuracy": accuracy}
+        for row, seed, cos, accuracy in (
+            ("a", 0, 0.9, 0.2), ("a", 1, 0.8, 0.4), ("b", 0, 0.7, 0.5), ("c", 0, 0.5, 0.6),
+        )
+    ]  # fmt: skip
+    other = {**results[0], "row": "other", "images": 9}
+    rows = students_report.by_row([*results, other], 8, 4)
+    assert set(rows) == {"a", "b", "c"}
+    assert rows["a"]["student_accuracy"] == pytest.approx(0.3)
+    assert rows["a"]["class_cosine"] == pytest.approx(0.85)
+    assert rows["a"]["accuracies"] == [0.2, 0.4]
+    ((measure, (value, count)),) = students_report.predictions(rows).items()
+    assert (measure, value, count) == ("class_cosine", pytest.approx(-1), 3)
+    lines = students_report.table(rows).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["`c`", "`b`", "`a`"]
+    assert lines[-1] == "| class_cosine | - | -1.00 | 3 |"
+    students_report.plot(rows, tmp_path / "plot.png")
+    assert Image.open(tmp_path / "plot.png").size[0] > 100
+
+
+def test_the_students_of_each_row_are_asked_about_every_kind_of_images() -> None:
+    table = students_report.cross_table({"a": {"a": 0.9, "b": 0.5}, "b": {"a": 0.7, "b": 0.8}})
+    assert "| `a` | 90.0% | 50.0% | 70.0% |" in table
+    assert "| `b` | 70.0% | 80.0% | 75.0% |" in table
