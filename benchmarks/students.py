@@ -30,7 +30,7 @@ from pipeline.evaluation import evaluate
 from pipeline.pictures import read_log
 from pipeline.running import open_runner
 from pipeline.shards import Sample, write_tar
-from pipeline.storage import digest_file, digest_json, replacing, write_json
+from pipeline.storage import Location, digest_file, digest_json, replacing, write_json
 from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, distill_students, weights_path
 from pipeline.synthesis import check
@@ -49,6 +49,7 @@ ROWS: dict[str, str] = {
     "synthesis.objective.classification_spread=2.0 synthesis.objective.tv_spread=2.3",
     "ambiguous": "synthesis.objective.ambiguity=0.5",
     "adaptive": "adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500",
+    "warm": "adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500 adaptive.warm=0.5",
     "sgd": "distillation.optimizer=sgd",
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
@@ -125,7 +126,7 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def last_loss(log: Path) -> float:
+def last_loss(log: Location) -> float:
     """The mean of Eq. 1 over the last tenth of a student's log: on mixed images, which are new at
     each step, and so without real ones a measure of how well it imitates its teacher."""
     losses = [row["loss"] for row in read_log(log)]

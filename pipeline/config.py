@@ -236,6 +236,7 @@ class AdaptiveConfig(Section):
     images: Positive = 1000
     compete: Weight | None = None
     masked: bool = False
+    warm: Fraction = 0.0
     training: DistillationConfig = DistillationConfig(steps=1000)
 
 

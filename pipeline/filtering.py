@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.inversion import Inverted, invert
 from pipeline.objective import jensen_shannon
 from pipeline.plan import derive_seed
+from pipeline.warm import Pool
 
 
 class Flaw(IntEnum):
@@ -73,27 +74,28 @@ def invert_surely(
     candidates: int | None = None,
     earlier: Sequence[Tensor] = (),
     progress: Callable[[int], None] | None = None,
+    pool: Pool | None = None,
 ) -> Kept:
     """:func:`invert`, and again from a derived seed as long as there are too few good images.
 
     A new attempt makes the whole batch, whose statistics count, and only bad images are replaced,
     by better ones. ``candidates`` images are made (all are kept, if None) and ``len(labels)`` kept:
     of each class the good ones of the highest :func:`usefulness`. ``earlier`` are the pixels of the
-    shard's batches before this one.
+    shard's batches before this one; ``pool`` has what images start from, if not noise alone.
 
     Raises:
         UserError: after the last attempt some have diverged or stay below ``min_confidence``; it
             names a class. Those that are only unconfirmed or duplicates are kept.
     """
     wanted, labels = labels, candidate_labels(labels, candidates or len(labels), seed)
-    images = invert(engine, labels, seed, iterations, progress)
+    images = invert(engine, labels, seed, iterations, progress, pool)
     replaced = torch.zeros_like(labels)
     before = fingerprints(torch.cat(list(earlier))) if rules.max_similarity and earlier else None
     for attempt in range(1, rules.attempts + 1):
         rows, flaws = choose(images, labels, wanted, rules, before)
         if attempt == rules.attempts or not bool(flaws[rows].any()):
             break
-        again = invert(engine, labels, derive_seed(seed, attempt), iterations)
+        again = invert(engine, labels, derive_seed(seed, attempt), iterations, None, pool)
         again.attempts.fill_(attempt)
         good = images.pixels[rows[flaws[rows] == Flaw.NONE]]
         better = _better(images, again, labels, flaws, rules, _joined(before, fingerprints(good)))

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.engine import Engine
 from pipeline.objective import Objective, Terms, ambiguous_targets, draw_factors
 from pipeline.views import Views, resize
+from pipeline.warm import Pool
 
 CURVE_POINTS = 20
 SMALLEST = 16  # pixels a side of a half-size image that a teacher is shown as it is
@@ -85,15 +86,19 @@ def invert(
     seed: int,
     iterations: int,
     progress: Callable[[int], None] | None = None,
+    pool: Pool | None = None,
 ) -> Inverted:
     """Optimise one batch of images towards ``labels`` (int64 ``[B]``, on the CPU).
 
+    They start from noise or, where there is a ``pool``, from its images (:class:`Pool`).
     Same arguments, machine and thread count give the same bytes: every random choice comes from a
     CPU generator seeded with ``seed``. ``progress`` is called with 1 after each iteration.
     """
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
     images = starting_images(len(labels), teacher.shape, objective.start, generator)
+    if pool is not None:
+        images = pool.warmed(images, labels, teacher.preprocessing, generator)
     images = images.to(teacher.device)
     if objective.clamp:
         images = teacher.preprocessing.clamp(images)

@@ -28,6 +28,7 @@ from pipeline import (
     statistics,
     teacher,
     views,
+    warm,
 )
 from pipeline import engine as engine_module
 from pipeline.code import source_digest
@@ -56,6 +57,7 @@ from pipeline.storage import (
     write_json,
 )
 from pipeline.teacher import Teacher, cached_teacher, load_teacher
+from pipeline.warm import Pool, earlier_pool
 
 # The modules whose code decides what the pixels are; a change in one makes every shard stale.
 _PIXEL_CODE = (
@@ -71,6 +73,7 @@ _PIXEL_CODE = (
     statistics,
     teacher,
     views,
+    warm,
 )
 
 
@@ -155,6 +158,7 @@ def round_spec(
         "confirmed": config.synthesis.confirmed,
         "max_similarity": config.synthesis.max_similarity,
         "keep": config.synthesis.keep,
+        "warm": config.adaptive.warm if round_ else 0.0,
         "objective": asdict(round_objective(config, round_)),
         "soft_labels": config.synthesis.soft_labels,
         "threads": config.synthesis.threads,
@@ -216,11 +220,22 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
 
         with _engine(job, device) as engine:
             batches: list[tuple[Batch, Kept]] = []
+            pool = _pool(job, shard)
             for batch in shard.batches:
                 earlier = [kept.images.pixels for _, kept in batches]
-                batches += _invert(job, shard, batch, earlier, engine, told)
+                batches += _invert(job, shard, batch, earlier, pool, engine, told)
         _publish(job, shard, batches, root)
     return Made(job.number, job.images, time.perf_counter() - started)
+
+
+def _pool(job: ShardJob, shard: ShardPlan) -> Pool | None:
+    """What the images of an adaptive round start from. That it is always the same follows from the
+    digest of the student, which learnt from all earlier shards."""
+    share = job.config.adaptive.warm
+    if not (shard.round and share):
+        return None
+    before = plan_of(job.config).of_round(shard.round).start
+    return earlier_pool(location(job.config.paths.dataset), shard.number, before, share)
 
 
 def _invert(
@@ -228,6 +243,7 @@ def _invert(
     shard: ShardPlan,
     batch: Batch,
     earlier: list[Tensor],
+    pool: Pool | None,
     engine: Engine,
     report: Report,
 ) -> list[tuple[Batch, Kept]]:
@@ -250,6 +266,7 @@ def _invert(
             part.candidates,
             [*earlier, *(kept.images.pixels for kept in before)],
             progress=lambda steps: tell(part.size * steps / synthesis.iterations),
+            pool=pool,
         )
 
     return invert_in_parts(engine, batch, labels, make, report)
