@@ -87,10 +87,11 @@ def test_two_processes_compute_what_one_does(run: Params, by_two: Path, tmp_path
     distill(alone, "cpu", lambda images: None)
     expected, found = losses(tmp_path), losses(by_two)
     assert len(expected) == 50 and expected[-1] < expected[0] / 2
-    assert found == pytest.approx(expected, abs=1e-4)
+    # In another order sums differ in their last bits, which Muon, in bfloat16, makes larger.
+    assert found == pytest.approx(expected, rel=3e-3)
     ours, theirs = load_file(alone.output), load_file(by_two / alone.output.name)
     assert list(ours) == list(theirs)
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
+    assert all(torch.allclose(ours[name], theirs[name], atol=5e-3) for name in ours)
     assert student_problem(by_two / alone.output.name) is None
 
 
@@ -124,7 +125,7 @@ def test_two_killed_processes_go_on_to_the_same_bytes(
     told: list[float] = []
     distill(job_of(changed(run, {"paths.students": str(alone)})), "cpu", told.append)
     assert told[0] >= 16 and sum(told) == 400
-    assert losses(alone) == pytest.approx(losses(by_two), abs=1e-4)
+    assert losses(alone) == pytest.approx(losses(by_two), rel=3e-3)
 
 
 @pytest.mark.parametrize(("processes", "batch", "multiple"), [(2, 10, 8), (3, 16, 12)])
