@@ -8,7 +8,7 @@ ResNet-32 says how many have their label and how far they are from real ones (Fr
 its features). The published recipe has a constant learning rate, so that one long run passes
 through all its shorter ones; its images come from the fast engine with the published objective,
 and are clamped to the pixel range as saved images are. Ours, ``examples/cifar10.yaml``, is run anew
-for each number. ``--students`` says for which marks students are trained (all).
+for each number.
 
 ``--collect`` times both loops, the published as it was published (``benchmarks.engine``), in
 alternation, extrapolates to the times of all marks, and writes ``docs/curves.json``, the plot
@@ -18,7 +18,6 @@ alternation, extrapolates to the times of all marks, and writes ``docs/curves.js
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import statistics
 import sys
@@ -26,14 +25,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+from torchvision.utils import save_image
 
 from benchmarks.engine import Ours, Published, labels_of, make_teacher, published
-from benchmarks.students import PARAMS, tar_job
+from benchmarks.students import PARAMS, common, tar_job
 from pipeline import cores
 from pipeline.cli import report_errors
 from pipeline.config import Config, load_config
@@ -45,8 +42,9 @@ from pipeline.evaluation import evaluate
 from pipeline.inversion import invert, starting_images
 from pipeline.measures import frechet_distance
 from pipeline.objective import PRESETS, draw_factors
+from pipeline.pictures import save_figure
 from pipeline.shards import Sample, write_tar
-from pipeline.storage import replacing, write_bytes, write_json
+from pipeline.storage import replacing, write_json
 from pipeline.streaming import ordered_batches
 from pipeline.synthesis import check
 from pipeline.teacher import Teacher, load_teacher
@@ -61,7 +59,7 @@ COLLECTED = Path("docs/curves.json")
 def made(
     teacher: Teacher, config: Config, recipe: str, marks: list[int], folder: Path, images: int
 ) -> None:
-    """``folder/MARK/BATCH.pt`` for each mark: uint8 pixels, labels and the seconds they took."""
+    """``folder/MARK/BATCH.pt`` for each mark: uint8 pixels and labels."""
     through_all = recipe == PUBLISHED
     own = config.synthesis.objective.resolve()
     objective = PRESETS["deepinversion-cifar10"] if through_all else own
@@ -76,9 +74,7 @@ def made(
                 if through_all:
                     through(engine, labels, seed, paths)
                     continue
-                started = time.perf_counter()
-                pixels = invert(engine, labels, seed, run[0]).pixels
-                keep(paths[run[0]], pixels, labels, time.perf_counter() - started)
+                keep(paths[run[0]], invert(engine, labels, seed, run[0]).pixels, labels)
 
 
 def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -> None:
@@ -92,7 +88,6 @@ def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -
     optimizer = torch.optim.Adam(
         [images], lr=objective.learning_rate, betas=objective.betas, fused=True
     )
-    started = time.perf_counter()
     for iteration in range(max(paths)):
         total, _ = engine.step(views.show(images, iteration), labels, factors)
         total.backward()
@@ -100,17 +95,17 @@ def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -
         optimizer.zero_grad(set_to_none=True)
         if iteration + 1 in paths:
             pixels = teacher.preprocessing.quantise(images.detach())
-            keep(paths[iteration + 1], pixels, labels, time.perf_counter() - started)
+            keep(paths[iteration + 1], pixels, labels)
 
 
-def keep(path: Path, pixels: Tensor, labels: Tensor, seconds: float) -> None:
+def keep(path: Path, pixels: Tensor, labels: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        torch.save({"pixels": pixels, "labels": labels, "seconds": seconds}, file)
+        torch.save({"pixels": pixels, "labels": labels}, file)
 
 
-def pack(folder: Path) -> tuple[Path, float]:
-    """The images of a mark as one tar, and the seconds that they took."""
+def pack(folder: Path) -> Path:
+    """The images of a mark as one tar."""
     parts = [torch.load(path) for path in sorted(folder.glob("*.pt"))]
     pixels = torch.cat([part["pixels"] for part in parts]).numpy()
     labels = torch.cat([part["labels"] for part in parts]).tolist()
@@ -121,7 +116,7 @@ def pack(folder: Path) -> tuple[Path, float]:
     path = folder / "images.tar"
     with replacing(path) as file:
         write_tar(file, samples)
-    return path, sum(part["seconds"] for part in parts)
+    return path
 
 
 def judged(config: Config, tar: Path) -> dict[str, float]:
@@ -140,7 +135,6 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("recipes", nargs="*", metavar="published | ours")
     parser.add_argument("--marks", type=int, nargs="+", default=MARKS)
-    parser.add_argument("--students", type=int, nargs="*", help="marks that students learn from")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
@@ -157,20 +151,8 @@ def main() -> int:
 
 
 def settings(options: argparse.Namespace, folder: Path) -> Config:
-    out = options.out
-    return load_config(
-        PARAMS,
-        {
-            "teacher.weights": str(out / "resnet20.th"),
-            "evaluation.verifier.weights": str(out / "resnet32.th"),
-            "evaluation.data": str(out / "test-00000.tar"),
-            "synthesis.images": options.images,
-            "distillation.steps": options.steps,
-            "distillation.threads": options.threads,
-            "paths.students": str(folder / "students"),
-            "paths.reports": str(folder / "reports"),
-        },
-    )
+    paths = {f"paths.{name}": str(folder / name) for name in ("students", "reports")}
+    return load_config(PARAMS, {**common(options.out, options), **paths})
 
 
 def run(options: argparse.Namespace, recipe: str) -> None:
@@ -181,17 +163,12 @@ def run(options: argparse.Namespace, recipe: str) -> None:
     made(teacher, config, recipe, sorted(options.marks), folder, options.images)
     for mark in options.marks:
         result = folder / f"{mark}.json"
-        facts: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {}
-        tar, seconds = pack(folder / str(mark))
-        if not facts:
-            facts = {"recipe": recipe, "iterations": mark, "seconds": round(seconds, 1)}
-            facts |= judged(config, tar)
-        if "student_accuracy" not in facts and mark in (options.students or options.marks):
-            student = settings(options, folder / str(mark))
+        if not result.is_file():
+            tar, student = pack(folder / str(mark)), settings(options, folder / str(mark))
             distill(tar_job(student, teacher, tar, recipe), "cpu", lambda done: None)
-            facts |= evaluate(student, teacher)
-        write_json(result, facts)
-        sys.stdout.write(json.dumps(facts) + "\n")
+            facts = {"recipe": recipe, "iterations": mark, **judged(config, tar)}
+            write_json(result, {**facts, **evaluate(student, teacher)})
+        sys.stdout.write(result.read_text())
         sys.stdout.flush()
 
 
@@ -227,12 +204,11 @@ def collect(options: argparse.Namespace) -> None:
     write_json(COLLECTED, {"threads": options.threads, "rows": rows})
     plot(rows, COLLECTED.with_suffix(".png"))
     tars = [folders[row["recipe"]] / str(row["iterations"]) / "images.tar" for row in rows]
-    write_bytes(COLLECTED.with_name("curves-images.png"), grid(tars))
+    draw(tars, COLLECTED.with_name("curves-images.png"))
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Each figure over the seconds that the images took."""
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     names = ("student_accuracy", "frechet_distance", "verifier_agreement")
@@ -245,25 +221,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 axis.annotate(str(r["iterations"]), (r["seconds"], r[name]), fontsize=7)
         axis.set(xscale="log", xlabel="seconds", title=name)
     axes[0].legend()
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=90)
-    pyplot.close(figure)
-    write_bytes(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
-def grid(tars: list[Path], columns: int = 20) -> bytes:
+def draw(tars: list[Path], path: Path, columns: int = 20) -> None:
     """The first images of each tar, a row each, as PNG."""
-    rows = []
-    for tar in tars:
-        pixels, _ = next(iter(ordered_batches([tar], columns)))
-        rows.append(torch.cat(list(F.pad(pixels, (1, 1, 1, 1), value=255)), 2))
-    picture = Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy())
-    buffer = io.BytesIO()
-    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
-        buffer, "PNG"
-    )
-    return buffer.getvalue()
+    rows = [next(iter(ordered_batches([tar], columns)))[0] for tar in tars]
+    save_image(torch.cat(rows) / 255, path, nrow=columns, pad_value=1)
 
 
 if __name__ == "__main__":

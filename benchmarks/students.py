@@ -60,18 +60,25 @@ ROWS: dict[str, str] = {
 }
 
 
-def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
-    """The parameters of a row. Rows that make the same images share them."""
-    overrides = {
+def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What is set of every student: the files in ``out``, the amounts, the threads."""
+    return {
         "teacher.weights": str(out / "resnet20.th"),
         "evaluation.verifier.weights": str(out / "resnet32.th"),
         "evaluation.data": str(out / "test-00000.tar"),
         "synthesis.images": options.images,
-        "synthesis.shard_size": SHARD,
         "distillation.steps": options.steps,
+        "distillation.threads": options.threads,
+    }
+
+
+def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
+    """The parameters of a row. Rows that make the same images share them."""
+    overrides = {
+        **common(out, options),
+        "synthesis.shard_size": SHARD,
         "synthesis.seed": options.seed,
         "distillation.seeds": [options.seed],
-        "distillation.threads": options.threads,
         "adaptive.training.threads": options.threads,
         "execution.workers": options.workers,
         **parse_overrides(ROWS.get(row, row).split()),

@@ -16,17 +16,21 @@ import argparse
 import json
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
 
 from benchmarks.students import COLLECTED, KEYS, configured
 from pipeline.cli import report_errors
 from pipeline.config import Config
 from pipeline.diversity import look
-from pipeline.evaluation import load_student
-from pipeline.storage import write_bytes, write_json
+from pipeline.evaluation import load_student, share
+from pipeline.pictures import save_figure
+from pipeline.storage import write_json
 from pipeline.students import STUDENT
 from pipeline.teacher import Teacher, load_teacher
 
@@ -67,28 +71,15 @@ def by_row(results: list[dict[str, Any]], images: int, steps: int) -> dict[str, 
     }
 
 
-def ranks(values: list[float]) -> list[float]:
-    """From 1; equal values share the mean of theirs."""
-    order = sorted(values)
-    return [order.index(value) + (order.count(value) + 1) / 2 for value in values]
-
-
-def spearman(left: list[float], right: list[float]) -> float:
-    """Correlation of the ranks, in [-1, 1]; NaN where all of one side are equal."""
-    one, two = ranks(left), ranks(right)
-    if len(set(one)) < 2 or len(set(two)) < 2:
-        return float("nan")
-    return statistics.correlation(one, two)
-
-
 def predictions(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float, int]]:
-    """Of each measure: its rank correlation with the students' accuracy, and over how many rows."""
+    """Of each measure that differs: its rank correlation with the students' accuracy, and over how
+    many rows."""
     found = {}
     for measure in MEASURES:
         has = [row for row in rows.values() if measure in row]
-        if len(has) > 2:
-            accuracies = [row["student_accuracy"] for row in has]
-            found[measure] = (spearman([row[measure] for row in has], accuracies), len(has))
+        if len(has) > 2 and len({row[measure] for row in has}) > 1:
+            pairs = [(row[measure], row["student_accuracy"]) for row in has]
+            found[measure] = (float(spearmanr(pairs).statistic), len(has))
     return found
 
 
@@ -115,11 +106,6 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """The students' accuracy over each measure."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     found = predictions(rows)
@@ -135,38 +121,32 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
                 axis.annotate(name, (row[measure], 100 * row["student_accuracy"]), fontsize=7)
         axis.set_title(f"{measure}: {value:+.2f}", fontsize=9)
         axis.set_ylabel("student, %")
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=80)
-    pyplot.close(figure)
-    write_bytes(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def shards(config: Config) -> list[Path]:
     return sorted(Path(config.paths.dataset).glob("train/*.tar"))
 
 
-def agreements(teacher: Teacher, student: torch.nn.Module, paths: list[Path]) -> float:
-    """The share of the images in ``paths`` that a student labels as the teacher does."""
-    taught = look(teacher, paths).logits.argmax(1)
-    network = Teacher(student, teacher.preprocessing, teacher.shape, teacher.classes, "")
-    return (look(network, paths).logits.argmax(1) == taught).double().mean().item()
+def answers(network: nn.Module, teacher: Teacher, tars: list[Path]) -> Tensor:
+    """The class that ``network`` gives each image."""
+    return look(replace(teacher, network=network), tars).logits.argmax(1)
 
 
 def cross(out: Path, names: list[str], options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Of each row's student (``seed``): agreement on the images of each row (seed ``held``)."""
     held = argparse.Namespace(**{**vars(options), "seed": options.held})
     tars = {name: shards(configured(out, name, held)) for name in names}
-    missing = [name for name, paths in tars.items() if not paths]
+    tars = {name: paths for name, paths in tars.items() if paths}
+    configs = {name: configured(out, name, options) for name in names}
+    teacher = load_teacher(configs[names[0]].teacher, torch.device("cpu"))
+    taught = {name: answers(teacher.network, teacher, paths) for name, paths in tars.items()}
     found: dict[str, dict[str, float]] = {}
-    for name in names:
-        config = configured(out, name, options)
-        teacher = load_teacher(config.teacher, torch.device("cpu"))
+    for name, config in configs.items():
         student = load_student(config, teacher, STUDENT, options.seed)
         found[name] = {
-            other: round(agreements(teacher, student, paths), 4)
+            other: share(answers(student, teacher, paths), taught[other])
             for other, paths in tars.items()
-            if other not in missing
         }
     return found
 

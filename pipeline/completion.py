@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.sources import build_network
 from pipeline.statistics import batchnorm_layers
 
-MEDIUM, LARGE = 32, 96  # pixels a side from which images start at half their size; and move slowly
+MEDIUM, LARGE = 32, 96  # pixels a side from which objectives of these names fit
 _INPUT = ("channels", "height", "width", "mean", "std", "interpolation")
 
 

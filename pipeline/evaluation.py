@@ -32,14 +32,14 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
     students = [load_student(config, teacher, STUDENT, seed) for seed in config.distillation.seeds]
     predicted = _predictions([teacher.network, *students], teacher, data)
     labels, (teacher_says, *students_say) = predicted
-    accuracies = [_share(says, labels) for says in students_say]
+    accuracies = [share(says, labels) for says in students_say]
     report: dict[str, Any] = {
-        "teacher_accuracy": _share(teacher_says, labels),
+        "teacher_accuracy": share(teacher_says, labels),
         "student_accuracy": round(sum(accuracies) / len(accuracies), 6),
         "student_accuracies": dict(
             zip(map(str, config.distillation.seeds), accuracies, strict=True)
         ),
-        "agreement": _share(students_say[0], teacher_says),
+        "agreement": share(students_say[0], teacher_says),
         "images": len(plan_of(config).labels),
         "classes": config.teacher.classes,
         "real_images": len(labels),
@@ -47,7 +47,7 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
     if config.distillation.noise_baseline:
         noise = load_student(config, teacher, NOISE, config.distillation.seeds[0])
         _, (noise_says,) = _predictions([noise], teacher, data)
-        report["noise_baseline_accuracy"] = _share(noise_says, labels)
+        report["noise_baseline_accuracy"] = share(noise_says, labels)
     return report
 
 
@@ -99,5 +99,6 @@ def _predictions(
     return torch.cat(all_labels), [torch.cat(answer) for answer in answers]
 
 
-def _share(left: torch.Tensor, right: torch.Tensor) -> float:
+def share(left: torch.Tensor, right: torch.Tensor) -> float:
+    """How often two rows of classes are equal, a fraction."""
     return round((left == right).double().mean().item(), 6)

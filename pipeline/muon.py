@@ -38,16 +38,12 @@ class Matrices:
     common ones.
     """
 
-    def __init__(
-        self, weights: Sequence[nn.Parameter], learning_rate: float, momentum: float
-    ) -> None:
+    def __init__(self, weights: Sequence[nn.Parameter], momentum: float) -> None:
         self._weights = list(weights)
         self._matrices = [nn.Parameter(_matrix(w.detach(), w)) for w in weights]
+        # The rate comes with each step.
         self._optimizer = torch.optim.Muon(
-            self._matrices,
-            lr=RATE * learning_rate,
-            weight_decay=WEIGHT_DECAY,
-            momentum=momentum,
+            self._matrices, weight_decay=WEIGHT_DECAY, momentum=momentum
         )
 
     def step(self, learning_rate: float) -> None:

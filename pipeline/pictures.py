@@ -66,7 +66,7 @@ def draw_synthesis_curves(curves: Mapping[int, Curve], path: Path) -> None:
         if all(value > 0 for line in axis.lines for value in line.get_ydata()):
             axis.set_yscale("log")
     axes[-1].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_distillation_curves(logs: Sequence[Location], path: Path) -> None:
@@ -81,7 +81,7 @@ def draw_distillation_curves(logs: Sequence[Location], path: Path) -> None:
             axis.set(title=name, xlabel="step")
     axes[0].set_yscale("log")
     axes[-1].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_pairs(pairs: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
@@ -160,7 +160,8 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
+def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:
+    """Write a figure as PNG, and close it."""
     from matplotlib import pyplot
 
     buffer = io.BytesIO()

@@ -66,7 +66,7 @@ class Training:
         moved: list[nn.Parameter] = []
         self._matrices = None
         if config.optimizer == "muon" and (moved := hidden_weights(self.student)):
-            self._matrices = Matrices(moved, config.learning_rate, config.momentum)
+            self._matrices = Matrices(moved, config.momentum)
         others = [p for p in self.student.parameters() if not any(p is m for m in moved)]
         self._optimizer = torch.optim.SGD(
             [*others, *self._connectors()],

@@ -46,7 +46,7 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
     gradient[0] *= 100  # a direction that plain descent would follow alone
     weight.grad = gradient
     rate = 0.2
-    Matrices([weight], 1.0, momentum=0.9).step(rate)
+    Matrices([weight], momentum=0.9).step(rate)
     moved = before * (1 - WEIGHT_DECAY * RATE * rate) - weight.detach()
     lengths = torch.linalg.svdvals(moved.flatten(1)) / (RATE * rate)
     assert lengths.min() > 0.5 and lengths.max() < 1.5  # five Newton-Schulz iterations
@@ -57,7 +57,7 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
 
 def test_a_weight_without_a_gradient_stays() -> None:
     weight = nn.Parameter(torch.ones(2, 3))
-    Matrices([weight], 1.0, momentum=0.9).step(0.2)
+    Matrices([weight], momentum=0.9).step(0.2)
     assert torch.equal(weight, torch.ones(2, 3))
 
 
