@@ -53,6 +53,7 @@ ROWS: dict[str, str] = {
     "sgd": "distillation.optimizer=sgd",
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
+    "adversarial": "distillation.adversarial=0.4",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',
     "deepdream": 'synthesis.objective={"preset":"deepdream-cifar10"} synthesis.iterations=2000',

@@ -213,6 +213,7 @@ class DistillationConfig(Section):
     mixup: Fraction = 0.5
     cutmix: Fraction = 0.7
     cutout: Count = 0
+    adversarial: Weight = 0.0
     ema: Decay = 0.0
     batchnorm: BatchNormStatistics = "running"
     precision: Precision = "bfloat16"
@@ -220,6 +221,12 @@ class DistillationConfig(Section):
     shuffle: Positive = 2000
     threads: Few = 1
     checkpoint_every: Positive = 500
+
+    @model_validator(mode="after")
+    def _halves(self) -> Self:
+        if self.adversarial and self.batch_size < 4:
+            raise ValueError("adversarial moves half a batch: batch_size must be 4 or more")
+        return self
 
 
 class StudentsConfig(DistillationConfig):

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline import (
+    adversary,
     augmentation,
     batchnorm,
     cores,
@@ -94,7 +95,16 @@ class DistillJob:
 
     def spec(self) -> dict[str, Any]:
         """All that the trained weights follow from."""
-        modules = (augmentation, batchnorm, imitation, ranks, streaming, teacher, training)
+        modules = (
+            adversary,
+            augmentation,
+            batchnorm,
+            imitation,
+            ranks,
+            streaming,
+            teacher,
+            training,
+        )
         code = [Path(str(file)) for file in (__file__, *(m.__file__ for m in modules))]
         return {
             "teacher": self.teacher_digest,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.adversary import draw_distances, moved
 from pipeline.augmentation import augment
 from pipeline.batchnorm import restate, share_batchnorm
 from pipeline.config import DistillationConfig
@@ -101,10 +102,11 @@ class Training:
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
         clean = self._teacher.preprocessing.normalise(pixels.to(self._teacher.device))
         images = augment(clean, self._config, generator, self._share)
+        distances = draw_distances(len(images), self._config.adversarial, generator, self._share)
         self.student.train()
         # For dropout and its like; apart in each process.
         noise = derive_seed(self._seed, number, 1 + self._share.index)
-        loss, logits, target = self._differentiate(images, noise)
+        loss, logits, target = self._differentiate(images, distances, noise)
         average_gradients([*self.student.parameters(), *self._connectors()])
         self._optimizer.step()
         if self._matrices is not None:
@@ -150,14 +152,16 @@ class Training:
     def _connectors(self) -> list[nn.Parameter]:
         return [] if self._imitation is None else list(self._imitation.parameters())
 
-    def _differentiate(self, images: Tensor, noise: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _differentiate(
+        self, images: Tensor, distances: Tensor, noise: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and gradients. Falls back to eager where compiling fails."""
         if not self._untried:
-            return self._backward(images, noise)
+            return self._backward(images, distances, noise)
         self._untried = False
         before = copy.deepcopy(self.student.state_dict())
         try:
-            return self._backward(images, noise)
+            return self._backward(images, distances, noise)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -165,27 +169,51 @@ class Training:
             log.warning("the student does not compile here, going on without: %s", reason)
             self.student.load_state_dict(before)  # its BatchNorm may have seen the batch already
             self._judge = _loss
-            return self._backward(images, noise)
+            return self._backward(images, distances, noise)
 
-    def _backward(self, images: Tensor, noise: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _backward(
+        self, images: Tensor, distances: Tensor, noise: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         torch.manual_seed(noise)
+        if self._config.adversarial:
+            images = self._harden(images, distances)
         if self._imitation is not None:
             self._imitation.forget()  # what was seen outside of a step
-        bfloat16 = self._config.precision == "bfloat16"
-        images = images.contiguous(memory_format=self._layout)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-            judged = self._judge(
-                self._teacher.network,
-                self.student,
-                images,
-                self._config.temperature,
-                self._imitation,
-                self._config.imitation,
-            )
+        judged = self._compare(images, self._imitation)
         self.student.zero_grad(set_to_none=True)
         self._optimizer.zero_grad(set_to_none=True)  # the connectors too
         judged[0].backward()
         return judged
+
+    def _harden(self, images: Tensor, distances: Tensor) -> Tensor:
+        """Every second image moved to where the networks differ more."""
+        chosen = images[::2].clone().requires_grad_()
+        weights = [weight for weight in self.student.parameters() if weight.requires_grad]
+        for weight in weights:  # their gradients would be computed in vain
+            weight.requires_grad_(False)
+        loss, _, _ = self._compare(chosen, None)
+        (gradient,) = torch.autograd.grad(loss, chosen)
+        for weight in weights:
+            weight.requires_grad_(True)
+        images = images.clone()
+        images[::2] = moved(chosen.detach(), gradient, distances[::2])
+        return images
+
+    def _compare(
+        self, images: Tensor, imitation: Imitation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        config = self._config
+        images = images.contiguous(memory_format=self._layout)
+        bfloat16 = config.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+            return self._judge(
+                self._teacher.network,
+                self.student,
+                images,
+                config.temperature,
+                imitation,
+                config.imitation,
+            )
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -232,7 +260,7 @@ def _loss(
     imitation: Imitation | None,
     weight: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.no_grad():
+    with torch.set_grad_enabled(images.requires_grad):
         target = teacher(images)
     logits = student(images)
     loss = distillation_loss(logits, target, temperature)
