@@ -8,7 +8,8 @@ there. A row is one of :data:`ROWS`, changes to ``examples/cifar10.yaml``; or ch
 ``section.key=value`` apart by spaces. Every row has the same number of images and of distillation
 steps. Its result, with the measures of ``python -m pipeline measure``, goes into ``OUT/results``;
 ``--collect`` gathers them in ``docs/students.json``. But for the row ``real``, real images only
-measure.
+measure. Where ``OUT`` has the published recipe's images of ``benchmarks.curves``, from which no row
+learns, each student is asked about them too.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from pipeline.adaptive import synthesize
 from pipeline.cli import report_errors
 from pipeline.config import Config, load_config, parse_overrides
 from pipeline.distillation import DistillJob, distill
-from pipeline.diversity import measure
-from pipeline.evaluation import evaluate
+from pipeline.diversity import look, measure
+from pipeline.evaluation import evaluate, load_student, share
 from pipeline.pictures import read_log
 from pipeline.running import open_runner
 from pipeline.shards import Sample, write_tar
@@ -35,8 +39,10 @@ from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, distill_students, weights_path
 from pipeline.synthesis import check
 from pipeline.teacher import Teacher
+from pipeline.training import distillation_loss
 
 PARAMS = Path("examples/cifar10.yaml")
+FOREIGN = Path("curves/published/2000/images.tar")
 REAL, COLLECTED = "real", Path("docs/students.json")
 SHARD = 1024
 KEYS = ("row", "images", "steps", "seed")  # what a result is of
@@ -129,6 +135,9 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
         "last_loss": last_loss(weights_path(config, STUDENT, options.seed).with_suffix(".csv")),
         **evaluate(config, teacher),
     }
+    if (foreign := out / FOREIGN).is_file():
+        student = load_student(config, teacher, STUDENT, options.seed)
+        result |= on_foreign(student, teacher, foreign, config.distillation.temperature)
     if name != REAL:
         result |= measure(config, teacher)[0]
     return result
@@ -140,6 +149,18 @@ def last_loss(log: Location) -> float:
     losses = [row["loss"] for row in read_log(log)]
     last = losses[-max(1, len(losses) // 10) :]
     return round(sum(last) / len(last), 4)
+
+
+def on_foreign(
+    student: nn.Module, teacher: Teacher, tar: Path, temperature: float
+) -> dict[str, float]:
+    """How often a student agrees with its teacher on images of another recipe, and Eq. 1 there."""
+    theirs = look(teacher, [tar]).logits
+    ours = look(replace(teacher, network=student), [tar]).logits
+    return {
+        "foreign_agreement": share(ours.argmax(1), theirs.argmax(1)),
+        "foreign_loss": round(distillation_loss(ours, theirs, temperature).item(), 4),
+    }
 
 
 def write_real(out: Path, dataset: Path, count: int) -> None:

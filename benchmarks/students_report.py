@@ -49,6 +49,8 @@ MEASURES = {  # and what they need
     "teacher_margin": "-",
     "near_duplicates": "-",
     "student_disagreement": "a student",
+    "foreign_agreement": "a student",
+    "foreign_loss": "a student",
 }
 
 
