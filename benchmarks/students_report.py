@@ -18,6 +18,7 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -85,8 +86,9 @@ def predictions(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float, int]]
     return found
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a line a row, the best student first, then a line a measure."""
+def table(rows: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> str:
+    """Markdown: a line a row, the best student first, then a line a measure: how well it orders
+    the rows, and all ``results`` of whatever size."""
     shown = ("verifier_agreement", "frechet_distance", "class_cosine", "class_vendi_per_100")
     lines = [
         "| row | student | seeds | agrees with the teacher | " + " | ".join(shown) + " |",
@@ -99,10 +101,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             f"| `{name}` | {row['student_accuracy']:.2%} | {each} | {row['agreement']:.1%} "
             f"| {values} |"
         )
-    lines += ["", "| measure | needs | rank correlation | rows |", "|---|---|---|---|"]
-    ordered = sorted(predictions(rows).items(), key=lambda item: -abs(item[1][0]))
-    for measure, (value, count) in ordered:
-        lines.append(f"| {measure} | {MEASURES[measure]} | {value:+.2f} | {count} |")
+    lines += ["", "| measure | needs | of these | all results |", "|---|---|---|---|"]
+    of_rows = predictions(rows)
+    of_all = predictions({str(number): result for number, result in enumerate(results)})
+    for measure, (value, count) in sorted(of_all.items(), key=lambda item: -abs(item[1][0])):
+        own = "{:+.2f} ({})".format(*of_rows[measure]) if measure in of_rows else "-"
+        lines.append(f"| {measure} | {MEASURES[measure]} | {own} | {value:+.2f} ({count}) |")
     return "\n".join(lines) + "\n"
 
 
@@ -120,7 +124,8 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
         for name, row in rows.items():
             if measure in row:
                 axis.plot(row[measure], 100 * row["student_accuracy"], "o")
-                axis.annotate(name, (row[measure], 100 * row["student_accuracy"]), fontsize=7)
+                place = (row[measure], 100 * row["student_accuracy"])
+                axis.annotate(shorten(name, 24, placeholder="..."), place, fontsize=7)
         axis.set_title(f"{measure}: {value:+.2f}", fontsize=9)
         axis.set_ylabel("student, %")
     save_figure(figure, path)
@@ -184,9 +189,10 @@ def main() -> int:
             write_json(CROSS, [*kept, {**key, "agreement": found}])
             sys.stdout.write(cross_table(found))
         else:
-            rows = by_row(json.loads(COLLECTED.read_text()), options.images, options.steps)
+            results = json.loads(COLLECTED.read_text())
+            rows = by_row(results, options.images, options.steps)
             plot(rows, PLOT)
-            sys.stdout.write(table(rows))
+            sys.stdout.write(table(rows, results))
     return outcome.code
 
 

@@ -70,9 +70,9 @@ def test_rows_of_one_size_are_ordered_and_measures_judged_by_them(tmp_path: Path
     ((measure, (value, count)),) = students_report.predictions(rows).items()
     assert (measure, count) == ("class_cosine", 3)
     assert value == pytest.approx(-1)
-    lines = students_report.table(rows).splitlines()
+    lines = students_report.table(rows, [*results, other]).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["`c`", "`b`", "`a`"]
-    assert lines[-1] == "| class_cosine | - | -1.00 | 3 |"
+    assert lines[-1] == "| class_cosine | - | -1.00 (3) | -1.00 (5) |"
     students_report.plot(rows, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").size[0] > 100
 
