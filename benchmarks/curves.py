@@ -11,8 +11,9 @@ and are clamped to the pixel range as saved images are. Ours, ``examples/cifar10
 for each number.
 
 ``--collect`` times both loops, the published as it was published (``benchmarks.engine``), in
-alternation, extrapolates to the times of all marks, and writes ``docs/curves.json``, the plot
-``docs/curves.png`` and the grid ``docs/curves-images.png``: a row a recipe and mark.
+alternation, extrapolates to the times of all marks, prints a table, and writes
+``docs/curves.json``, the plot ``docs/curves.png`` and the grid ``docs/curves-images.png``: a row a
+recipe and mark.
 """
 
 from __future__ import annotations
@@ -205,6 +206,23 @@ def collect(options: argparse.Namespace) -> None:
     plot(rows, COLLECTED.with_suffix(".png"))
     tars = [folders[row["recipe"]] / str(row["iterations"]) / "images.tar" for row in rows]
     draw(tars, COLLECTED.with_name("curves-images.png"))
+    sys.stdout.write(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line a recipe and mark, the times beside the published recipe's longest."""
+    longest = max([row["seconds"] for row in rows if row["recipe"] == PUBLISHED], default=0.0)
+    lines = [
+        "| recipe | iterations | seconds | faster | student | Frechet | confirmed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['recipe']} | {row['iterations']:,} | {row['seconds']:,.0f} "
+            f"| {longest / row['seconds']:,.1f}x | {row['student_accuracy']:.2%} "
+            f"| {row['frechet_distance']:.2f} | {row['verifier_agreement']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -81,3 +81,16 @@ def test_the_students_of_each_row_are_asked_about_every_kind_of_images() -> None
     table = students_report.cross_table({"a": {"a": 0.9, "b": 0.5}, "b": {"a": 0.7, "b": 0.8}})
     assert "| `a` | 90.0% | 50.0% | 70.0% |" in table
     assert "| `b` | 70.0% | 80.0% | 75.0% |" in table
+
+
+def test_the_table_compares_times_with_the_longest_published_run() -> None:
+    rows = [
+        {"recipe": recipe, "iterations": iterations, "seconds": seconds, "student_accuracy": 0.5,
+         "frechet_distance": 1.0, "verifier_agreement": 0.25}
+        for recipe, iterations, seconds in (
+            ("published", 200, 100.0), ("published", 2000, 1000.0), ("ours", 50, 4.0),
+        )
+    ]  # fmt: skip
+    lines = curves.table(rows).splitlines()[2:]
+    assert [line.split("|")[4].strip() for line in lines] == ["10.0x", "1.0x", "250.0x"]
+    assert lines[1] == "| published | 2,000 | 1,000 | 1.0x | 50.00% | 1.00 | 25.0% |"
