@@ -64,11 +64,11 @@ class Training:
         self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
         self._average = copy.deepcopy(self.student).eval() if config.ema else None
         self._imitation = self._connect() if config.imitation else None
-        moved: list[nn.Parameter] = []
+        hidden: list[nn.Parameter] = []
         self._matrices = None
-        if config.optimizer == "muon" and (moved := hidden_weights(self.student)):
-            self._matrices = Matrices(moved, config.momentum)
-        others = [p for p in self.student.parameters() if not any(p is m for m in moved)]
+        if config.optimizer == "muon" and (hidden := hidden_weights(self.student)):
+            self._matrices = Matrices(hidden, config.momentum)
+        others = [p for p in self.student.parameters() if not any(p is h for h in hidden)]
         self._optimizer = torch.optim.SGD(
             [*others, *self._connectors()],
             lr=config.learning_rate,
@@ -189,12 +189,14 @@ class Training:
         """Every second image moved to where the networks differ more."""
         chosen = images[::2].clone().requires_grad_()
         weights = [weight for weight in self.student.parameters() if weight.requires_grad]
-        for weight in weights:  # their gradients would be computed in vain
-            weight.requires_grad_(False)
-        loss, _, _ = self._compare(chosen, None)
-        (gradient,) = torch.autograd.grad(loss, chosen)
-        for weight in weights:
-            weight.requires_grad_(True)
+        try:
+            for weight in weights:  # their gradients would be computed in vain
+                weight.requires_grad_(False)
+            loss, _, _ = self._compare(chosen, None)
+            (gradient,) = torch.autograd.grad(loss, chosen)
+        finally:  # where this does not compile, it is tried again
+            for weight in weights:
+                weight.requires_grad_(True)
         images = images.clone()
         images[::2] = moved(chosen.detach(), gradient, distances[::2])
         return images

@@ -13,14 +13,7 @@ from pipeline.students import student_jobs
 from pipeline.teacher import Preprocessing, Teacher
 from pipeline.training import Training, distillation_loss
 from tests.conftest import Params, changed, load
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed))
+from tests.test_distillation import generator, random
 
 
 def sizes(change: Tensor) -> Tensor:

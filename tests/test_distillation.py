@@ -516,9 +516,14 @@ def test_a_compiled_student_is_near_the_eager_one_and_goes_on_exactly(
     assert tree(tmp_path / "cut") == undisturbed
 
 
+@pytest.mark.parametrize("adversarial", [0.0, 0.3])
 def test_where_nothing_compiles_the_student_is_trained_all_the_same(
-    made: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    made: Params,
+    adversarial: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    made = changed(made, {"distillation.adversarial": adversarial})
     distill(job_of(made), "cpu", lambda images: None)
     expected = load_file(job_of(made).output)
 
