@@ -84,19 +84,19 @@ def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -
     generator = torch.Generator().manual_seed(seed)
     images = starting_images(len(labels), teacher.shape, objective.start, generator)
     views = Views(objective, max(paths), generator)
-    factors = draw_factors(objective, len(labels), generator)
-    images.requires_grad_(True)
+    factors = draw_factors(objective, len(labels), generator).to(teacher.device)
+    images, targets = images.to(teacher.device).requires_grad_(True), labels.to(teacher.device)
     optimizer = torch.optim.Adam(
         [images], lr=objective.learning_rate, betas=objective.betas, fused=True
     )
     for iteration in range(max(paths)):
-        total, _ = engine.step(views.show(images, iteration), labels, factors)
+        total, _ = engine.step(views.show(images, iteration), targets, factors)
         total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if iteration + 1 in paths:
             pixels = teacher.preprocessing.quantise(images.detach())
-            keep(paths[iteration + 1], pixels, labels)
+            keep(paths[iteration + 1], pixels.cpu(), labels)
 
 
 def keep(path: Path, pixels: Tensor, labels: Tensor) -> None:
@@ -120,10 +120,10 @@ def pack(folder: Path) -> Path:
     return path
 
 
-def judged(config: Config, tar: Path) -> dict[str, float]:
+def judged(config: Config, tar: Path, device: torch.device) -> dict[str, float]:
     """What ResNet-32 says of the images."""
     assert config.evaluation.verifier is not None and config.evaluation.data is not None
-    verifier = load_teacher(config.evaluation.verifier, torch.device("cpu"))
+    verifier = load_teacher(config.evaluation.verifier, device)
     seen, real = look(verifier, [tar]), look(verifier, [Path(config.evaluation.data)])
     return {
         "verifier_agreement": (seen.logits.argmax(1) == seen.labels).double().mean().item(),
@@ -139,6 +139,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--collect", action="store_true", help="into docs/curves.*")
     with report_errors() as outcome:
         options = parser.parse_args()
@@ -159,15 +160,16 @@ def settings(options: argparse.Namespace, folder: Path) -> Config:
 def run(options: argparse.Namespace, recipe: str) -> None:
     folder = options.out / "curves" / recipe
     config = settings(options, folder)
-    teacher = check(config)
+    check(config)
+    teacher = load_teacher(config.teacher, torch.device(options.device))
     cores.use(options.threads)
     made(teacher, config, recipe, sorted(options.marks), folder, options.images)
     for mark in options.marks:
         result = folder / f"{mark}.json"
         if not result.is_file():
             tar, student = pack(folder / str(mark)), settings(options, folder / str(mark))
-            distill(tar_job(student, teacher, tar, recipe), "cpu", lambda done: None)
-            facts = {"recipe": recipe, "iterations": mark, **judged(config, tar)}
+            distill(tar_job(student, teacher, tar, recipe), options.device, lambda done: None)
+            facts = {"recipe": recipe, "iterations": mark, **judged(config, tar, teacher.device)}
             write_json(result, {**facts, **evaluate(student, teacher)})
         sys.stdout.write(result.read_text())
         sys.stdout.flush()

@@ -108,8 +108,9 @@ class Ours:
         precision: Any,
         compiled: bool,
         objective: Objective = PRESETS["normalised"],
+        graphs: bool = False,
     ) -> None:
-        self.engine = Engine(teacher, objective, precision, compiled)
+        self.engine = Engine(teacher, objective, precision, compiled, graphs=graphs)
         self.labels = labels
 
     def run(self, iterations: int) -> None:

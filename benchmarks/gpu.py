@@ -18,7 +18,8 @@ eager: the engine may not be off by much more. For ResNet-34 the compiled float3
 Fast: whole batches of ours (start, 200 iterations, judgement) in alternation with a tenth of that
 of the published recipe (see ``benchmarks.engine``), the latter as PyTorch runs float32 by default,
 its convolutions in TF32, and once more without. FLOPs are counted by PyTorch, forward and back to
-the pixels; the peak is that of a bfloat16 matrix product in the same run.
+the pixels; the peak is that of a bfloat16 matrix product in the same run. A ResNet-20, whose
+kernels end before the next one is launched, is run with CUDA graphs as well.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import gc
 import json
 import statistics
 import sys
@@ -44,8 +46,9 @@ from benchmarks.engine import PUBLISHED, WHOLE, Ours, Published, labels_of
 from benchmarks.gpu_checks import check, counted_flops, float32_convolutions, random_teacher
 from benchmarks.gpu_report import table
 from benchmarks.machine import Warnings, choose_device, describe, matrix_peak, seconds, synchronise
+from examples.cifar10 import resnet
 
-PUBLISHED_FLOAT32 = "published recipe, no TF32"
+PUBLISHED_FLOAT32, GRAPHS = "published recipe, no TF32", "compiled bfloat16, CUDA graphs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Case:
     classes: int
     batch: int
     strict: bool  # also checks the compiled engine in float32
+    graphs: bool  # also runs ours with CUDA graphs
     bars: dict[str, float]
 
     @property
@@ -75,17 +79,19 @@ class Size:
 
 FULL, TOY = Size(200, 20, True, 8192), Size(4, 2, False, 128)
 CASES = (
-    Case("ResNet-34", resnet34, 32, 10, 1024, True, {"ratio": 10.0, "ms_an_image": 10.0}),
+    Case("ResNet-34", resnet34, 32, 10, 1024, True, False, {"ratio": 10.0, "ms_an_image": 10.0}),
     Case(
         "ResNet-50",
         lambda: torchvision.models.resnet50(weights=None),
-        *(224, 1000, 128, False),
+        *(224, 1000, 128, False, False),
         {"share_of_peak": 0.4},
     ),
+    Case("ResNet-20", lambda: resnet(3), 32, 10, 256, False, True, {}),
 )
 TOY_CASES = (
-    Case("ResNet-34", lambda: resnet34(width=8), 16, 10, 8, True, CASES[0].bars),
-    Case("ResNet-50", lambda: resnet18(width=4), 16, 10, 4, False, CASES[1].bars),
+    Case("ResNet-34", lambda: resnet34(width=8), 16, 10, 8, True, False, CASES[0].bars),
+    Case("ResNet-50", lambda: resnet18(width=4), 16, 10, 4, False, False, CASES[1].bars),
+    Case("ResNet-20", lambda: resnet(1), 16, 10, 4, False, True, {}),
 )
 
 
@@ -96,15 +102,21 @@ def run_case(
     labels = labels_of(case.batch, case.classes)
     teacher = random_teacher(case.build(), case.shape, case.classes, case.batch, device)
     memory: dict[str, float | None] = {}
+    graphed = Ours(teacher, labels, "bfloat16", size.compiled, graphs=True) if case.graphs else None
     with _measured(memory, WHOLE, device):
         ours = Ours(teacher, labels, "bfloat16", size.compiled)
-        errors = check(teacher, labels, ours.engine, size.compiled if case.strict else None)
+        strict = size.compiled if case.strict else None
+        errors = check(teacher, labels, ours.engine, strict, graphed and graphed.engine)
         _warm(ours, device)
+    if graphed is not None:
+        _warm(graphed, device)
     with _measured(memory, PUBLISHED, device):
         network = copy.deepcopy(teacher.network).requires_grad_(True)
         baseline = Published(network, case.shape, labels)
         _warm(baseline, device)
     rates: dict[str, list[float]] = {PUBLISHED: [], PUBLISHED_FLOAT32: [], WHOLE: []}
+    if graphed is not None:
+        rates[GRAPHS] = []
     took = 0.0
     while not rates[WHOLE] or (len(rates[WHOLE]) < pairs and time.monotonic() + took < deadline):
         started = time.monotonic()
@@ -112,6 +124,8 @@ def run_case(
         with float32_convolutions():
             rates[PUBLISHED_FLOAT32].append(_rate(baseline, size.slow, device))
         rates[WHOLE].append(_rate(ours, size.iterations, device))
+        if graphed is not None:
+            rates[GRAPHS].append(_rate(graphed, size.iterations, device))
         took = time.monotonic() - started
     return {
         "batch": case.batch,
@@ -185,6 +199,7 @@ def _measured(memory: dict[str, float | None], name: str, device: torch.device) 
         memory[name] = None
         yield
         return
+    gc.collect()  # the case before this one has cycles
     before = torch.cuda.memory_allocated(device)
     yield
     peak = torch.cuda.max_memory_allocated(device) - before

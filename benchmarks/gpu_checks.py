@@ -48,7 +48,11 @@ def random_teacher(
 
 
 def check(
-    teacher: Teacher, labels: Tensor, default: Engine, strict: bool | None
+    teacher: Teacher,
+    labels: Tensor,
+    default: Engine,
+    strict: bool | None,
+    graphs: Engine | None = None,
 ) -> list[dict[str, Any]]:
     """The errors of each engine and whether they are small enough, one row an engine.
 
@@ -56,13 +60,17 @@ def check(
     asks for the float32 engine as well, and says whether it is compiled.
     """
     engines = {"default": default}
+    if graphs is not None:
+        engines["CUDA graphs"] = graphs
     if strict is not None:
         engines["compiled float32"] = Engine(teacher, OBJECTIVE, "float32", strict)
     engines["eager bfloat16"] = Engine(teacher, OBJECTIVE, "bfloat16")
     errors = _follow(teacher, labels.to(teacher.device), engines)
     own = errors["eager bfloat16"]["gradient"]
+    bfloat16 = {"loss": LOSS, "gradient": min(TIMES * own + FLOOR, MOST)}
     bounds = {
-        "default": {"loss": LOSS, "gradient": min(TIMES * own + FLOOR, MOST)},
+        "default": bfloat16,
+        "CUDA graphs": bfloat16,
         "compiled float32": {"loss": FLOAT32, "gradient": FLOAT32},
     }
     rows = []

@@ -83,8 +83,8 @@ class Size:
 
 FULL = Size(
     rows=(
-        Row("resnet18", "resnet34", "resnet18", 50_000, 20_000, 0.933, 0.95),
         Row("resnet18-10000", "resnet34", "resnet18", 10_000, 10_000, 0.85, 0.85),
+        Row("resnet18", "resnet34", "resnet18", 50_000, 20_000, 0.933, 0.95),
         Row("wrn16_1", "wrn40_2", "wrn16_1", 50_000, 20_000, 0.874, 0.90),
     )
 )
@@ -163,10 +163,11 @@ def make_student(run: Run, row: Row) -> None:
     """Make the images that are missing, and the student."""
     config = configured(run, row.teacher)
     digest = load_teacher(config.teacher, torch.device("cpu")).digest
-    if any(state != "complete" for state in shard_states(config, digest).values()):
-        with run.pieces.stage(f"images of {row.teacher}"):
-            synthesize(config, run.pieces.runner(run.device.type))
     root, numbers = location(config.paths.dataset), range(row.images // run.size.shard)
+    states = shard_states(config, digest)
+    if any(states[number] != "complete" for number in numbers):
+        with run.pieces.stage(f"images of {row.teacher}"):
+            synthesize(config, run.pieces.runner(run.device.type), only=numbers)
     source = f"benchmarks.cifar_networks:{row.student}"
     job = DistillJob(
         name=row.name,

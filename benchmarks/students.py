@@ -9,7 +9,7 @@ there. A row is one of :data:`ROWS`, changes to ``examples/cifar10.yaml``; or ch
 steps. Its result, with the measures of ``python -m pipeline measure``, goes into ``OUT/results``;
 ``--collect`` gathers them in ``docs/students.json``. But for the row ``real``, real images only
 measure. Where ``OUT`` has the published recipe's images of ``benchmarks.curves``, from which no row
-learns, each student is asked about them too.
+learns, each student is asked about them too, also when its result is there already.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipeline.adaptive import synthesize
@@ -38,7 +39,7 @@ from pipeline.storage import Location, digest_file, digest_json, replacing, writ
 from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, distill_students, weights_path
 from pipeline.synthesis import check
-from pipeline.teacher import Teacher
+from pipeline.teacher import Teacher, load_teacher
 from pipeline.training import distillation_loss
 
 PARAMS = Path("examples/cifar10.yaml")
@@ -76,6 +77,7 @@ def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "synthesis.images": options.images,
         "distillation.steps": options.steps,
         "distillation.threads": options.threads,
+        "execution.device": options.device,
         "distillation.adversarial": 0.0,  # a step costs half as much again: a row of its own
     }
 
@@ -111,7 +113,8 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Images, a student and every measure of one row, made or taken from an earlier call, and the
     seconds that this call took."""
     config = configured(out, name, options)
-    teacher = check(config, "dataset", "reports")
+    check(config, "dataset", "reports")
+    teacher = load_teacher(config.teacher, torch.device(options.device))
     started = time.perf_counter()
     with open_runner(config, config.synthesis.threads) as run:
         if name == REAL:
@@ -131,14 +134,12 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
         "images": options.images,
         "steps": options.steps,
         "seed": options.seed,
+        "device": options.device,
         "synthesis_seconds": round(synthesis, 1),
         "seconds": round(time.perf_counter() - started, 1),
         "last_loss": last_loss(weights_path(config, STUDENT, options.seed).with_suffix(".csv")),
         **evaluate(config, teacher),
     }
-    if (foreign := out / FOREIGN).is_file():
-        student = load_student(config, teacher, STUDENT, options.seed)
-        result |= on_foreign(student, teacher, foreign, config.distillation.temperature)
     if name != REAL:
         result |= measure(config, teacher)[0]
     return result
@@ -150,6 +151,16 @@ def last_loss(log: Location) -> float:
     losses = [row["loss"] for row in read_log(log)]
     last = losses[-max(1, len(losses) // 10) :]
     return round(sum(last) / len(last), 4)
+
+
+def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]:
+    """What the student of a row says of the published recipe's images; nothing without them."""
+    if not (foreign := out / FOREIGN).is_file():
+        return {}
+    config = configured(out, name, options)
+    teacher = load_teacher(config.teacher, torch.device(options.device))
+    student = load_student(config, teacher, STUDENT, options.seed)
+    return on_foreign(student, teacher, foreign, config.distillation.temperature)
 
 
 def on_foreign(
@@ -209,14 +220,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--collect", action="store_true", help="into docs/students.json")
     with report_errors() as outcome:
         options = parser.parse_args()
         for name in options.rows:
             key = digest_json([name, options.images, options.steps, options.seed])[:12]
             path = options.out / "results" / f"{key}.json"
-            if not path.is_file():
-                write_json(path, row(options.out, name, options))
+            result = json.loads(path.read_text()) if path.is_file() else {}
+            if not result:
+                write_json(path, result := row(options.out, name, options))
+            if "foreign_loss" not in result:
+                write_json(path, result | asked(options.out, name, options))
             sys.stdout.write(path.read_text())
             sys.stdout.flush()
         if options.collect:

@@ -37,8 +37,10 @@ class Engine:
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a second forward pass, and is not compiled. ``held`` is the largest batch that the device was
-    found to hold, ``too_large`` the smallest that it does not.
+    a second forward pass, and is not compiled. ``graphs`` has a GPU repeat the compiled step as one
+    CUDA graph, which saves the launch of each kernel; such an engine belongs to the thread that
+    first steps it. ``held`` is the largest batch that the device was found to hold, ``too_large``
+    the smallest that it does not.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Engine:
         compiled: bool = False,
         student: nn.Module | None = None,
         checkpointing: bool = False,
+        graphs: bool = False,
     ) -> None:
         self._layout = torch.contiguous_format
         if precision == "bfloat16":  # whose convolutions are faster so
@@ -75,7 +78,8 @@ class Engine:
             # Not dynamic: a batch's kernels must not depend on the sizes that came before it, nor
             # on how many came: what is over the limit is not compiled.
             dynamo.recompile_limit = COMPILED_SIZES
-            self._step = torch.compile(self._total, dynamic=False)
+            mode = "reduce-overhead" if graphs else None
+            self._step = torch.compile(self._total, dynamic=False, mode=mode)
 
     def __enter__(self) -> Engine:
         self._open.enter_context(self._statistics)

@@ -158,7 +158,8 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
             with torch.no_grad():
                 images.copy_(teacher.preprocessing.clamp(images))
         if iteration % max(1, stage.iterations // CURVE_POINTS) == 0:
-            stage.recorded.append((iteration, means))
+            # A copy: the next replay of a CUDA graph would write over it.
+            stage.recorded.append((iteration, means.clone()))
         if stage.progress is not None:
             stage.progress(1)
     return resize(images.detach(), full) if small else images.detach()

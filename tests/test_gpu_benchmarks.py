@@ -54,7 +54,7 @@ def test_a_toy_run_measures_and_writes_everything(
 ) -> None:
     assert gpu.main(["--toy", "--pairs", "2", "--reports", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "gpu.json").read_text())
-    assert set(report["cases"]) == {"ResNet-34", "ResNet-50"}
+    assert set(report["cases"]) == {"ResNet-34", "ResNet-50", "ResNet-20"}
     assert report["warnings"] == []
     for case in report["cases"].values():
         loops = case["loops"]
@@ -157,7 +157,7 @@ def students(out: Path, *options: str) -> tuple[int, dict[str, Any]]:
 
 def test_students_are_measured(whole: Path) -> None:
     report = json.loads((whole / "results.json").read_text())
-    names = ["resnet34", "wrn40_2", "resnet18", "resnet18-10000", "wrn16_1"]
+    names = ["resnet34", "wrn40_2", "resnet18-10000", "resnet18", "wrn16_1"]
     assert report["finished"]
     assert [row["network"] for row in report["results"]] == names
     for row in report["results"]:

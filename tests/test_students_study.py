@@ -18,7 +18,9 @@ from tests.test_distillation import random
 
 
 def configured(row: str, out: Path, images: int = 2048, seed: int = 0) -> Config:
-    options = argparse.Namespace(images=images, steps=9, seed=seed, threads=1, workers=1)
+    options = argparse.Namespace(
+        images=images, steps=9, seed=seed, threads=1, workers=1, device="cpu"
+    )
     return students.configured(out, row, options)
 
 
@@ -73,8 +75,14 @@ def test_a_result_that_is_there_is_taken_and_collected(
     assert calls == ["plain"]
     arguments[2] = "starts"
     assert students.main() == 0
+    capsys.readouterr()
+    monkeypatch.setattr(students, "asked", lambda out, name, options: {"foreign_loss": 2.5})
+    assert students.main() == 0  # asked only now: its images were not there before
+    assert json.loads(capsys.readouterr().out)["foreign_loss"] == 2.5
+    assert calls == ["plain", "starts"]
     collected = json.loads((tmp_path / "students.json").read_text())
     assert [result["row"] for result in collected] == ["plain", "starts"]
+    assert [result.get("foreign_loss") for result in collected] == [None, 2.5]
 
 
 def test_the_first_real_images_are_one_shard(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The study of docs/students.md and the curves of docs/performance.md on one GPU, all side by side:
+#   benchmarks/gpu_study.sh OUT SECONDS
+# OUT is as for `python -m benchmarks.students`, and holds a log of each part. A call ends after
+# SECONDS; the same one goes on. One process leaves most of a GPU idle: start NVIDIA's MPS before,
+# so that they compute at the same time.
+set -u
+out=$1 end=$(($(date +%s) + $2))
+export OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=2
+rounds="adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500"
+mkdir -p "$out/logs"
+
+part() { # NAME MODULE ARGUMENT ...
+    local name=$1 left=$((end - $(date +%s)))
+    shift
+    [ "$left" -gt 0 ] || return 75
+    timeout "$left" "${PYTHON:-python3}" -m "$@" --device cuda >"$out/logs/$name" 2>&1
+    echo "$name: $?"
+}
+
+for seed in 0 1; do # rows of the same images one after the other
+    part "main-$seed" benchmarks.students "$out" spread sgd adversarial imitation --seed $seed &
+    part "start-$seed" benchmarks.students "$out" plain starts wider ambiguous --seed $seed &
+    part "rounds-$seed" benchmarks.students "$out" whole adaptive "$rounds adaptive.compete=1.0" \
+        warm --seed $seed &
+    part "others-$seed" benchmarks.students "$out" noise real deepdream published --seed $seed &
+    part "many-$seed" benchmarks.students "$out" adversarial spread --images 10240 --steps 13000 \
+        --seed $seed &
+done
+part published benchmarks.curves "$out" published &
+part ours benchmarks.curves "$out" ours &
+wait
