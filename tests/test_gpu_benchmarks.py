@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cifar_networks, cifar_teachers, gpu, gpu_checks, gpu_students
-from benchmarks.engine import PUBLISHED, WHOLE
+from benchmarks.engine import DEFAULT, PUBLISHED, WHOLE
 from benchmarks.pieces import Pieces
 from pipeline.engine import Engine
 from pipeline.shards import Sample, write_tar
@@ -56,8 +56,9 @@ def test_a_toy_run_measures_and_writes_everything(
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert set(report["cases"]) == {"ResNet-34", "ResNet-50", "ResNet-20"}
     assert report["warnings"] == []
-    for case in report["cases"].values():
+    for name, case in report["cases"].items():
         loops = case["loops"]
+        assert (DEFAULT in loops, gpu.GRAPHS in loops) == (True, name == "ResNet-20")
         ratios = [
             ours / base
             for ours, base in zip(loops[WHOLE]["rates"], loops[PUBLISHED]["rates"], strict=True)
