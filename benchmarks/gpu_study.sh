@@ -8,6 +8,9 @@ set -u
 out=$1 end=$(($(date +%s) + $2))
 export OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=2
 rounds="adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500"
+for file in resnet20.th resnet32.th train-00000.tar test-00000.tar; do
+    [ -f "$out/$file" ] || { echo "$out holds no $file" >&2 && exit 2; }
+done
 mkdir -p "$out/logs"
 
 part() { # NAME MODULE ARGUMENT ...
