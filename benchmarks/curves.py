@@ -10,10 +10,10 @@ through all its shorter ones; its images come from the fast engine with the publ
 and are clamped to the pixel range as saved images are. Ours, ``examples/cifar10.yaml``, is run anew
 for each number.
 
-``--collect`` times both loops, the published as it was published (``benchmarks.engine``), in
-alternation, extrapolates to the times of all marks, prints a table, and writes
-``docs/curves.json``, the plot ``docs/curves.png`` and the grid ``docs/curves-images.png``: a row a
-recipe and mark.
+``--collect`` times both loops on the CPU, the published as it was published
+(``benchmarks.engine``), in alternation, extrapolates to the times of all marks, prints a table, and
+writes ``docs/curves.json``, the plot ``docs/curves.png`` and the grid ``docs/curves-images.png``: a
+row a recipe and mark.
 """
 
 from __future__ import annotations

@@ -167,7 +167,8 @@ def make_student(run: Run, row: Row) -> None:
     states = shard_states(config, digest)
     if any(states[number] != "complete" for number in numbers):
         with run.pieces.stage(f"images of {row.teacher}"):
-            synthesize(config, run.pieces.runner(run.device.type), only=numbers)
+            only = None if len(numbers) == len(states) else numbers
+            synthesize(config, run.pieces.runner(run.device.type), only)
     source = f"benchmarks.cifar_networks:{row.student}"
     job = DistillJob(
         name=row.name,

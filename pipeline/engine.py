@@ -38,9 +38,9 @@ class Engine:
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
     a second forward pass, and is not compiled. ``graphs`` has a GPU repeat the compiled step as one
-    CUDA graph, which saves the launch of each kernel; such an engine belongs to the thread that
-    first steps it. ``held`` is the largest batch that the device was found to hold, ``too_large``
-    the smallest that it does not.
+    CUDA graph, which saves the launch of each kernel (tried in the main thread alone). ``held`` is
+    the largest batch that the device was found to hold, ``too_large`` the smallest that it does
+    not.
     """
 
     def __init__(
