@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import UserError
-from pipeline.ranks import own_share
+from pipeline.ranks import Share, own_share
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -26,7 +25,9 @@ class SharedBatchNorm(_BatchNorm):
             return output
         features = input.float()
         dims = [dim for dim in range(features.ndim) if dim != 1]
-        variances, means = _from_all(torch.stack(torch.var_mean(features, dims, correction=0)))
+        variances, means = _from_all(
+            torch.stack(torch.var_mean(features, dims, correction=0)), own_share()
+        )
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
         if self.training and self.running_mean is not None:
@@ -105,27 +106,26 @@ def _shared(layer: _BatchNorm) -> SharedBatchNorm:
     return shared.train(layer.training)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes; its gradient is the sum of their gradients."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
+@torch.library.custom_op("dreamshard::sum_over_processes", mutates_args=())
+def _sum(values: Tensor) -> Tensor:
+    """The sum over the processes, whose gradient is the sum of their gradients. An operator of its
+    own, so that a compiled student stays one graph, and sums in the same order in each process."""
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _from_all(values: Tensor) -> tuple[Tensor, ...]:
+@_sum.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
+
+
+_sum.register_autograd(lambda context, gradient: _sum(gradient))
+
+
+def _from_all(values: Tensor, share: Share) -> tuple[Tensor, ...]:
     """``[N, C]`` of each process to N times ``[processes, C]``, the same everywhere."""
-    share = own_share()
     place = torch.zeros(share.of, 1, 1, device=values.device)
     place[share.index] = 1
-    together: Tensor = _Sum.apply(place * values)
+    together: Tensor = _sum(place * values)
     return together.unbind(1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+from collections.abc import Iterator
 
 import torch
 
@@ -15,6 +17,22 @@ def use(threads: int) -> None:
     """Compute with ``threads`` threads, and keep freed memory for the next step."""
     torch.set_num_threads(threads)
     keep_memory()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread in the thread that hands out jobs, so long as they are to come.
+
+    OpenMP keeps a team for each thread that ever computed with several. Where all teams together
+    have more threads than there are cores, they sleep at every barrier instead of spinning, and
+    jobs of several threads are slower.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache

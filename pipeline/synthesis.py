@@ -114,6 +114,7 @@ def plan_of(config: Config) -> Plan:
     return _cached_plan(synthesis, adaptive, config.teacher.classes)
 
 
+@cores.one_thread()
 def check(config: Config, *outputs: str) -> Teacher:
     """Everything that can be wrong before the first gradient. Returns the teacher, on the CPU.
 
@@ -139,6 +140,7 @@ def check(config: Config, *outputs: str) -> Teacher:
     return loaded
 
 
+@cores.one_thread()
 def check_student(config: Config, loaded: Teacher) -> None:
     """The student exists and answers the teacher's input with as many logits."""
     network = sources.build_network(config.student.source, config.student.arguments, "student")

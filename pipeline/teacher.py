@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipeline import cores
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
 from pipeline.libraries import split
@@ -82,6 +83,7 @@ class Teacher:
         return self.preprocessing.mean.device
 
 
+@cores.one_thread()
 def load_teacher(config: TeacherConfig, device: torch.device) -> Teacher:
     """Build, fill, freeze and check the teacher.
 

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: the next step's tensors cost no page faults."""
+"""A process keeps the memory that it freed, and hands out jobs with one thread."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from pipeline import cores
 
 SCRIPT = """
 import resource, sys, torch
@@ -34,3 +37,15 @@ def faults(how: str) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_freed_memory_is_kept() -> None:
     assert faults("kept") < 100 < faults("given back")
+
+
+def test_the_one_thread_is_lent() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError), cores.one_thread():
+            assert torch.get_num_threads() == 1
+            raise ValueError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import signal
@@ -166,6 +167,36 @@ def test_a_process_without_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     for device in ("auto", "cuda"):
         with pytest.raises(UserError, match="GPU 3, but this machine has 2"), ranks.joined(device):
             pass
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process only."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_shared_batchnorm_compiles_to_one_graph(alone: None) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3))
+    shared = copy.deepcopy(plain)
+    for index in (1, 3):
+        shared[index] = batchnorm._shared(shared[index])
+    images = torch.rand(4, 2, 6, 6)
+    torch._dynamo.reset()
+    compiled = torch.compile(shared, backend="aot_eager", fullgraph=True)
+    expected, found = plain(images), compiled(images)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for output in (expected, found):
+        output.square().sum().backward()
+    for ours, theirs in zip(shared.parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-4)
+    for ours, theirs in zip(shared.buffers(), plain.buffers(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_batchnorm_of_another_kind_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
