@@ -166,12 +166,14 @@ def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]
 def on_foreign(
     student: nn.Module, teacher: Teacher, tar: Path, temperature: float
 ) -> dict[str, float]:
-    """How often a student agrees with its teacher on images of another recipe, and Eq. 1 there."""
+    """How often a student agrees with its teacher on images of another recipe, and Eq. 1 there; how
+    many they are."""
     theirs = look(teacher, [tar]).logits
     ours = look(replace(teacher, network=student), [tar]).logits
     return {
         "foreign_agreement": share(ours.argmax(1), theirs.argmax(1)),
         "foreign_loss": round(distillation_loss(ours, theirs, temperature).item(), 4),
+        "foreign_images": len(theirs),
     }
 
 

@@ -100,7 +100,8 @@ def test_a_student_is_asked_about_images_of_another_recipe(tmp_path: Path, made:
     config, teacher = load(made)
     tar = Path(config.paths.dataset) / "train/000000.tar"
     same = students.on_foreign(teacher.network, teacher, tar, 8.0)
-    assert same == {"foreign_agreement": 1.0, "foreign_loss": 0.0}
+    images = sum(len(pixels) for pixels, _ in ordered_batches([tar], 64))
+    assert same == {"foreign_agreement": 1.0, "foreign_loss": 0.0, "foreign_images": images}
     torch.manual_seed(0)
     other = build_network(config.student.source, config.student.arguments, "student").eval()
     found = students.on_foreign(other, teacher, tar, 8.0)
