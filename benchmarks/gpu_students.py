@@ -76,7 +76,7 @@ class Size:
     shard: int = 1000
     synthesis: dict[str, Any] = field(default_factory=lambda: {"batch_size": 1024})
     training: dict[str, Any] = field(
-        default_factory=lambda: {"batch_size": 256, "batchnorm": "clean", "checkpoint_every": 1000}
+        default_factory=lambda: {"batch_size": 256, "checkpoint_every": 1000}
     )
     compiling: float = COMPILING
 
@@ -95,7 +95,7 @@ TOY = Size(
     arguments={"width": 4},
     shard=4,
     synthesis={"batch_size": 4, "iterations": 2, **_EAGER},
-    training={"batch_size": 4, "batchnorm": "clean", "checkpoint_every": 2, **_EAGER},
+    training={"batch_size": 4, "checkpoint_every": 2, **_EAGER},
     compiling=0.0,
 )
 
