@@ -18,7 +18,6 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -125,7 +124,7 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
             if measure in row:
                 axis.plot(row[measure], 100 * row["student_accuracy"], "o")
                 place = (row[measure], 100 * row["student_accuracy"])
-                axis.annotate(shorten(name, 24, placeholder="..."), place, fontsize=7)
+                axis.annotate(name if len(name) <= 24 else f"...{name[-21:]}", place, fontsize=7)
         axis.set_title(f"{measure}: {value:+.2f}", fontsize=9)
         axis.set_ylabel("student, %")
     save_figure(figure, path)
