@@ -22,13 +22,14 @@ part() { # NAME MODULE ARGUMENT ...
 }
 
 for seed in 0 1; do # rows of the same images one after the other
-    part "main-$seed" benchmarks.students "$out" spread sgd adversarial imitation --seed $seed &
+    part "main-$seed" benchmarks.students "$out" spread sgd adversarial best imitation \
+        --seed $seed &
     part "start-$seed" benchmarks.students "$out" plain starts wider ambiguous --seed $seed &
     part "rounds-$seed" benchmarks.students "$out" whole adaptive "$rounds adaptive.compete=1.0" \
         warm --seed $seed &
     part "others-$seed" benchmarks.students "$out" noise real deepdream published --seed $seed &
-    part "many-$seed" benchmarks.students "$out" adversarial spread --images 10240 --steps 13000 \
-        --seed $seed &
+    part "many-$seed" benchmarks.students "$out" best adversarial spread \
+        --images 10240 --steps 13000 --seed $seed &
 done
 part published benchmarks.curves "$out" published &
 part ours benchmarks.curves "$out" ours &

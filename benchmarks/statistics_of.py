@@ -2,10 +2,10 @@
 
     python -m benchmarks.statistics_of OUT ROW [--images 2048] [--steps 2000] [--seed 0]
 
-Takes the student of a row of ``benchmarks.students``, which must be there, and its statistics anew
-from batches of its own dataset, once as they are and once augmented as in training (cropped,
-flipped, mixed; not moved). A line each: what it says of real images, and of the published recipe's
-where ``OUT`` has them.
+Takes the student of a row of ``benchmarks.students``, which must be there (``--threads`` as it was
+made), and its statistics anew from batches of its own dataset, once as they are and once augmented
+as in training (cropped, flipped, mixed; not moved). A line each: what it says of real images, and
+of the published recipe's where ``OUT`` has them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import argparse
 import copy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.students import FOREIGN, configured, on_foreign
 from pipeline.augmentation import augment
 from pipeline.batchnorm import restate
 from pipeline.cli import report_errors
 from pipeline.config import Config
+from pipeline.diversity import look
 from pipeline.evaluation import load_student, real_data, share
 from pipeline.ranks import WHOLE
-from pipeline.streaming import ImageStream, ordered_batches
+from pipeline.streaming import ImageStream
 from pipeline.students import STUDENT
 from pipeline.teacher import Teacher, load_teacher
 
@@ -38,19 +40,11 @@ def seen(config: Config, teacher: Teacher, mixed: bool) -> Iterator[Tensor]:
     """Batches of the dataset in the teacher's space."""
     shards = sorted(Path(config.paths.dataset).glob("train/*.tar"))
     training = config.distillation
-    stream = ImageStream(shards, training.batch_size, training.shuffle, seed=5, keep=20_000)
+    stream = ImageStream(shards, training.batch_size, training.shuffle, seed=0)
     generator = torch.Generator().manual_seed(0)
     for _, (pixels, _) in islice(stream.endless(0, 0), BATCHES):
         images = teacher.preprocessing.normalise(pixels)
         yield augment(images, training, generator, WHOLE) if mixed else images
-
-
-@torch.no_grad()
-def real_accuracy(student: nn.Module, teacher: Teacher, data: Path) -> float:
-    batches = list(ordered_batches([data], 256))
-    normalise = teacher.preprocessing.normalise
-    says = torch.cat([student(normalise(pixels)).argmax(1) for pixels, _ in batches])
-    return share(says, torch.cat([labels for _, labels in batches]))
 
 
 def main() -> int:
@@ -60,7 +54,8 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(threads=1, workers=1, device="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.set_defaults(workers=1, device="cpu")
     with report_errors() as outcome:
         options = parser.parse_args()
         config = configured(options.out, options.row, options)
@@ -70,7 +65,8 @@ def main() -> int:
         for name, mixed in (("clean", False), ("mixed", True)):
             network = copy.deepcopy(student)
             restate(network, seen(config, teacher, mixed))
-            line = f"{name}: {real_accuracy(network, teacher, real_data(config)):.2%}"
+            real = look(replace(teacher, network=network), [real_data(config)])
+            line = f"{name}: {share(real.logits.argmax(1), real.labels):.2%}"
             if foreign.is_file():
                 asked = on_foreign(network, teacher, foreign, config.distillation.temperature)
                 line += f" {asked}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import UserError
-from pipeline.ranks import Share, own_share
+from pipeline.ranks import own_share
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -25,9 +25,7 @@ class SharedBatchNorm(_BatchNorm):
             return output
         features = input.float()
         dims = [dim for dim in range(features.ndim) if dim != 1]
-        variances, means = _from_all(
-            torch.stack(torch.var_mean(features, dims, correction=0)), own_share()
-        )
+        variances, means = _from_all(torch.stack(torch.var_mean(features, dims, correction=0)))
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
         if self.training and self.running_mean is not None:
@@ -123,8 +121,9 @@ def _(values: Tensor) -> Tensor:
 _sum.register_autograd(lambda context, gradient: _sum(gradient))
 
 
-def _from_all(values: Tensor, share: Share) -> tuple[Tensor, ...]:
+def _from_all(values: Tensor) -> tuple[Tensor, ...]:
     """``[N, C]`` of each process to N times ``[processes, C]``, the same everywhere."""
+    share = own_share()
     place = torch.zeros(share.of, 1, 1, device=values.device)
     place[share.index] = 1
     together: Tensor = _sum(place * values)

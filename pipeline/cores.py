@@ -21,7 +21,7 @@ def use(threads: int) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread in the thread that hands out jobs, so long as they are to come.
+    """Compute with one thread in this one, which will hand out jobs.
 
     OpenMP keeps a team for each thread that ever computed with several. Where all teams together
     have more threads than there are cores, they sleep at every barrier instead of spinning, and
