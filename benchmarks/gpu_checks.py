@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.batchnorm import restate
+from benchmarks.restatement import restate
 from pipeline.engine import Engine
 from pipeline.objective import PRESETS
 from pipeline.teacher import Preprocessing, Teacher

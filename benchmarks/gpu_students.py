@@ -6,7 +6,8 @@
 and keeps everything. A call stops cleanly after ``--seconds``, with exit code 75, and a further
 call goes on from there; 0 says that all is done. A ResNet-34 and a WRN-40-2 are trained on the real
 images. Then all is the library's own: 50,000 images of each teacher by ``synthesize`` with the
-default objective, 200 iterations, batches of 1,000, and students from scratch by ``distill``.
+objective of ``examples/cifar10.yaml``, 200 iterations, batches of 1,000, and students from scratch
+by ``distill`` with its moved images.
 Real images give nothing to a student but its final accuracy. ``OUT/results.json`` and ``.md`` have
 the results.
 
@@ -42,7 +43,7 @@ from benchmarks.gpu_report import students_table
 from benchmarks.machine import Warnings, choose_device, describe
 from benchmarks.pieces import OutOfTime, Pieces
 from pipeline.adaptive import synthesize
-from pipeline.config import Config, DistillationConfig, StudentConfig, parse_config
+from pipeline.config import Config, DistillationConfig, StudentConfig, load_config, parse_config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import location, write_bytes, write_json
@@ -51,6 +52,7 @@ from pipeline.teacher import load_teacher, preprocessing
 
 MORE = 75  # the exit code of a call that is to be repeated
 COMPILING = 75.0  # seconds, about
+PARAMS = Path("examples/cifar10.yaml")
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 TEACHERS = {"resnet34": 0.95, "wrn40_2": None}  # and the accuracy that was wanted
 
@@ -83,8 +85,8 @@ class Size:
 
 FULL = Size(
     rows=(
-        Row("resnet18-10000", "resnet34", "resnet18", 10_000, 10_000, 0.85, 0.85),
         Row("resnet18", "resnet34", "resnet18", 50_000, 20_000, 0.933, 0.95),
+        Row("resnet18-10000", "resnet34", "resnet18", 10_000, 10_000, 0.85, 0.85),
         Row("wrn16_1", "wrn40_2", "wrn16_1", 50_000, 20_000, 0.874, 0.90),
     )
 )
@@ -122,6 +124,8 @@ def configured(run: Run, teacher: str) -> Config:
     most = max(row.images for row in run.size.rows if row.teacher == teacher)
     shape = {"channels": 3, "height": 32, "width": 32}
     source = {"source": f"benchmarks.cifar_networks:{teacher}", "arguments": run.size.arguments}
+    objective = load_config(PARAMS).synthesis.objective.model_dump(mode="json", exclude_unset=True)
+    synthesis = {"shard_size": run.size.shard, "objective": objective, **run.size.synthesis}
     return parse_config(
         {
             "teacher": {
@@ -131,7 +135,7 @@ def configured(run: Run, teacher: str) -> Config:
                 "input": {**shape, "mean": MEAN, "std": STD},
             },
             "student": source,
-            "synthesis": {"images": most, "shard_size": run.size.shard, **run.size.synthesis},
+            "synthesis": {"images": most, **synthesis},
             "execution": {"device": run.device.type},
             "paths": {
                 "dataset": str(run.out / f"images-{teacher}"),
@@ -175,7 +179,11 @@ def make_student(run: Run, row: Row) -> None:
         teacher=config.teacher,
         teacher_digest=digest,
         student=StudentConfig(source=source, arguments=run.size.arguments),
-        training=DistillationConfig(steps=row.steps, **run.size.training),
+        training=DistillationConfig(
+            steps=row.steps,
+            adversarial=load_config(PARAMS).distillation.adversarial,
+            **run.size.training,
+        ),
         shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
         dataset=dataset_digest(root, numbers),
         seed=0,

@@ -17,20 +17,17 @@ part() { # NAME MODULE ARGUMENT ...
     local name=$1 left=$((end - $(date +%s)))
     shift
     [ "$left" -gt 0 ] || return 75
-    timeout "$left" "${PYTHON:-python3}" -m "$@" --device cuda >"$out/logs/$name" 2>&1
+    timeout "$left" "${PYTHON:-python3}" -m "$@" --device "${DEVICE:-cuda}" >"$out/logs/$name" 2>&1
     echo "$name: $?"
 }
 
+part published benchmarks.curves "$out" published --marks 2000 1000 400 200 100 50 25 &
+part ours benchmarks.curves "$out" ours --marks 200 100 50 25 400 1000 &
+part ours-2000 benchmarks.curves "$out" ours --marks 2000 &
 for seed in 0 1; do # rows of the same images one after the other
-    part "main-$seed" benchmarks.students "$out" spread sgd adversarial best imitation \
-        --seed $seed &
-    part "start-$seed" benchmarks.students "$out" plain starts wider ambiguous --seed $seed &
-    part "rounds-$seed" benchmarks.students "$out" whole adaptive "$rounds adaptive.compete=1.0" \
-        warm --seed $seed &
-    part "others-$seed" benchmarks.students "$out" noise real deepdream published --seed $seed &
-    part "many-$seed" benchmarks.students "$out" best adversarial spread \
-        --images 10240 --steps 13000 --seed $seed &
+    part "main-$seed" benchmarks.students "$out" spread adversarial sgd imitation --seed $seed &
+    part "others-$seed" benchmarks.students "$out" real noise plain whole deepdream --seed $seed &
+    part "rounds-$seed" benchmarks.students "$out" adaptive warm starts wider ambiguous \
+        "$rounds adaptive.compete=1.0" --seed $seed &
 done
-part published benchmarks.curves "$out" published &
-part ours benchmarks.curves "$out" ours &
 wait

@@ -3,9 +3,9 @@
     python -m benchmarks.statistics_of OUT ROW [--images 2048] [--steps 2000] [--seed 0]
 
 Takes the student of a row of ``benchmarks.students``, which must be there (``--threads`` as it was
-made), and its statistics anew from batches of its own dataset, once as they are and once augmented
-as in training (cropped, flipped, mixed; not moved). A line each: what it says of real images, and
-of the published recipe's where ``OUT`` has them.
+made): as it is, its statistics those of training, and with statistics taken anew from batches of
+its own dataset, once as they are and once augmented as in training (cropped, flipped, mixed; not
+moved). A line each: what it says of real images, and of foreign ones where ``OUT`` has them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.restatement import restate
 from benchmarks.students import FOREIGN, configured, on_foreign
 from pipeline.augmentation import augment
-from pipeline.batchnorm import restate
 from pipeline.cli import report_errors
 from pipeline.config import Config
 from pipeline.diversity import look
@@ -62,9 +62,10 @@ def main() -> int:
         teacher = load_teacher(config.teacher, torch.device("cpu"))
         student = load_student(config, teacher, STUDENT, options.seed)
         foreign = options.out / FOREIGN
-        for name, mixed in (("clean", False), ("mixed", True)):
+        for name in ("own", "clean", "mixed"):
             network = copy.deepcopy(student)
-            restate(network, seen(config, teacher, mixed))
+            if name != "own":
+                restate(network, seen(config, teacher, name == "mixed"))
             real = look(replace(teacher, network=network), [real_data(config)])
             line = f"{name}: {share(real.logits.argmax(1), real.labels):.2%}"
             if foreign.is_file():

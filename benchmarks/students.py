@@ -8,8 +8,9 @@ there. A row is one of :data:`ROWS`, changes to ``examples/cifar10.yaml``; or ch
 ``section.key=value`` apart by spaces. Every row has the same number of images and of distillation
 steps. Its result, with the measures of ``python -m pipeline measure``, goes into ``OUT/results``;
 ``--collect`` gathers them in ``docs/students.json``. But for the row ``real``, real images only
-measure. Where ``OUT`` has the published recipe's images of ``benchmarks.curves``, from which no row
-learns, each student is asked about them too, also when its result is there already.
+measure. Where ``OUT`` has ``foreign.tar``, images of a recipe from which no row learns (those of
+``benchmarks.curves``, say), each student is asked about them too, also when its result is there
+already.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from pipeline.teacher import Teacher, load_teacher
 from pipeline.training import distillation_loss
 
 PARAMS = Path("examples/cifar10.yaml")
-FOREIGN = Path("curves/published/2000/images.tar")
+FOREIGN = Path("foreign.tar")
 REAL, COLLECTED = "real", Path("docs/students.json")
 SHARD = 1024
 KEYS = ("row", "images", "steps", "seed")  # what a result is of
@@ -61,7 +62,6 @@ ROWS: dict[str, str] = {
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
     "adversarial": "distillation.adversarial=0.4",
-    "best": "distillation.batchnorm=running distillation.adversarial=0.4",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',
     "deepdream": 'synthesis.objective={"preset":"deepdream-cifar10"} synthesis.iterations=2000',
@@ -80,7 +80,6 @@ def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "distillation.threads": options.threads,
         "execution.device": options.device,
         "distillation.adversarial": 0.0,  # a step costs half as much again: a row of its own
-        "distillation.batchnorm": "clean",  # as all rows had before it was found to be the worse
     }
 
 
@@ -156,7 +155,7 @@ def last_loss(log: Location) -> float:
 
 
 def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]:
-    """What the student of a row says of the published recipe's images; nothing without them."""
+    """What the student of a row says of the foreign images; nothing without them."""
     if not (foreign := out / FOREIGN).is_file():
         return {}
     config = configured(out, name, options)

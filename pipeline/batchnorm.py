@@ -1,8 +1,6 @@
-"""BatchNorm of a student: over a batch that several processes share, and on clean images."""
+"""BatchNorm of a student over a batch that several processes share."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -66,27 +64,6 @@ def share_batchnorm(network: nn.Module) -> nn.Module:
     for name, child in network.named_children():
         setattr(network, name, share_batchnorm(child))
     return network
-
-
-@torch.no_grad()
-def restate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Take every BatchNorm layer's running statistics anew: the mean over ``batches``.
-
-    Those of training come from mixed images, which differ from the ones that a student will see.
-    """
-    network.eval()
-    modules = (layer for layer in network.modules() if isinstance(layer, _BatchNorm))
-    layers = [layer for layer in modules if layer.running_mean is not None]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # PyTorch's way to say: the plain mean of all that come
-        layer.train()
-    for images in batches:
-        network(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-        layer.eval()
 
 
 def _shared(layer: _BatchNorm) -> SharedBatchNorm:

@@ -35,8 +35,6 @@ Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
-BatchNormStatistics = Literal["running", "clean"]
-
 
 def _no_credentials(text: str) -> str:
     """Whatever is in a parameter ends in files and logs, so no secret may be."""
@@ -215,7 +213,6 @@ class DistillationConfig(Section):
     cutout: Count = 0
     adversarial: Weight = 0.0
     ema: Decay = 0.0
-    batchnorm: BatchNormStatistics = "running"
     precision: Precision = "bfloat16"
     compile: bool = True
     shuffle: Positive = 2000

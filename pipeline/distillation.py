@@ -52,7 +52,6 @@ from pipeline.training import Step, Training
 
 LOG_POINTS = 100
 KEEP_BYTES = 1 << 30  # of pixels, in memory
-CLEAN_BATCHES = 100  # for BatchNorm's statistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,10 +205,8 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
             due = progress.step % config.checkpoint_every == 0 and progress.step < config.steps
             if due and is_first():
                 _save_checkpoint(job, spec_sha256, state, progress)
-    clean = (pixels for pixels, _ in islice(stream.epoch(0), CLEAN_BATCHES))
-    network = state.published(clean)
     if is_first():
-        _finish(job, spec_sha256, network, progress.log)
+        _finish(job, spec_sha256, state.published(), progress.log)
     return {**progress.log[-1], "seconds": time.perf_counter() - started}
 
 

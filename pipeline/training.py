@@ -7,7 +7,7 @@ import copy
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.adversary import draw_distances, moved
 from pipeline.augmentation import augment
-from pipeline.batchnorm import restate, share_batchnorm
+from pipeline.batchnorm import share_batchnorm
 from pipeline.config import DistillationConfig
 from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.memory import is_out_of_memory
@@ -116,14 +116,9 @@ class Training:
             follow(self._average, self.student, decay)
         return Step(loss.detach(), logits.detach(), target, clean)
 
-    def published(self, pixels: Iterable[Tensor]) -> nn.Module:
-        """The trained student: its average, if one is kept. ``pixels`` are batches of the dataset
-        for ``batchnorm: clean``."""
-        network = self.student if self._average is None else self._average
-        if self._config.batchnorm == "clean":
-            normalise = self._teacher.preprocessing.normalise
-            restate(network, (normalise(batch.to(self._teacher.device)) for batch in pixels))
-        return network
+    def published(self) -> nn.Module:
+        """The trained student: its average, if one is kept."""
+        return self.student if self._average is None else self._average
 
     def state_dict(self) -> dict[str, Any]:
         return {

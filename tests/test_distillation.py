@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -370,7 +369,6 @@ def test_a_student_learns(tiny: Params) -> None:
 
 FINE = {
     "distillation.ema": 0.9,
-    "distillation.batchnorm": "clean",
     "distillation.cutout": 3,
     "distillation.precision": "bfloat16",
 }
@@ -476,23 +474,6 @@ def test_the_average_fades_in_and_is_what_is_published(made: Params) -> None:
     assert not torch.allclose(averaged["0.weight"], states[-1]["0.weight"], atol=1e-6)
 
 
-def test_clean_statistics_are_those_of_the_unmixed_images(made: Params) -> None:
-    whole = changed(made, {"distillation.batch_size": 20, "distillation.batchnorm": "clean"})
-    _, teacher = load(whole)
-    job = job_of(whole)
-    distill(job, "cpu", lambda images: None)
-    weights = load_file(job.output)
-    ((pixels, _),) = ordered_batches(tars(made), 20)
-    features = F.conv2d(teacher.preprocessing.normalise(pixels), weights["0.weight"], None, 1, 1)
-    variance, mean = torch.var_mean(features, dim=(0, 2, 3))
-    assert torch.allclose(weights["1.running_mean"], mean, atol=1e-5)
-    assert torch.allclose(weights["1.running_var"], variance, atol=1e-5)
-    distill(job_of(changed(whole, {"distillation.batchnorm": "running"})), "cpu", lambda n: None)
-    running = load_file(job.output)
-    assert torch.equal(running["0.weight"], weights["0.weight"])
-    assert not torch.allclose(running["1.running_mean"], mean, atol=1e-3)
-
-
 @pytest.mark.slow
 def test_a_compiled_student_is_near_the_eager_one_and_goes_on_exactly(
     made: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -584,7 +565,6 @@ def test_a_record_that_cannot_be_read_is_no_record(made: Params, content: bytes)
         ("distillation.batch_size", 4),
         ("distillation.cutout", 2),
         ("distillation.ema", 0.5),
-        ("distillation.batchnorm", "clean"),
         ("distillation.precision", "bfloat16"),
         ("student.arguments", {"width": 5}),
         ("teacher.input.mean", [0.41]),

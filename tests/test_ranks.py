@@ -34,7 +34,6 @@ RUN = {
     "distillation.cutout": 2,
     "distillation.adversarial": 0.3,
     "distillation.ema": 0.9,
-    "distillation.batchnorm": "clean",
     "distillation.optimizer": "sgd",  # Muon, in bfloat16, makes the last bits of sums larger
 }
 

@@ -48,7 +48,7 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
         assert (config.synthesis.images or 0) + rounds == 2048
         assert config.distillation.steps == 9
         datasets[row] = config.paths.dataset
-    for same in ("imitation", "adversarial", "best", "sgd"):
+    for same in ("imitation", "adversarial", "sgd"):
         assert datasets.pop(same) == datasets["spread"]
     assert len(set(datasets.values())) == len(datasets)
     named = configured("synthesis.iterations=7", tmp_path)
