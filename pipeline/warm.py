@@ -30,16 +30,18 @@ class Pool:
     ) -> Tensor:
         """``(1 - share) noise + share earlier``, with an image of each label at random.
 
-        ``[B, C, H, W]`` in normalised space, on the CPU. A label that there is none of has noise.
+        ``[B, C, H, W]`` in normalised space, on the device of ``preprocessing``. A label that there
+        is none of has noise.
         """
         draws = torch.rand(len(labels), generator=generator)
-        starts = noise.clone()
+        device = preprocessing.mean.device
+        starts = noise.to(device, copy=True)
         for index, (label, draw) in enumerate(zip(labels.tolist(), draws.tolist(), strict=True)):
             rows = (self.labels == label).nonzero()[:, 0]
             if len(rows):
                 row = int(rows[int(draw * len(rows))])
-                earlier = preprocessing.normalise(self.pixels[row : row + 1])[0]
-                starts[index] = (1 - self.share) * noise[index] + self.share * earlier
+                earlier = preprocessing.normalise(self.pixels[row : row + 1].to(device))[0]
+                starts[index] = (1 - self.share) * starts[index] + self.share * earlier
         return starts
 
 

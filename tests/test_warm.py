@@ -39,6 +39,16 @@ def test_a_share_is_mixed_with_noise() -> None:
     assert torch.allclose(starts[40:42], 0.75 * noise[40:42] + 0.25 * earlier[5])
 
 
+def test_a_start_is_made_on_the_device_of_the_teacher() -> None:
+    """Which "meta" stands for: mixed with the CPU's it raises, as a GPU does."""
+    pool = Pool(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), 0.5)
+    preprocessing = PREPROCESSING.to(torch.device("meta"))
+    starts = pool.warmed(
+        torch.zeros(2, 1, 2, 2), torch.tensor([1, 0]), preprocessing, torch.Generator()
+    )
+    assert starts.device.type == "meta"
+
+
 def test_adaptive_rounds_go_on_from_earlier_images(tiny: Params) -> None:
     params = changed(tiny, {"adaptive.rounds": 1, "adaptive.warm": 1.0, "synthesis.iterations": 0})
     numbers = make(params)
