@@ -11,17 +11,11 @@ by ``distill`` with its moved images.
 Real images give nothing to a student but its final accuracy. ``OUT/results.json`` and ``.md`` have
 the results.
 
-It was written without a GPU at hand: these seconds are estimates, for a card of H200's class.
-
-| | ResNet-34 and ResNet-18 | WRN-40-2 and WRN-16-1 |
-|---|---|---|
-| the teacher, 35 epochs | 140 | 120 |
-| 50,000 images, 50 shards | 340 | 320 |
-| the student | 230 (20,000 steps) | 140 (20,000) |
-| the same on 10,000 images | 110 (10,000) | - |
-
-About 24 minutes with what each call needs to begin; ``--effort 0.7`` takes 0.7 of the steps of each
-student. Give the same ``--effort`` to all calls: a student of other steps is another student.
+On one H100 in 14 minutes, ``benchmarks.gpu_study`` beside it (docs/students.md), 35 epochs of the
+ResNet-34 took 203 s and 50,000 images 291 s; the ResNet-18 was not finished. On an idle card of
+H200's class all of it should take about 25 minutes: an estimate. ``--effort 0.7`` takes 0.7 of the
+steps of each student. Give the same ``--effort`` to all calls: a student of other steps is another
+student.
 
 Beside what ``benchmarks.gpu`` names it needs webdataset (with braceexpand and pyyaml), pyarrow and
 safetensors.
@@ -75,8 +69,8 @@ class Size:
     rows: tuple[Row, ...]
     recipe: Recipe = field(default_factory=Recipe)
     arguments: dict[str, Any] = field(default_factory=dict)  # of every network
-    shard: int = 1000
-    synthesis: dict[str, Any] = field(default_factory=lambda: {"batch_size": 1024})
+    shard: int = 5000  # five batches: what is done is written while the next one is made
+    synthesis: dict[str, Any] = field(default_factory=lambda: {"batch_size": 1000})
     training: dict[str, Any] = field(
         default_factory=lambda: {"batch_size": 256, "checkpoint_every": 1000}
     )

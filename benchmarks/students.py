@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from dataclasses import replace
@@ -34,7 +35,7 @@ from pipeline.distillation import DistillJob, distill
 from pipeline.diversity import look, measure
 from pipeline.evaluation import evaluate, load_student, share
 from pipeline.pictures import read_log
-from pipeline.running import open_runner
+from pipeline.running import JobsFailed, open_runner
 from pipeline.shards import Sample, write_tar
 from pipeline.storage import Location, digest_file, digest_json, replacing, write_json
 from pipeline.streaming import ordered_batches
@@ -48,6 +49,8 @@ FOREIGN = Path("foreign.tar")
 REAL, COLLECTED = "real", Path("docs/students.json")
 SHARD = 1024
 KEYS = ("row", "images", "steps", "seed")  # what a result is of
+
+log = logging.getLogger(__name__)
 
 ROWS: dict[str, str] = {
     "spread": "",  # the file's own but for what `common` sets
@@ -214,6 +217,25 @@ def collect(out: Path) -> None:
     write_json(COLLECTED, [latest[key] for key in sorted(latest)])
 
 
+def shown(name: str, options: argparse.Namespace) -> bool:
+    """Make the result of a row where there is none, and write it out. Whether that succeeded: the
+    rows after one that fails are made all the same."""
+    key = digest_json([name, options.images, options.steps, options.seed])[:12]
+    path = options.out / "results" / f"{key}.json"
+    try:
+        result = json.loads(path.read_text()) if path.is_file() else {}
+        if not result:
+            write_json(path, result := row(options.out, name, options))
+        if "foreign_loss" not in result:
+            write_json(path, result | asked(options.out, name, options))
+    except JobsFailed as error:
+        log.warning("row %s: %s", name, error)
+        return False
+    sys.stdout.write(path.read_text())
+    sys.stdout.flush()
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -227,18 +249,11 @@ def main() -> int:
     parser.add_argument("--collect", action="store_true", help="into docs/students.json")
     with report_errors() as outcome:
         options = parser.parse_args()
-        for name in options.rows:
-            key = digest_json([name, options.images, options.steps, options.seed])[:12]
-            path = options.out / "results" / f"{key}.json"
-            result = json.loads(path.read_text()) if path.is_file() else {}
-            if not result:
-                write_json(path, result := row(options.out, name, options))
-            if "foreign_loss" not in result:
-                write_json(path, result | asked(options.out, name, options))
-            sys.stdout.write(path.read_text())
-            sys.stdout.flush()
+        failed = [name for name in options.rows if not shown(name, options)]
         if options.collect:
             collect(options.out)
+        if failed:
+            raise JobsFailed(f"rows that failed: {', '.join(failed)}")
     return outcome.code
 
 

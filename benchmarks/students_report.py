@@ -3,11 +3,12 @@
     python -m benchmarks.students_report [--images 2048] [--steps 2000]
     python -m benchmarks.students_report OUT --cross ROW ... [--seed 0] [--held 1]
 
-The first reads ``docs/students.json`` and writes ``docs/students.png`` and a table of the rows of
-one size, with how well each measure orders them as their students' real accuracy does (Spearman's
-rank correlation). The second asks students of ``OUT`` (of ``benchmarks.students``) about
-images of every one of these rows that were made with another seed, and no student has seen: how
-often does each agree with the teacher? No real image is used. It adds to ``docs/cross.json``.
+The first reads ``docs/students.json`` and writes a table of the rows of one size, with how well
+each measure orders those of made images as their students' real accuracy does (Spearman's rank
+correlation), and ``docs/students.png``, the rows that learnt more than half as well as the best.
+The second asks students of ``OUT`` (of ``benchmarks.students``) about images of every one of these
+rows that were made with another seed, and no student has seen: how often does each agree with the
+teacher? No real image is used. It adds to ``docs/cross.json``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from benchmarks.students import COLLECTED, KEYS, configured
+from benchmarks.students import COLLECTED, KEYS, REAL, configured
 from pipeline.cli import report_errors
 from pipeline.config import Config
 from pipeline.diversity import look
@@ -75,10 +76,10 @@ def by_row(results: list[dict[str, Any]], images: int, steps: int) -> dict[str, 
 
 def predictions(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float, int]]:
     """Of each measure that differs: its rank correlation with the students' accuracy, and over how
-    many rows."""
+    many rows of images that were made."""
     found = {}
     for measure in MEASURES:
-        has = [row for row in rows.values() if measure in row]
+        has = [row for name, row in rows.items() if measure in row and name != REAL]
         if len(has) > 2 and len({row[measure] for row in has}) > 1:
             pairs = [(row[measure], row["student_accuracy"]) for row in has]
             found[measure] = (float(spearmanr(pairs).statistic), len(has))
@@ -102,11 +103,18 @@ def table(rows: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> str
         )
     lines += ["", "| measure | needs | of these | all results |", "|---|---|---|---|"]
     of_rows = predictions(rows)
-    of_all = predictions({str(number): result for number, result in enumerate(results)})
+    made = [result for result in results if result["row"] != REAL]
+    of_all = predictions({str(number): result for number, result in enumerate(made)})
     for measure, (value, count) in sorted(of_all.items(), key=lambda item: -abs(item[1][0])):
         own = "{:+.2f} ({})".format(*of_rows[measure]) if measure in of_rows else "-"
         lines.append(f"| {measure} | {MEASURES[measure]} | {own} | {value:+.2f} ({count}) |")
     return "\n".join(lines) + "\n"
+
+
+def learnt(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those with more than half of the best student's accuracy: others would squeeze them."""
+    best = max((row["student_accuracy"] for row in rows.values()), default=0.0)
+    return {name: row for name, row in rows.items() if row["student_accuracy"] > best / 2}
 
 
 def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
@@ -190,7 +198,7 @@ def main() -> int:
         else:
             results = json.loads(COLLECTED.read_text())
             rows = by_row(results, options.images, options.steps)
-            plot(rows, PLOT)
+            plot(learnt(rows), PLOT)
             sys.stdout.write(table(rows, results))
     return outcome.code
 

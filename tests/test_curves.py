@@ -59,11 +59,12 @@ def test_rows_of_one_size_are_ordered_and_measures_judged_by_them(tmp_path: Path
          "student_accuracy": accuracy}
         for row, seed, cos, accuracy in (
             ("a", 0, 0.9, 0.2), ("a", 1, 0.8, 0.4), ("b", 0, 0.7, 0.5), ("c", 0, 0.5, 0.6),
+            ("real", 0, 0.9, 0.3),
         )
     ]  # fmt: skip
     other = {**results[0], "row": "other", "images": 9}
     rows = students_report.by_row([*results, other], 8, 4)
-    assert set(rows) == {"a", "b", "c"}
+    assert set(rows) == {"a", "b", "c", "real"}
     assert rows["a"]["student_accuracy"] == pytest.approx(0.3)
     assert rows["a"]["class_cosine"] == pytest.approx(0.85)
     assert rows["a"]["accuracies"] == [0.2, 0.4]
@@ -71,7 +72,7 @@ def test_rows_of_one_size_are_ordered_and_measures_judged_by_them(tmp_path: Path
     assert (measure, count) == ("class_cosine", 3)
     assert value == pytest.approx(-1)
     lines = students_report.table(rows, [*results, other]).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["`c`", "`b`", "`a`"]
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`c`", "`b`"]
     assert lines[-1] == "| class_cosine | - | -1.00 (3) | -1.00 (5) |"
     students_report.plot(rows, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").size[0] > 100

@@ -10,6 +10,7 @@ import torch
 from benchmarks import students
 from pipeline.config import Config
 from pipeline.objective import PRESETS
+from pipeline.running import JobsFailed
 from pipeline.shards import Sample, write_tar
 from pipeline.sources import build_network
 from pipeline.streaming import ordered_batches
@@ -83,6 +84,22 @@ def test_a_result_that_is_there_is_taken_and_collected(
     collected = json.loads((tmp_path / "students.json").read_text())
     assert [result["row"] for result in collected] == ["plain", "starts"]
     assert [result.get("foreign_loss") for result in collected] == [None, 2.5]
+
+
+def test_rows_after_one_that_fails_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, object]:
+        if name == "warm":
+            raise JobsFailed("1 of 1 jobs failed")
+        return {"row": name, "foreign_loss": 1.0}
+
+    monkeypatch.setattr(students, "row", row)
+    monkeypatch.setattr("sys.argv", ["students", str(tmp_path), "warm", "plain"])
+    assert students.main() == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out)["row"] == "plain"
+    assert "rows that failed: warm" in output.err
 
 
 def test_the_first_real_images_are_one_shard(tmp_path: Path) -> None:
