@@ -21,7 +21,8 @@ its convolutions in TF32, and once more without. FLOPs are counted by PyTorch, f
 the pixels; the peak is that of a bfloat16 matrix product in the same run. A ResNet-20, whose
 kernels end before the next one is launched, is run with CUDA graphs as well; and at 32 pixels the
 default objective, too, which has half of them in its first iterations. What is wanted is asked of
-the loop that has all pixels in all iterations.
+the loop that has all pixels in all iterations. Of that loop the kernels that take the most time are
+listed, too.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cifar_networks import resnet18, resnet34
 from benchmarks.engine import (
@@ -59,6 +61,7 @@ from benchmarks.gpu_report import table
 from benchmarks.machine import Warnings, choose_device, describe, matrix_peak, seconds, synchronise
 from examples.cifar10 import resnet
 
+LISTED = 12  # kernels
 PUBLISHED_FLOAT32, GRAPHS = "published recipe, no TF32", "compiled bfloat16, CUDA graphs"
 
 
@@ -148,9 +151,26 @@ def run_case(
         "side": case.side,
         "errors": errors,
         "loops": summarise(rates, memory, size.iterations),
+        "kernels": slowest(ours, device),
         "flops_an_image_iteration": counted_flops(teacher),
         "bars": case.bars,
     }
+
+
+def slowest(loop: Published | Ours, device: torch.device) -> list[dict[str, Any]]:
+    """The kernels of a few iterations that take the longest, each with its share of the time."""
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        loop.run(3)
+        synchronise(device)
+    averages = seen.key_averages()
+    spent = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in averages}
+    calls, whole = {event.key: event.count for event in averages}, sum(spent.values())
+    names = sorted(spent, key=lambda name: -spent[name])[:LISTED]
+    return [
+        {"kernel": name, "calls": calls[name], "share": round(spent[name] / whole, 4)}
+        for name in names
+    ]
 
 
 def summarise(

@@ -28,6 +28,12 @@ def table(report: dict[str, Any]) -> str:
     lines.append("|---|---|---|---|---|---|")
     for name, case in report["cases"].items():
         lines += [_error(name, row) for row in case["errors"]]
+    lines += ["", "| network | kernel | calls | share of the time |", "|---|---|---|---|"]
+    for name, case in report["cases"].items():
+        lines += [
+            f"| {name} | {row['kernel'][:80]} | {row['calls']} | {row['share']:.1%} |"
+            for row in case["kernels"]
+        ]
     lines += ["", "| network | wanted | bar | reached | |", "|---|---|---|---|---|"]
     for name, case in report["cases"].items():
         lines += [

@@ -59,6 +59,9 @@ def test_a_toy_run_measures_and_writes_everything(
     for name, case in report["cases"].items():
         loops = case["loops"]
         assert (DEFAULT in loops, gpu.GRAPHS in loops) == (True, name == "ResNet-20")
+        shares = [kernel["share"] for kernel in case["kernels"]]
+        assert shares == sorted(shares, reverse=True) and 0.3 < sum(shares) <= 1.001
+        assert any("conv" in kernel["kernel"] for kernel in case["kernels"])
         ratios = [
             ours / base
             for ours, base in zip(loops[WHOLE]["rates"], loops[PUBLISHED]["rates"], strict=True)
