@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.restatement import restate
 from pipeline.engine import Engine
 from pipeline.objective import PRESETS
 from pipeline.teacher import Preprocessing, Teacher
@@ -43,7 +43,7 @@ def random_teacher(
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
     network.to(device)
-    restate(network, [preprocessing.normalise(pixels.to(device))])
+    _restate(network, preprocessing.normalise(pixels.to(device)))
     return Teacher(network.requires_grad_(False), preprocessing, shape, classes, "")
 
 
@@ -131,3 +131,17 @@ def float32_convolutions(strict: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@torch.no_grad()
+def _restate(network: nn.Module, images: Tensor) -> None:
+    """Every BatchNorm layer's running statistics become those of ``images``."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    network.train()
+    for layer in layers:
+        layer.momentum = 1.0
+    network(images)
+    network.eval()
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -31,7 +31,7 @@ def table(report: dict[str, Any]) -> str:
     lines += ["", "| network | kernel | calls | share of the time |", "|---|---|---|---|"]
     for name, case in report["cases"].items():
         lines += [
-            f"| {name} | {row['kernel'][:80]} | {row['calls']} | {row['share']:.1%} |"
+            f"| {name} | `{row['kernel'][:80]}` | {row['calls']} | {row['share']:.1%} |"
             for row in case["kernels"]
         ]
     lines += ["", "| network | wanted | bar | reached | |", "|---|---|---|---|---|"]

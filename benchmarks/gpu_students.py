@@ -114,7 +114,7 @@ class Run:
 
 
 def configured(run: Run, teacher: str) -> Config:
-    """The images of a teacher: defaults, but for their number and that of a batch."""
+    """The images of a teacher, with the objective of the example."""
     most = max(row.images for row in run.size.rows if row.teacher == teacher)
     shape = {"channels": 3, "height": 32, "width": 32}
     source = {"source": f"benchmarks.cifar_networks:{teacher}", "arguments": run.size.arguments}

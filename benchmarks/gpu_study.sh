@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The study of docs/students.md and the curves of docs/performance.md on one GPU, all side by side:
 #   benchmarks/gpu_study.sh OUT SECONDS
-# OUT is as for `python -m benchmarks.students`, and holds a log of each part. A call ends after
-# SECONDS; the same one goes on. One process leaves most of a GPU idle: start NVIDIA's MPS before,
+# OUT is as for `python -m benchmarks.students`, may hold foreign.tar too, and gets a log of each
+# part. A call ends after SECONDS; the same one goes on. One process leaves most of a GPU idle: start NVIDIA's MPS before,
 # so that they compute at the same time.
 set -u
 out=$1 end=$(($(date +%s) + $2))
@@ -17,14 +17,14 @@ part() { # NAME MODULE ARGUMENT ...
     local name=$1 left=$((end - $(date +%s)))
     shift
     [ "$left" -gt 0 ] || return 75
-    timeout "$left" "${PYTHON:-python3}" -m "$@" --device "${DEVICE:-cuda}" >"$out/logs/$name" 2>&1
+    timeout "$left" python3 -m "$@" --device cuda >"$out/logs/$name" 2>&1
     echo "$name: $?"
 }
 
 part published benchmarks.curves "$out" published --marks 2000 1000 400 200 100 50 25 &
 part ours benchmarks.curves "$out" ours --marks 200 100 50 25 400 1000 &
 part ours-2000 benchmarks.curves "$out" ours --marks 2000 &
-for seed in 0 1; do # rows of the same images one after the other
+for seed in 0 1; do
     part "main-$seed" benchmarks.students "$out" spread adversarial sgd imitation --seed $seed &
     part "others-$seed" benchmarks.students "$out" real noise plain whole deepdream --seed $seed &
     part "rounds-$seed" benchmarks.students "$out" adaptive warm starts wider ambiguous \

@@ -8,9 +8,9 @@ there. A row is one of :data:`ROWS`, changes to ``examples/cifar10.yaml``; or ch
 ``section.key=value`` apart by spaces. Every row has the same number of images and of distillation
 steps. Its result, with the measures of ``python -m pipeline measure``, goes into ``OUT/results``;
 ``--collect`` gathers them in ``docs/students.json``. But for the row ``real``, real images only
-measure. Where ``OUT`` has ``foreign.tar``, images of a recipe from which no row learns (those of
-``benchmarks.curves``, say), each student is asked about them too, also when its result is there
-already.
+measure. Where ``OUT`` has ``foreign.tar``, images of a recipe from which the rows do not learn
+(those of ``benchmarks.curves``, say), each student is asked about them too, also when its result is
+there already.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PARAMS = Path("examples/cifar10.yaml")
 FOREIGN = Path("foreign.tar")
 REAL, COLLECTED = "real", Path("docs/students.json")
 SHARD = 1024
-KEYS = ("row", "images", "steps", "seed")  # what a result is of
+KEYS = ("row", "images", "steps", "seed", "device")  # what a result is of
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def collect(out: Path) -> None:
 def shown(name: str, options: argparse.Namespace) -> bool:
     """Make the result of a row where there is none, and write it out. Whether that succeeded: the
     rows after one that fails are made all the same."""
-    key = digest_json([name, options.images, options.steps, options.seed])[:12]
+    key = digest_json([name, *(getattr(options, k) for k in KEYS[1:])])[:12]
     path = options.out / "results" / f"{key}.json"
     try:
         result = json.loads(path.read_text()) if path.is_file() else {}

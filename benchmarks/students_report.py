@@ -1,14 +1,10 @@
 """What the study of docs/students.md found: its table, its plots, and a choice without real data.
 
-    python -m benchmarks.students_report [--images 2048] [--steps 2000]
-    python -m benchmarks.students_report OUT --cross ROW ... [--seed 0] [--held 1]
+    python -m benchmarks.students_report [--images 2048] [--steps 2000] [--device cuda]
 
-The first reads ``docs/students.json`` and writes a table of the rows of one size, with how well
-each measure orders those of made images as their students' real accuracy does (Spearman's rank
-correlation), and ``docs/students.png``, the rows that learnt more than half as well as the best.
-The second asks students of ``OUT`` (of ``benchmarks.students``) about images of every one of these
-rows that were made with another seed, and no student has seen: how often does each agree with the
-teacher? No real image is used. It adds to ``docs/cross.json``.
+Reads ``docs/students.json`` and writes a table of the rows of one size, with how well each measure
+orders made images as their students' real accuracy does (Spearman's rank correlation), and
+``docs/students.png``. Rows with no more than half of the best accuracy are in the table alone.
 """
 
 from __future__ import annotations
@@ -17,25 +13,15 @@ import argparse
 import json
 import statistics
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
 
-from benchmarks.students import COLLECTED, KEYS, REAL, configured
-from pipeline.cli import report_errors
-from pipeline.config import Config
-from pipeline.diversity import look
-from pipeline.evaluation import load_student, share
+from benchmarks.students import COLLECTED, REAL
 from pipeline.pictures import save_figure
-from pipeline.storage import write_json
-from pipeline.students import STUDENT
-from pipeline.teacher import Teacher, load_teacher
 
-PLOT, CROSS = Path("docs/students.png"), Path("docs/cross.json")
+PLOT = Path("docs/students.png")
 MEASURES = {  # and what they need
     "verifier_agreement": "another network",
     "frechet_distance": "real images",
@@ -55,11 +41,13 @@ MEASURES = {  # and what they need
 }
 
 
-def by_row(results: list[dict[str, Any]], images: int, steps: int) -> dict[str, dict[str, Any]]:
+def by_row(
+    results: list[dict[str, Any]], images: int, steps: int, device: str
+) -> dict[str, dict[str, Any]]:
     """Of each row of one size: means over its seeds, and ``accuracies``, theirs."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for result in results:
-        if (result["images"], result["steps"]) == (images, steps):
+        if (result["images"], result["steps"], result["device"]) == (images, steps, device):
             rows.setdefault(result["row"], []).append(result)
     return {
         name: {
@@ -88,7 +76,7 @@ def predictions(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float, int]]
 
 def table(rows: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> str:
     """Markdown: a line a row, the best student first, then a line a measure: how well it orders
-    the rows, and all ``results`` of whatever size."""
+    the rows that learnt, the results of whatever size that did, and all ``results``."""
     shown = ("verifier_agreement", "frechet_distance", "class_cosine", "class_vendi_per_100")
     lines = [
         "| row | student | seeds | agrees with the teacher | " + " | ".join(shown) + " |",
@@ -101,13 +89,14 @@ def table(rows: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> str
             f"| `{name}` | {row['student_accuracy']:.2%} | {each} | {row['agreement']:.1%} "
             f"| {values} |"
         )
-    lines += ["", "| measure | needs | of these | all results |", "|---|---|---|---|"]
-    of_rows = predictions(rows)
-    made = [result for result in results if result["row"] != REAL]
-    of_all = predictions({str(number): result for number, result in enumerate(made)})
-    for measure, (value, count) in sorted(of_all.items(), key=lambda item: -abs(item[1][0])):
-        own = "{:+.2f} ({})".format(*of_rows[measure]) if measure in of_rows else "-"
-        lines.append(f"| {measure} | {MEASURES[measure]} | {own} | {value:+.2f} ({count}) |")
+    lines += ["", "| measure | needs | rows | results | all results |", "|---" * 5 + "|"]
+    every = {str(number): r for number, r in enumerate(results) if r["row"] != REAL}
+    kinds = [predictions(kind) for kind in (learnt(rows), learnt(every), every)]
+    for measure in sorted(kinds[-1], key=lambda name: -abs(kinds[-1][name][0])):
+        values = (
+            "{:+.2f} ({})".format(*kind[measure]) if measure in kind else "-" for kind in kinds
+        )
+        lines.append(f"| {measure} | {MEASURES[measure]} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -138,69 +127,17 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def shards(config: Config) -> list[Path]:
-    return sorted(Path(config.paths.dataset).glob("train/*.tar"))
-
-
-def answers(network: nn.Module, teacher: Teacher, tars: list[Path]) -> Tensor:
-    """The class that ``network`` gives each image."""
-    return look(replace(teacher, network=network), tars).logits.argmax(1)
-
-
-def cross(out: Path, names: list[str], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Of each row's student (``seed``): agreement on the images of each row (seed ``held``)."""
-    held = argparse.Namespace(**{**vars(options), "seed": options.held})
-    tars = {name: shards(configured(out, name, held)) for name in names}
-    tars = {name: paths for name, paths in tars.items() if paths}
-    configs = {name: configured(out, name, options) for name in names}
-    teacher = load_teacher(configs[names[0]].teacher, torch.device("cpu"))
-    taught = {name: answers(teacher.network, teacher, paths) for name, paths in tars.items()}
-    found: dict[str, dict[str, float]] = {}
-    for name, config in configs.items():
-        student = load_student(config, teacher, STUDENT, options.seed)
-        found[name] = {
-            other: share(answers(student, teacher, paths), taught[other])
-            for other, paths in tars.items()
-        }
-    return found
-
-
-def cross_table(found: dict[str, dict[str, float]]) -> str:
-    """Markdown: a line a student, a column a kind of images, and their mean."""
-    names = list(next(iter(found.values())))
-    lines = ["| student of | " + " | ".join(names) + " | mean |", "|---" * (len(names) + 2) + "|"]
-    for name, row in found.items():
-        values = " | ".join(f"{row[other]:.1%}" for other in names)
-        lines.append(f"| `{name}` | {values} | {statistics.mean(row.values()):.1%} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, nargs="?")
-    parser.add_argument("--cross", nargs="+", metavar="ROW")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--held", type=int, default=1, help="seed of the images that are asked of")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1)
-    with report_errors() as outcome:
-        options = parser.parse_args()
-        torch.set_num_threads(options.threads)
-        if options.cross:
-            found = cross(options.out, options.cross, options)
-            key = {name: getattr(options, name) for name in (*KEYS[1:], "held")}
-            kept = json.loads(CROSS.read_text()) if CROSS.is_file() else []
-            kept = [entry for entry in kept if any(entry[k] != v for k, v in key.items())]
-            write_json(CROSS, [*kept, {**key, "agreement": found}])
-            sys.stdout.write(cross_table(found))
-        else:
-            results = json.loads(COLLECTED.read_text())
-            rows = by_row(results, options.images, options.steps)
-            plot(learnt(rows), PLOT)
-            sys.stdout.write(table(rows, results))
-    return outcome.code
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    options = parser.parse_args()
+    results = json.loads(COLLECTED.read_text())
+    rows = by_row(results, options.images, options.steps, options.device)
+    plot(learnt(rows), PLOT)
+    sys.stdout.write(table(rows, results))
+    return 0
 
 
 if __name__ == "__main__":

@@ -55,33 +55,30 @@ def test_images_of_a_mark_become_one_tar_and_a_row_of_the_grid(tmp_path: Path) -
 
 def test_rows_of_one_size_are_ordered_and_measures_judged_by_them(tmp_path: Path) -> None:
     results = [
-        {"row": row, "images": 8, "steps": 4, "seed": seed, "agreement": 0.5, "class_cosine": cos,
-         "student_accuracy": accuracy}
+        {"row": row, "images": 8, "steps": 4, "seed": seed, "device": "cpu", "agreement": 0.5,
+         "class_cosine": cos, "student_accuracy": accuracy}
         for row, seed, cos, accuracy in (
-            ("a", 0, 0.9, 0.2), ("a", 1, 0.8, 0.4), ("b", 0, 0.7, 0.5), ("c", 0, 0.5, 0.6),
-            ("real", 0, 0.9, 0.3),
+            ("a", 0, 0.9, 0.1), ("a", 1, 0.8, 0.4), ("b", 0, 0.7, 0.5), ("c", 0, 0.5, 0.6),
+            ("real", 0, 0.9, 0.3), ("noise", 0, 0.1, 0.1),
         )
     ]  # fmt: skip
     other = {**results[0], "row": "other", "images": 9}
-    rows = students_report.by_row([*results, other], 8, 4)
-    assert set(rows) == {"a", "b", "c", "real"}
-    assert rows["a"]["student_accuracy"] == pytest.approx(0.3)
+    rows = students_report.by_row(
+        [*results, other, {**other, "images": 8, "device": "cuda"}], 8, 4, "cpu"
+    )
+    assert set(rows) == {"a", "b", "c", "real", "noise"}
+    assert rows["a"]["student_accuracy"] == pytest.approx(0.25)
     assert rows["a"]["class_cosine"] == pytest.approx(0.85)
-    assert rows["a"]["accuracies"] == [0.2, 0.4]
+    assert rows["a"]["accuracies"] == [0.1, 0.4]
+    assert set(students_report.learnt(rows)) == {"b", "c"}
     ((measure, (value, count)),) = students_report.predictions(rows).items()
-    assert (measure, count) == ("class_cosine", 3)
-    assert value == pytest.approx(-1)
+    assert (measure, count) == ("class_cosine", 4)
+    assert value == pytest.approx(0.2)
     lines = students_report.table(rows, [*results, other]).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`c`", "`b`"]
-    assert lines[-1] == "| class_cosine | - | -1.00 (3) | -1.00 (5) |"
+    assert lines[-1] == "| class_cosine | - | - | -1.00 (3) | -0.40 (6) |"
     students_report.plot(rows, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").size[0] > 100
-
-
-def test_the_students_of_each_row_are_asked_about_every_kind_of_images() -> None:
-    table = students_report.cross_table({"a": {"a": 0.9, "b": 0.5}, "b": {"a": 0.7, "b": 0.8}})
-    assert "| `a` | 90.0% | 50.0% | 70.0% |" in table
-    assert "| `b` | 70.0% | 80.0% | 75.0% |" in table
 
 
 def test_the_table_compares_times_with_the_longest_published_run() -> None:

@@ -64,7 +64,8 @@ def test_a_result_that_is_there_is_taken_and_collected(
 
     def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, object]:
         calls.append(name)
-        return {"row": name, "images": 4, "steps": 2, "seed": 0, "student_accuracy": 0.5}
+        keys = {"images": 4, "steps": 2, "seed": 0, "device": "cpu"}
+        return {"row": name, **keys, "student_accuracy": 0.5}
 
     monkeypatch.setattr(students, "row", row)
     monkeypatch.setattr(students, "COLLECTED", tmp_path / "students.json")
