@@ -48,7 +48,7 @@ def shift_and_flip(
     columns = share.take(offsets[1])[:, None] + torch.arange(width)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     index = torch.arange(count)[:, None, None, None]
-    rows, columns, index = (t.to(images.device) for t in (rows, columns, index))
+    rows, columns, index = (t.to(images.device, non_blocking=True) for t in (rows, columns, index))
     depth = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[index, depth, rows[:, None, :, None], columns[:, None, None, :]]
 
@@ -64,13 +64,13 @@ def cutout(images: Tensor, side: int, generator: torch.Generator, share: Share =
         place = torch.arange(length)
         inside.append((place >= start) & (place < start + side))
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return images.masked_fill(hole.to(images.device), 0.0)
+    return images.masked_fill(hole.to(images.device, non_blocking=True), 0.0)
 
 
 def mixup(images: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
     """``a x_i + (1 - a) x_j`` with a uniform ``a`` for each image (Zhang et al. 2018, alpha 1)."""
     drawn = torch.rand(len(images) * share.of, 1, 1, 1, generator=generator)
-    weight = share.take(drawn).to(images.device)
+    weight = share.take(drawn).to(images.device, non_blocking=True)
     return weight * images + (1 - weight) * images[_partners(images, 1)]
 
 

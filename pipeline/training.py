@@ -100,7 +100,9 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
-        clean = self._teacher.preprocessing.normalise(pixels.to(self._teacher.device))
+        # Nothing in a step may wait for a GPU, which would then wait for the next step's kernels.
+        pixels = pixels.to(self._teacher.device, non_blocking=True)
+        clean = self._teacher.preprocessing.normalise(pixels)
         images = augment(clean, self._config, generator, self._share)
         distances = draw_distances(len(images), self._config.adversarial, generator, self._share)
         self.student.train()
