@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.engine import Engine
@@ -136,12 +135,8 @@ def float32_convolutions(strict: bool = True) -> Iterator[None]:
 @torch.no_grad()
 def _restate(network: nn.Module, images: Tensor) -> None:
     """Every BatchNorm layer's running statistics become those of ``images``."""
-    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    network.train()
-    for layer in layers:
-        layer.momentum = 1.0
-    network(images)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    network.train()(images)
     network.eval()
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum

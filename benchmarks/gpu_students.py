@@ -7,12 +7,11 @@ and keeps everything. A call stops cleanly after ``--seconds``, with exit code 7
 call goes on from there; 0 says that all is done. A ResNet-34 and a WRN-40-2 are trained on the real
 images. Then all is the library's own: 50,000 images of each teacher by ``synthesize`` with the
 objective of ``examples/cifar10.yaml``, 200 iterations, batches of 1,000, and students from scratch
-by ``distill`` with its moved images.
-Real images give nothing to a student but its final accuracy. ``OUT/results.json`` and ``.md`` have
-the results.
+by ``distill`` with its moved images. Real images give nothing to a student but its final accuracy.
+``OUT/results.json`` and ``.md`` have the results.
 
-On one H100 in 14 minutes, ``benchmarks.gpu_study`` beside it (docs/students.md), 35 epochs of the
-ResNet-34 took 203 s and 50,000 images 291 s; the ResNet-18 was not finished. On an idle card of
+On one H100 in 14 minutes, ``benchmarks/gpu_study.sh`` beside it (docs/students.md), 35 epochs of
+the ResNet-34 took 203 s and 50,000 images 291 s; the ResNet-18 was not finished. On an idle card of
 H200's class all of it should take about 25 minutes: an estimate. ``--effort 0.7`` takes 0.7 of the
 steps of each student. Give the same ``--effort`` to all calls: a student of other steps is another
 student.

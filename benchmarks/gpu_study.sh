@@ -2,8 +2,8 @@
 # The study of docs/students.md and the curves of docs/performance.md on one GPU, all side by side:
 #   benchmarks/gpu_study.sh OUT SECONDS
 # OUT is as for `python -m benchmarks.students`, may hold foreign.tar too, and gets a log of each
-# part. A call ends after SECONDS; the same one goes on. One process leaves most of a GPU idle: start NVIDIA's MPS before,
-# so that they compute at the same time.
+# part. A call ends after SECONDS; the same one goes on. One process leaves most of a GPU idle: start
+# NVIDIA's MPS before, so that they compute at the same time.
 set -u
 out=$1 end=$(($(date +%s) + $2))
 export OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=2

@@ -70,7 +70,9 @@ def recolour(images: Tensor, draws: Tensor, strength: float) -> Tensor:
 
     ``draws`` in [0, 1] are ``[2, B, C]``, for ``a`` and ``b`` of each image and channel.
     """
-    scale, offset = (strength * (2 * draws - 1)).to(images.device)[..., None, None]
+    scale, offset = (strength * (2 * draws - 1))[..., None, None].to(
+        images.device, non_blocking=True
+    )
     changed: Tensor = images * scale.exp() + offset
     return changed
 
