@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 RATE = 0.15  # times the learning rate of everything else
 WEIGHT_DECAY = 0.01
+# x -> a x + b x^3 + c x^5, five times, brings every singular value from (0, 1] near 1.
+COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
 def hidden_weights(network: nn.Module) -> list[nn.Parameter]:
@@ -33,32 +35,73 @@ def hidden_weights(network: nn.Module) -> list[nn.Parameter]:
 class Matrices:
     """Weights ``[out, in, ...]`` as matrices ``[out, all the rest]``, moved by Muon.
 
-    Its update is the momentum with all its singular values made 1 (Jordan et al. 2024, "Muon: An
-    optimizer for hidden layers in neural networks"), so that rare directions are learnt as fast as
-    common ones.
+    Its update is the momentum (Nesterov's) with all its singular values made 1, times
+    ``sqrt(max(1, out / rest))`` (Jordan et al. 2024, "Muon: An optimizer for hidden layers in
+    neural networks"), so that rare directions are learnt as fast as common ones. All matrices move
+    together: one by one, as ``torch.optim.Muon`` does it, a GPU waits for the launch of each
+    kernel.
     """
 
     def __init__(self, weights: Sequence[nn.Parameter], momentum: float) -> None:
-        self._weights = list(weights)
-        self._matrices = [nn.Parameter(_matrix(w.detach(), w)) for w in weights]
-        # The rate comes with each step.
-        self._optimizer = torch.optim.Muon(
-            self._matrices, weight_decay=WEIGHT_DECAY, momentum=momentum
-        )
+        self._weights, self._momentum = list(weights), momentum
+        self._averages = [torch.zeros_like(_matrix(w.detach(), w)) for w in weights]
 
+    @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """A step along the weights' gradients; ``learning_rate`` is that of everything else."""
-        for matrix, weight in zip(self._matrices, self._weights, strict=True):
-            matrix.grad = None if weight.grad is None else _matrix(weight.grad, weight)
-        for group in self._optimizer.param_groups:
-            group["lr"] = RATE * learning_rate
-        self._optimizer.step()
+        moving = [
+            (_matrix(weight, weight), _matrix(weight.grad, weight), average)
+            for weight, average in zip(self._weights, self._averages, strict=True)
+            if weight.grad is not None
+        ]
+        if not moving:
+            return
+        matrices, gradients, averages = (list(tensors) for tensors in zip(*moving, strict=True))
+        rate = RATE * learning_rate
+        torch._foreach_lerp_(averages, gradients, 1 - self._momentum)
+        torch._foreach_mul_(matrices, 1 - rate * WEIGHT_DECAY)
+        ways = orthogonal(torch._foreach_lerp(gradients, averages, self._momentum))
+        for matrix, way in zip(matrices, ways, strict=True):
+            matrix.sub_(way, alpha=rate * max(1.0, way.shape[0] / way.shape[1]) ** 0.5)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._optimizer.state_dict()
+        return {"averages": self._averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
+        torch._foreach_copy_(self._averages, state["averages"])
+
+
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Each matrix ``[m, n]`` with its singular values made 1, nearly (0.7 to 1.2): ``U V^T`` of
+    ``U S V^T``, by Newton and Schulz's iteration in bfloat16.
+
+    Matrices of equal shorter sides are computed at once, with zeros, which stay, beside the narrow.
+    """
+    wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.T for matrix in matrices]
+    results = list(matrices)
+    for rows in dict.fromkeys(len(matrix) for matrix in wide):
+        places = [place for place, matrix in enumerate(wide) if len(matrix) == rows]
+        columns = max(wide[place].shape[1] for place in places)
+        stack = matrices[0].new_zeros(len(places), rows, columns)
+        for part, place in zip(stack, places, strict=True):
+            part[:, : wide[place].shape[1]] = wide[place]
+        for part, place in zip(_newton_schulz(stack), places, strict=True):
+            made = part[:, : wide[place].shape[1]]
+            results[place] = made if wide[place] is matrices[place] else made.T
+    return results
+
+
+def _newton_schulz(stack: Tensor) -> Tensor:
+    """``[n, rows, columns]`` to the same, the singular values of each made 1."""
+    a, b, c = COEFFICIENTS
+    size = torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    stack = (stack / size).bfloat16()
+    for _ in range(ITERATIONS):
+        gram = stack @ stack.mT
+        stack = torch.baddbmm(
+            stack, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), stack, beta=a
+        )
+    return stack.float()
 
 
 def _matrix(values: Tensor, weight: Tensor) -> Tensor:

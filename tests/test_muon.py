@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import DistillationConfig
-from pipeline.muon import RATE, WEIGHT_DECAY, Matrices, hidden_weights
+from pipeline.muon import RATE, WEIGHT_DECAY, Matrices, hidden_weights, orthogonal
 from pipeline.teacher import Preprocessing, Teacher
 from pipeline.training import Training
 
@@ -53,6 +53,35 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
     # U V^T of the gradient, in whatever layout.
     u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
     assert float((moved.flatten(1) * (u @ v)).sum() / (RATE * rate)) > 0.7 * 8
+
+
+def test_matrices_move_together_as_they_do_one_by_one() -> None:
+    shapes = [(4, 6), (4, 9), (9, 4), (4, 4), (6, 2), (5, 7), (1, 3)]
+    generator = torch.Generator().manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    library = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    together, rate = Matrices(weights, momentum=0.9), 0.2
+    one_by_one = torch.optim.Muon(library, RATE * rate, weight_decay=WEIGHT_DECAY, momentum=0.9)
+    for _ in range(3):
+        for own, other in zip(weights, library, strict=True):
+            own.grad = torch.randn(own.shape, generator=generator)
+            other.grad = own.grad.clone()
+        together.step(rate)
+        one_by_one.step()
+    for own, other in zip(weights, library, strict=True):
+        assert torch.allclose(own, other, atol=0.15 * RATE * rate)  # of 3 steps, in bfloat16
+
+
+def test_a_matrix_is_made_orthogonal_alone_or_beside_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 8), (8, 3), (3, 5), (3, 3), (2, 9)]
+    matrices = [torch.randn(shape, generator=generator) for shape in shapes]
+    for matrix, made in zip(matrices, orthogonal(matrices), strict=True):
+        assert made.shape == matrix.shape
+        assert torch.allclose(made, orthogonal([matrix])[0], atol=0.02)
+        values = torch.linalg.svdvals(made)
+        assert values.min() > 0.5 and values.max() < 1.5
+    assert torch.equal(orthogonal([torch.zeros(2, 3)])[0], torch.zeros(2, 3))
 
 
 def test_a_weight_without_a_gradient_stays() -> None:
