@@ -26,7 +26,7 @@ class Recipe:
     Little smoothing: what a teacher says of the wrong classes is what its students learn from.
     """
 
-    epochs: int = 50
+    epochs: int = 80
     batch: int = 256
     rate: float = 0.2
     rise: float = 0.15

@@ -1,20 +1,18 @@
 """Students of large CIFAR-10 teachers, on a GPU: against the accuracies that papers report.
 
-    python -m benchmarks.gpu_students OUT [--seconds 500] [--effort 1.0] [--toy]
+    python -m benchmarks.gpu_students OUT [--rows ROW ...] [--seconds 500] [--effort 1.0] [--toy]
 
 ``OUT`` holds ``train-*.tar`` and ``test-00000.tar``, CIFAR-10 as WebDataset (``png`` and ``cls``),
 and keeps everything. A call stops cleanly after ``--seconds``, with exit code 75, and a further
 call goes on from there; 0 says that all is done. A ResNet-34 and a WRN-40-2 are trained on the real
 images. Then all is the library's own: 50,000 images of each teacher by ``synthesize`` with the
-objective of ``examples/cifar10.yaml``, 200 iterations, batches of 1,000, and students from scratch
+objective of ``examples/cifar10.yaml``, 100 iterations, batches of 1,000, and students from scratch
 by ``distill`` with its moved images. Real images give nothing to a student but its final accuracy.
 ``OUT/results.json`` and ``.md`` have the results.
 
-On one H100 in 14 minutes, ``benchmarks/gpu_study.sh`` beside it (docs/students.md), 35 epochs of
-the ResNet-34 took 203 s and 50,000 images 291 s; the ResNet-18 was not finished. On an idle card of
-H200's class all of it should take about 25 minutes: an estimate. ``--effort 0.7`` takes 0.7 of the
-steps of each student. Give the same ``--effort`` to all calls: a student of other steps is another
-student.
+``--effort 0.7`` takes 0.7 of the steps of each student. Give the same ``--effort`` to all calls: a
+student of other steps is another student. ``--rows`` makes some of the students alone: such calls
+share a GPU well, each with an ``OUT`` of its own.
 
 Beside what ``benchmarks.gpu`` names it needs webdataset (with braceexpand and pyyaml), pyarrow and
 safetensors.
@@ -69,7 +67,9 @@ class Size:
     recipe: Recipe = field(default_factory=Recipe)
     arguments: dict[str, Any] = field(default_factory=dict)  # of every network
     shard: int = 5000  # five batches: what is done is written while the next one is made
-    synthesis: dict[str, Any] = field(default_factory=lambda: {"batch_size": 1000})
+    synthesis: dict[str, Any] = field(
+        default_factory=lambda: {"batch_size": 1000, "iterations": 100}
+    )
     training: dict[str, Any] = field(
         default_factory=lambda: {"batch_size": 256, "checkpoint_every": 1000}
     )
@@ -214,6 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=500.0, help="of this call")
     parser.add_argument("--effort", type=float, default=1.0, help="share of each student's steps")
+    names = [row.name for row in FULL.rows]
+    parser.add_argument("--rows", nargs="+", choices=names, default=names)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args(arguments)
     device, warnings = choose_device(options.toy), Warnings()
@@ -226,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = Run(options.out, size, device, pieces)
     finished = False
     try:
-        for row in size.rows:
+        for row in (row for row in size.rows if row.name in options.rows):
             make_teacher(run, row.teacher)
             make_student(run, row)
         finished = True

@@ -185,6 +185,13 @@ def test_a_further_call_makes_nothing_again(whole: Path, monkeypatch: pytest.Mon
     assert after == before
 
 
+def test_rows_are_made_alone(real: Path, whole: Path) -> None:
+    code, report = students(real, "--rows", "wrn16_1")
+    assert code == 0 and report["finished"]
+    together = json.loads((whole / "results.json").read_text())["results"]
+    assert report["results"] == [r for r in together if r["network"] in ("wrn40_2", "wrn16_1")]
+
+
 @pytest.mark.slow
 def test_a_run_in_pieces_makes_what_one_call_makes(
     real: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
