@@ -1,7 +1,8 @@
 """Random changes to a batch before teacher and student see it, all drawn from one generator.
 
 Everything is drawn for the whole batch, and then cut to the share that this process has of it; no
-image mixes with one outside its own four. So several processes make of a batch what one would.
+image mixes with one outside its own four. So several processes make of a batch what one would. What
+is drawn is little; a GPU makes the masks and indices of it, and so nothing waits for a copy.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ def shift_and_flip(
     shift = min(shift, height - 1, width - 1)
     total = count * share.of
     offsets = torch.randint(0, 2 * shift + 1, (2, total), generator=generator)
-    flips = share.take(torch.randint(0, 2, (total,), generator=generator)).bool() & flip
+    flips = torch.randint(0, 2, (total,), generator=generator)
+    drawn = share.take(torch.stack([*offsets, flips], 1)).to(images.device, non_blocking=True)
+    down, right, flipped = drawn[:, :, None].unbind(1)
     padded = F.pad(images, (shift, shift, shift, shift), mode="reflect") if shift else images
-    rows = share.take(offsets[0])[:, None] + torch.arange(height)
-    columns = share.take(offsets[1])[:, None] + torch.arange(width)
-    columns = torch.where(flips[:, None], columns.flip(1), columns)
-    index = torch.arange(count)[:, None, None, None]
-    rows, columns, index = (t.to(images.device, non_blocking=True) for t in (rows, columns, index))
+    rows = down + torch.arange(height, device=images.device)
+    columns = right + torch.arange(width, device=images.device)
+    columns = torch.where(flipped.bool() & flip, columns.flip(1), columns)
+    index = torch.arange(count, device=images.device)[:, None, None, None]
     depth = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[index, depth, rows[:, None, :, None], columns[:, None, None, :]]
 
@@ -58,13 +60,14 @@ def cutout(images: Tensor, side: int, generator: torch.Generator, share: Share =
     (DeVries and Taylor 2017)."""
     count, _, *sides = images.shape
     draws = share.take(torch.rand(count * share.of, 2, generator=generator))
+    draws = draws.to(images.device, non_blocking=True)
     inside = []
     for draw, length in zip(draws.unbind(1), sides, strict=True):
         start = (draw * length).floor()[:, None] - side // 2
-        place = torch.arange(length)
+        place = torch.arange(length, device=images.device)
         inside.append((place >= start) & (place < start + side))
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return images.masked_fill(hole.to(images.device, non_blocking=True), 0.0)
+    return images.masked_fill(hole, 0.0)
 
 
 def mixup(images: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:

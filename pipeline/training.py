@@ -101,6 +101,8 @@ class Training:
             group["lr"] = rate
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
         # Nothing in a step may wait for a GPU, which would then wait for the next step's kernels.
+        if self._teacher.device.type == "cuda":  # what is not pinned is waited for all the same
+            pixels = pixels.pin_memory()
         pixels = pixels.to(self._teacher.device, non_blocking=True)
         clean = self._teacher.preprocessing.normalise(pixels)
         images = augment(clean, self._config, generator, self._share)
