@@ -81,6 +81,7 @@ FULL = Size(
         Row("resnet18", "resnet34", "resnet18", 50_000, 20_000, 0.933, 0.95),
         Row("resnet18-10000", "resnet34", "resnet18", 10_000, 10_000, 0.85, 0.85),
         Row("wrn16_1", "wrn40_2", "wrn16_1", 50_000, 20_000, 0.874, 0.90),
+        Row("wrn16_1-10000", "wrn40_2", "wrn16_1", 10_000, 10_000, 0.85, 0.85),
     )
 )
 _EAGER = {"precision": "float32", "compile": False}

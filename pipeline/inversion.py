@@ -96,10 +96,10 @@ def invert(
     """
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
-    images = starting_images(len(labels), teacher.shape, objective.start, generator)
+    start = objective.start
+    images = starting_images(len(labels), teacher.shape, start, generator, teacher.device)
     if pool is not None:
         images = pool.warmed(images, labels, teacher.preprocessing, generator)
-    images = images.to(teacher.device)
     if objective.clamp:
         images = teacher.preprocessing.clamp(images)
     views = Views(objective, iterations, generator)
@@ -212,9 +212,14 @@ def _choose(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def starting_images(
-    count: int, shape: tuple[int, int, int], start: str, generator: torch.Generator
+    count: int,
+    shape: tuple[int, int, int],
+    start: str,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Random images in normalised space, ``[count, C, H, W]`` in float32.
+    """Random images in normalised space, ``[count, C, H, W]`` in float32, on ``device``; drawn on
+    the CPU.
 
     ``white`` is unit Gaussian noise. ``low-frequency`` is coloured blobs: unit noise on a grid of
     about one cell to five pixels, drawn smoothly to full size, under weak white noise. ``grey`` is
@@ -223,18 +228,23 @@ def starting_images(
     """
     channels, height, width = shape
     if start == "varied":
-        return varied_noise(count, shape, generator)
-    white = torch.randn(count, *shape, generator=generator)
+        return varied_noise(count, shape, generator, device)
+    white = torch.randn(count, *shape, generator=generator).to(device)
     if start == "white":
         return white
     grid = (max(2, round(height / 5)), max(2, round(width / 5)))
-    coarse = torch.randn(count, channels, *grid, generator=generator)
+    coarse = torch.randn(count, channels, *grid, generator=generator).to(device)
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
     blobs = smooth + 0.1 * white
     return 0.1 * blobs if start == "grey" else blobs
 
 
-def varied_noise(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+def varied_noise(
+    count: int,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Noise of as many kinds as there are images, ``[count, C, H, W]``.
 
     ``a (u x + (1 - u) sqrt(C) mean_c x)`` with ``x = sum_k w_k z_k``: ``z_k`` is unit noise on a
@@ -246,14 +256,14 @@ def varied_noise(count: int, shape: tuple[int, int, int], generator: torch.Gener
     octaves = max(height, width).bit_length()
     weights = torch.randn(count, octaves, generator=generator).exp()
     weights[:, -1] *= 0.3  # pixel noise alone is soon undone
-    weights = F.normalize(weights, dim=1)
-    noise = torch.zeros(count, *shape)
+    weights = F.normalize(weights, dim=1).to(device)
+    noise = torch.zeros(count, *shape, device=device)
     for octave, weight in enumerate(weights.unbind(1)):
         sides = [min(2**octave, height), min(2**octave, width)]
-        grid = torch.randn(count, channels, *sides, generator=generator)
+        grid = torch.randn(count, channels, *sides, generator=generator).to(device)
         smooth = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
         noise += weight.view(-1, 1, 1, 1) * smooth
-    colour, strength = torch.rand(2, count, 1, 1, 1, generator=generator)
+    colour, strength = torch.rand(2, count, 1, 1, 1, generator=generator).to(device)
     noise = colour * noise + (1 - colour) * channels**0.5 * noise.mean(1, keepdim=True)
     varied: Tensor = 1.2 * (1.4 * strength - 0.9).exp() * noise
     return varied

@@ -30,17 +30,16 @@ class Pool:
     ) -> Tensor:
         """``(1 - share) noise + share earlier``, with an image of each label at random.
 
-        ``[B, C, H, W]`` in normalised space, on the device of ``preprocessing``. A label that there
-        is none of has noise.
+        ``[B, C, H, W]`` in normalised space, on the device of ``noise`` and ``preprocessing``. A
+        label that there is none of has noise.
         """
         draws = torch.rand(len(labels), generator=generator)
-        device = preprocessing.mean.device
-        starts = noise.to(device, copy=True)
+        starts = noise.clone()
         for index, (label, draw) in enumerate(zip(labels.tolist(), draws.tolist(), strict=True)):
             rows = (self.labels == label).nonzero()[:, 0]
             if len(rows):
                 row = int(rows[int(draw * len(rows))])
-                earlier = preprocessing.normalise(self.pixels[row : row + 1].to(device))[0]
+                earlier = preprocessing.normalise(self.pixels[row : row + 1].to(noise.device))[0]
                 starts[index] = (1 - self.share) * starts[index] + self.share * earlier
         return starts
 

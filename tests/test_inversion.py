@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.engine import Engine
 from pipeline.inversion import Inverted, invert, learning_rate, starting_images
-from pipeline.objective import Objective, classification_loss, evaluate_terms
+from pipeline.objective import Objective, Start, classification_loss, evaluate_terms
 from pipeline.sources import build_network
 from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Preprocessing, Teacher
@@ -236,6 +236,16 @@ def test_starting_images(shape: tuple[int, int, int]) -> None:
 
     assert roughness(smooth) < 0.8 * roughness(white)
     torch.testing.assert_close(start("grey"), 0.1 * smooth)
+
+
+@pytest.mark.parametrize("kind", get_args(Start))
+def test_a_start_is_drawn_on_the_cpu_and_made_on_the_device(kind: str) -> None:
+    """Which "meta" stands for: mixed with the CPU's it raises, as a GPU does."""
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    made = starting_images(4, (3, 8, 6), kind, generators[0], "meta")
+    assert made.device.type == "meta" and made.shape == (4, 3, 8, 6)
+    starting_images(4, (3, 8, 6), kind, generators[1])
+    assert torch.equal(*(generator.get_state() for generator in generators))
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 20), (4, 1, 3)])

@@ -39,12 +39,15 @@ def test_a_share_is_mixed_with_noise() -> None:
     assert torch.allclose(starts[40:42], 0.75 * noise[40:42] + 0.25 * earlier[5])
 
 
-def test_a_start_is_made_on_the_device_of_the_teacher() -> None:
+def test_a_start_is_mixed_on_the_device_of_the_noise() -> None:
     """Which "meta" stands for: mixed with the CPU's it raises, as a GPU does."""
     pool = Pool(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), 0.5)
     preprocessing = PREPROCESSING.to(torch.device("meta"))
     starts = pool.warmed(
-        torch.zeros(2, 1, 2, 2), torch.tensor([1, 0]), preprocessing, torch.Generator()
+        torch.zeros(2, 1, 2, 2, device="meta"),
+        torch.tensor([1, 0]),
+        preprocessing,
+        torch.Generator(),
     )
     assert starts.device.type == "meta"
 
