@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from pipeline.executor import PerDevice, Stopped
+from pipeline import executor as executors
+from pipeline.errors import UserError
+from pipeline.executor import InProcess, PerDevice, Stopped, create_executor
 
 
 def test_stop_ends_its_own_workers_and_nobody_elses() -> None:
@@ -40,6 +43,44 @@ def test_stop_ends_its_own_workers_and_nobody_elses() -> None:
     assert bystander.is_alive()
     bystander.kill()
     bystander.join()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "given", "sharing"),
+    [
+        ("0,1", None, ["0", "1"], 1),
+        ("0,1", 2, ["0", "1"], 1),
+        ("0,1", 3, ["0", "1", "0"], 2),
+        ("5", 2, ["5", "5"], 2),
+    ],
+)
+def test_workers_are_dealt_out_to_the_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: str, workers: int | None, given: list[str], sharing: int
+) -> None:
+    made = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(executors, "PerDevice", lambda *arguments: made.append(arguments))
+    create_executor("auto", workers, 1)
+    assert made == [([{"CUDA_VISIBLE_DEVICES": name} for name in given], "cuda", sharing)]
+
+
+def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert isinstance(create_executor("cuda", 1, 1), InProcess)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert isinstance(create_executor("auto", 1, 1), InProcess)
+    with pytest.raises(UserError, match="no CUDA device"):
+        create_executor("cuda", None, 1)
+
+
+def test_a_worker_has_its_environment() -> None:
+    executor = PerDevice([{"CUDA_VISIBLE_DEVICES": "7"}], "cpu")
+    assert executor.run(environment, "CUDA_VISIBLE_DEVICES") == "7"
+    executor.close()
+
+
+def environment(job: str, device: str, report: Callable[[float], None]) -> str:
+    return os.environ[job]
 
 
 def nap(job: float, device: str, report: Callable[[float], None]) -> str:
