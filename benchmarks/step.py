@@ -1,9 +1,11 @@
-"""What two things are worth to a step on a CPU, each in alternation with its absence.
+"""What three things are worth to a step on a CPU, each in alternation with its absence.
 
     python -m benchmarks.step [--threads 1] [--pairs 5]
 
 - memory: steps of the compiled bfloat16 engine, ResNet-20, batch 256, in a process that keeps
   freed memory (``pipeline/cores.py``) and in one that does not;
+- norms: steps of a MobileNetV3-small of random weights, 224 pixels, batch 16, R_TV and R_l2 summed
+  row by row, and an image at once;
 - depthwise: forward and gradient of a strided depthwise convolution in bfloat16 as
   ``pipeline/depthwise.py`` does it, and as it is (96 channels of 28x28, 3x3, stride 2, batch 64).
 """
@@ -23,9 +25,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import torchvision
+from torch import Tensor
 
 from benchmarks import engine
-from pipeline import cores
+from benchmarks.gpu_checks import random_teacher
+from pipeline import cores, objective
 from pipeline.depthwise import UnitStride
 from pipeline.storage import write_json
 
@@ -35,8 +40,24 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
     torch.set_num_threads(threads)
     if kept:
         cores.keep_memory()
-    ours = engine.ours(256, "bfloat16", True)
-    images, factors = torch.randn(256, 3, 32, 32, requires_grad=True), torch.ones(256, 2)
+    return _stepping(engine.ours(256, "bfloat16", True))
+
+
+def norms(rows: bool, threads: int) -> Callable[[], None]:
+    """The same of an engine whose images are large."""
+    cores.use(threads)
+    if not rows:
+        objective._norm = _at_once
+    shape, classes, batch = (3, 224, 224), 1000, 16
+    network = torchvision.models.mobilenet_v3_small(weights=None)
+    teacher = random_teacher(network, shape, classes, batch, torch.device("cpu"))
+    return _stepping(engine.Ours(teacher, engine.labels_of(batch, classes), "bfloat16", True))
+
+
+def _stepping(ours: engine.Ours) -> Callable[[], None]:
+    count = len(ours.labels)
+    images = torch.randn(count, *ours.engine.teacher.shape, requires_grad=True)
+    factors = torch.ones(count, 2)
 
     def run() -> None:
         with ours.engine:
@@ -45,6 +66,10 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
                 images.grad = None
 
     return run
+
+
+def _at_once(values: Tensor) -> Tensor:
+    return values.float().square().flatten(1).sum(1).clamp_min(1e-12).sqrt()
 
 
 def convolution(unit: bool, threads: int) -> Callable[[], None]:
@@ -61,7 +86,7 @@ def convolution(unit: bool, threads: int) -> Callable[[], None]:
     return run
 
 
-SUBJECTS = {"memory": steps, "depthwise": convolution}
+SUBJECTS = {"memory": steps, "norms": norms, "depthwise": convolution}
 _run: Callable[[], None]
 
 
