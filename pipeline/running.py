@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.executor import Executor, InProcess, Stopped, Work, create_executor
+from pipeline.executor import Executor, InProcess, Stopped, Work, WorkerDied, create_executor
 from pipeline.ranks import is_first
 
 
@@ -26,6 +26,9 @@ class Job(Protocol):
 
 
 log = logging.getLogger(__name__)
+
+# Their message says all; any other error is for us to mend, and needs its traceback.
+EXPLAINED = (UserError, Stopped, WorkerDied, OSError, FloatingPointError)
 
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
@@ -89,6 +92,8 @@ def local_runner(executor: Executor, retries: int) -> Runner:
                 futures = [pool.submit(one, job) for job in jobs]
                 wait(futures)
         errors = [error for future in futures if (error := future.exception())]
+        if errors and not isinstance(errors[0], EXPLAINED):
+            log.error("the first failure:", exc_info=errors[0])
         raise_failures(errors, len(jobs))
         return [future.result() for future in futures]
 

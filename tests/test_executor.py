@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
 from pipeline import executor as executors
 from pipeline.errors import UserError
 from pipeline.executor import InProcess, PerDevice, Stopped, create_executor
+from pipeline.running import JobsFailed, local_runner
 
 
 def test_stop_ends_its_own_workers_and_nobody_elses() -> None:
@@ -77,6 +79,24 @@ def test_a_worker_has_its_environment() -> None:
     executor = PerDevice([{"CUDA_VISIBLE_DEVICES": "7"}], "cpu")
     assert executor.run(environment, "CUDA_VISIBLE_DEVICES") == "7"
     executor.close()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("odd"), FloatingPointError("lower it")])
+def test_only_an_error_that_does_not_explain_itself_has_a_traceback(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    @dataclass
+    class Job:
+        images: int = 1
+
+    def work(job: Job, device: str, report: Callable[[float], None]) -> None:
+        raise error
+
+    with pytest.raises(JobsFailed, match=f"2 of 2 jobs failed; the first: {error}"):
+        local_runner(InProcess("cpu"), retries=1)(work, [Job(), Job()], "odd jobs")
+    expected = isinstance(error, ZeroDivisionError)
+    assert caplog.text.count("Traceback") == expected
+    assert ("in work" in caplog.text) == expected
 
 
 def environment(job: str, device: str, report: Callable[[float], None]) -> str:
