@@ -50,17 +50,15 @@ def check(
     teacher: Teacher,
     labels: Tensor,
     default: Engine,
+    graphs: Engine,
     strict: bool | None,
-    graphs: Engine | None = None,
 ) -> list[dict[str, Any]]:
     """The errors of each engine and whether they are small enough, one row an engine.
 
     ``loss`` and ``gradient`` are relative to eager float32, the largest of a few steps. ``strict``
     asks for the float32 engine as well, and says whether it is compiled.
     """
-    engines = {"default": default}
-    if graphs is not None:
-        engines["CUDA graphs"] = graphs
+    engines = {"default": default, "CUDA graphs": graphs}
     if strict is not None:
         engines["compiled float32"] = Engine(teacher, OBJECTIVE, "float32", strict)
     engines["eager bfloat16"] = Engine(teacher, OBJECTIVE, "bfloat16")
