@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu [--reports DIR] [--seconds 480] [--pairs 5] [--toy]
 
-Needs one GPU of 80 GB and under 9 minutes; ``--toy`` runs all of it at toy size on the CPU. Writes
+Needs one GPU of 80 GB and some minutes; ``--toy`` runs all of it at toy size on the CPU. Writes
 ``gpu.json`` and ``gpu.md`` into ``--reports``, anew after each network.
 
 Beside torch, torchvision, NumPy, Pillow and tqdm, what it imports of ``pipeline`` needs pydantic,

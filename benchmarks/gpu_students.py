@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = Run(options.out, size, device, pieces)
     finished = False
     try:
-        for row in (row for row in size.rows if row.name in options.rows):
+        for row in [row for row in size.rows if row.name in options.rows]:
             make_teacher(run, row.teacher)
             make_student(run, row)
         finished = True

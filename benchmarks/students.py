@@ -102,7 +102,8 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
     if rounds:  # equal images in all
         overrides["synthesis.images"] = options.images - rounds
         config = load_config(PARAMS, overrides)
-    made_of = [config.synthesis, config.adaptive if rounds else None, row == REAL]
+    teacher = [config.teacher.arguments, Path(str(config.teacher.weights)).name]
+    made_of = [*teacher, config.synthesis, config.adaptive if rounds else None, row == REAL]
     images = digest_json([str(part) for part in made_of])[:12]
     student = digest_json([images, str(config.distillation), str(config.student)])[:12]
     overrides |= {

@@ -2,7 +2,7 @@
 
 Everything is drawn for the whole batch, and then cut to the share that this process has of it; no
 image mixes with one outside its own four. So several processes make of a batch what one would. What
-is drawn is little; a GPU makes the masks and indices of it, and so nothing waits for a copy.
+is drawn is little, and copied to a GPU without waiting; masks and indices are made there.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ Imports neither torch nor a job's module before a worker has been pinned to its 
 
 from __future__ import annotations
 
-import itertools
-import math
 import multiprocessing
 import os
 import queue
@@ -20,8 +18,6 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from pipeline.errors import UserError
-
-SHARED = 0.9  # of a GPU's memory, for all workers on it; CUDA itself takes some for each
 
 Work = Callable[[Any, str, Callable[[float], None]], Any]  # (job, device, report) -> result
 
@@ -91,12 +87,11 @@ class InProcess:
 class PerDevice:
     """A long-lived process for each device. One that dies is replaced, and its job raises."""
 
-    def __init__(self, devices: list[dict[str, str]], device: str, sharing: int = 1) -> None:
-        """``devices`` has each worker's environment; ``sharing`` of them share a GPU's memory."""
+    def __init__(self, devices: list[dict[str, str]], device: str) -> None:
         self.workers = len(devices)
         # Workers end when something comes out of it: stop() said so, or this process is dead.
         alive, self._alive = multiprocessing.Pipe(duplex=False)
-        self._slots = [_Slot(environment, device, sharing, alive) for environment in devices]
+        self._slots = [_Slot(environment, device, alive) for environment in devices]
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._stopped = False
         for slot in self._slots:
@@ -130,12 +125,9 @@ class PerDevice:
 class _Slot:
     """One device and the process that serves it."""
 
-    def __init__(
-        self, environment: dict[str, str], device: str, sharing: int, alive: Connection
-    ) -> None:
+    def __init__(self, environment: dict[str, str], device: str, alive: Connection) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._environment, self._device, self._alive = environment, device, alive
-        self._sharing = sharing
         self.progress: Any = self._context.Value(c_double, lock=False)
         self._pool = self._new_pool()
 
@@ -153,7 +145,7 @@ class _Slot:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        arguments = (self._environment, self._device, self._sharing, self.progress, self._alive)
+        arguments = (self._environment, self._device, self.progress, self._alive)
         return ProcessPoolExecutor(1, self._context, _start_worker, arguments)
 
 
@@ -162,20 +154,18 @@ def create_executor(device: str, workers: int | None, threads: int) -> Executor:
 
     Args:
         device: ``auto`` takes CUDA where there is one.
-        workers: processes; None takes one a GPU, or as many as the cores hold. More than there are
-            GPUs share them.
+        workers: processes; None takes one a GPU, or as many as the cores hold.
     """
     if device == "auto":
         device = "cuda" if _cuda_devices() else "cpu"
     if device == "cuda":
-        if not (gpus := _cuda_devices()):
+        if not _cuda_devices():
             raise UserError("execution.device is cuda, but there is no CUDA device here: use cpu")
-        names = itertools.islice(itertools.cycle(gpus), workers or len(gpus))
-        devices = [{"CUDA_VISIBLE_DEVICES": name} for name in names]
-        sharing = math.ceil(len(devices) / len(gpus))
+        devices = [{"CUDA_VISIBLE_DEVICES": name} for name in _cuda_devices()]
     else:
-        devices, sharing = [{}] * (workers or max(1, _cores() // threads)), 1
-    return InProcess(device) if len(devices) == 1 else PerDevice(devices, device, sharing)
+        devices = [{} for _ in range(workers or max(1, _cores() // threads))]
+    devices = devices[:workers]
+    return InProcess(device) if len(devices) == 1 else PerDevice(devices, device)
 
 
 def _cores() -> int:
@@ -200,18 +190,13 @@ _progress: Any = None
 
 
 def _start_worker(
-    environment: dict[str, str], device: str, sharing: int, progress: Any, alive: Connection
+    environment: dict[str, str], device: str, progress: Any, alive: Connection
 ) -> None:
     global _device, _progress
     os.environ.update(environment)
     _device, _progress = device, progress
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
-    if sharing > 1:
-        import torch
-
-        # What a worker finds too large must follow from its share, not from what others hold now.
-        torch.cuda.set_per_process_memory_fraction(SHARED / sharing)
 
 
 def _die_with_parent(alive: Connection) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 RATE = 0.15  # times the learning rate of everything else
 WEIGHT_DECAY = 0.01
-# x -> a x + b x^3 + c x^5, five times, brings every singular value from (0, 1] near 1.
+# x -> a x + b x^3 + c x^5, five times, brings what lies in [0.003, 1] to 0.7 to 1.2.
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
@@ -72,8 +72,8 @@ class Matrices:
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Each matrix ``[m, n]`` with its singular values made 1, nearly (0.7 to 1.2): ``U V^T`` of
-    ``U S V^T``, by Newton and Schulz's iteration in bfloat16.
+    """Each matrix ``[m, n]`` with its singular values made 1, nearly: ``U V^T`` of ``U S V^T``, by
+    Newton and Schulz's iteration in bfloat16. Those below 0.3 % of the matrix's norm stay smaller.
 
     Matrices of equal shorter sides are computed at once, with zeros, which stay, beside the narrow.
     """

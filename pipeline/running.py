@@ -92,8 +92,9 @@ def local_runner(executor: Executor, retries: int) -> Runner:
                 futures = [pool.submit(one, job) for job in jobs]
                 wait(futures)
         errors = [error for future in futures if (error := future.exception())]
-        if errors and not isinstance(errors[0], EXPLAINED):
-            log.error("the first failure:", exc_info=errors[0])
+        unexplained = [error for error in errors if not isinstance(error, EXPLAINED)]
+        if unexplained:
+            log.error("the first failure:", exc_info=unexplained[0])
         raise_failures(errors, len(jobs))
         return [future.result() for future in futures]
 

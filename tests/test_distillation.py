@@ -20,7 +20,7 @@ from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
 from pipeline.config import DistillationConfig, parse_config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
-from pipeline.ranks import Share
+from pipeline.ranks import WHOLE, Share
 from pipeline.running import JobsFailed, open_runner
 from pipeline.shards import BadShardError, decode_image, read_tar
 from pipeline.sources import build_network, load_weights
@@ -91,6 +91,15 @@ def crops(image: Tensor, shift: int) -> list[Tensor]:
         for y in range(2 * shift + 1)
         for x in range(2 * shift + 1)
     ]
+
+
+@pytest.mark.parametrize("share", [WHOLE, Share(1, 2)])
+def test_images_are_augmented_on_their_device(share: Share) -> None:
+    """Which "meta" stands for: mixed with the CPU's it raises, as a GPU does."""
+    images = torch.zeros(4, 3, 8, 6, device="meta")
+    config = DistillationConfig(mixup=1.0, cutmix=1.0, cutout=3)
+    made = augment(images, config, generator(), share)
+    assert made.device.type == "meta" and made.shape == images.shape
 
 
 @pytest.mark.parametrize("flip", [False, True])

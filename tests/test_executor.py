@@ -47,23 +47,15 @@ def test_stop_ends_its_own_workers_and_nobody_elses() -> None:
     bystander.join()
 
 
-@pytest.mark.parametrize(
-    ("gpus", "workers", "given", "sharing"),
-    [
-        ("0,1", None, ["0", "1"], 1),
-        ("0,1", 2, ["0", "1"], 1),
-        ("0,1", 3, ["0", "1", "0"], 2),
-        ("5", 2, ["5", "5"], 2),
-    ],
-)
-def test_workers_are_dealt_out_to_the_gpus(
-    monkeypatch: pytest.MonkeyPatch, gpus: str, workers: int | None, given: list[str], sharing: int
+@pytest.mark.parametrize(("workers", "given"), [(None, ["0", "4", "7"]), (2, ["0", "4"])])
+def test_each_gpu_has_a_worker(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, given: list[str]
 ) -> None:
     made = []
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,4,7")
     monkeypatch.setattr(executors, "PerDevice", lambda *arguments: made.append(arguments))
     create_executor("auto", workers, 1)
-    assert made == [([{"CUDA_VISIBLE_DEVICES": name} for name in given], "cuda", sharing)]
+    assert made == [([{"CUDA_VISIBLE_DEVICES": name} for name in given], "cuda")]
 
 
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,8 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
 def test_matrices_move_together_as_they_do_one_by_one() -> None:
     shapes = [(4, 6), (4, 9), (9, 4), (4, 4), (6, 2), (5, 7), (1, 3)]
     generator = torch.Generator().manual_seed(0)
-    weights = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    # Large, so that the decay of the weights shows.
+    weights = [nn.Parameter(10 * torch.randn(shape, generator=generator)) for shape in shapes]
     library = [nn.Parameter(weight.detach().clone()) for weight in weights]
     together, rate = Matrices(weights, momentum=0.9), 0.2
     one_by_one = torch.optim.Muon(library, RATE * rate, weight_decay=WEIGHT_DECAY, momentum=0.9)

@@ -52,6 +52,8 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
     for same in ("imitation", "adversarial", "sgd"):
         assert datasets.pop(same) == datasets["spread"]
     assert len(set(datasets.values())) == len(datasets)
+    other = configured("teacher.arguments.blocks=5", tmp_path)
+    assert other.paths.dataset not in datasets.values()
     named = configured("synthesis.iterations=7", tmp_path)
     assert named.synthesis.iterations == 7
     assert configured("spread", tmp_path, seed=1).synthesis.seed == 1
