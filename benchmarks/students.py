@@ -30,7 +30,7 @@ from torch import nn
 
 from pipeline.adaptive import synthesize
 from pipeline.cli import report_errors
-from pipeline.config import Config, load_config, parse_overrides
+from pipeline.config import Config, DistillationConfig, load_config, parse_overrides
 from pipeline.distillation import DistillJob, distill
 from pipeline.diversity import look, measure
 from pipeline.evaluation import evaluate, load_student, share
@@ -165,7 +165,7 @@ def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]
     config = configured(out, name, options)
     teacher = load_teacher(config.teacher, torch.device(options.device))
     student = load_student(config, teacher, STUDENT, options.seed)
-    return on_foreign(student, teacher, foreign, config.distillation.temperature)
+    return on_foreign(student, teacher, foreign, DistillationConfig().temperature)  # for all rows
 
 
 def on_foreign(
