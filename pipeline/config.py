@@ -143,7 +143,6 @@ class ObjectiveConfig(Section):
     zoom: Share | None = None
     zoom_schedule: Schedule | None = None
     coarse: Fraction | None = None
-    pooled: Decay | None = None
     ambiguity: Fraction | None = None
 
     @model_validator(mode="after")

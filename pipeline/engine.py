@@ -15,7 +15,7 @@ from pipeline.checkpointing import checkpointed
 from pipeline.depthwise import UnitStride
 from pipeline.memory import is_out_of_memory
 from pipeline.objective import Objective, Precision, Terms, evaluate_terms
-from pipeline.statistics import FeatureStatistics, LayerStatistics
+from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Teacher
 
 COMPILED_SIZES = 64
@@ -64,7 +64,6 @@ class Engine:
         self._precision = precision
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
-        self._earlier: list[tuple[Tensor, Tensor]] | None = None
         self._taken: dict[tuple[int, int], bool] = {}
         self._step = self._total
         self._checkpointing = checkpointing
@@ -127,13 +126,7 @@ class Engine:
     def judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         """The final word on a batch: eager, float32, without gradients."""
         with torch.no_grad():
-            judged = self._judge(images, labels, factors)
-            if self.objective.pooled:
-                self._earlier = [(m.clone(), s.clone()) for m, s in self._last]
-            return judged
-
-    def restart(self) -> None:
-        self._earlier = None
+            return self._judge(images, labels, factors)
 
     def takes(self, sides: tuple[int, int]) -> bool:
         """Whether the networks answer images of another height and width."""
@@ -167,36 +160,11 @@ class Engine:
         total = terms.total(self.objective).mean()
         return total, torch.stack([part.detach().mean() for part in (total, *terms.unweighted())])
 
-    def _pool(self, layers: list[LayerStatistics]) -> list[LayerStatistics]:
-        m = self.objective.pooled
-        if self._earlier is None:
-            self._earlier = [
-                (l.running_mean.clone(), l.running_variance + l.running_mean.square())
-                for l in layers
-            ]
-        pooled, last = [], []
-        for layer, (mean, square) in zip(layers, self._earlier, strict=True):
-            new_mean = m * mean + (1 - m) * layer.mean
-            new_square = m * square + (1 - m) * (layer.variance + layer.mean.square())
-            pooled.append(
-                LayerStatistics(
-                    new_mean,
-                    (new_square - new_mean.square()).clamp_min(0.0),
-                    layer.running_mean,
-                    layer.running_variance,
-                )
-            )
-            last.append((new_mean.detach(), new_square.detach()))
-        self._last = last
-        return pooled
-
     def _judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         if self._checkpointing:
             self._statistics.collect()  # what the last gradient computed again
         logits = self.teacher.network(images)
         layers = self._statistics.collect()
-        if self.objective.pooled:
-            layers = self._pool(layers)
         student_logits = None if self._student is None else self._student(images)
         terms = evaluate_terms(
             images, labels, logits, layers, student_logits, self.objective, factors

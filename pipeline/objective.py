@@ -68,7 +68,6 @@ class Objective:
     zoom: float = 1.0
     zoom_schedule: Schedule = "constant"
     coarse: float = 0.0
-    pooled: float = 0.0
 
 
 # The published code takes one norm over a batch of 256 where R_TV and R_l2 here are means of one

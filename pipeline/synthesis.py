@@ -221,7 +221,6 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             report(images)
 
         with _engine(job, device) as engine:
-            engine.restart()
             batches: list[tuple[Batch, Kept]] = []
             pool = _pool(job, shard)
             for batch in shard.batches:
