@@ -82,10 +82,10 @@ def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -
     """One run of the published recipe, kept at each mark."""
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
-    images = starting_images(len(labels), teacher.shape, objective.start, generator)
+    images = starting_images(len(labels), teacher.shape, objective.start, generator, teacher.device)
     views = Views(objective, max(paths), generator)
     factors = draw_factors(objective, len(labels), generator).to(teacher.device)
-    images, targets = images.to(teacher.device).requires_grad_(True), labels.to(teacher.device)
+    images, targets = images.requires_grad_(True), labels.to(teacher.device)
     optimizer = torch.optim.Adam(
         [images], lr=objective.learning_rate, betas=objective.betas, fused=True
     )

@@ -96,8 +96,7 @@ def invert(
     """
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
-    start = objective.start
-    images = starting_images(len(labels), teacher.shape, start, generator, teacher.device)
+    images = starting_images(len(labels), teacher.shape, objective.start, generator, teacher.device)
     if pool is not None:
         images = pool.warmed(images, labels, teacher.preprocessing, generator)
     if objective.clamp:
