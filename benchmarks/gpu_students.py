@@ -12,7 +12,7 @@ by ``distill`` with its moved images. Real images give nothing to a student but 
 
 ``--effort 0.7`` takes 0.7 of the steps of each student. Give the same ``--effort`` to all calls: a
 student of other steps is another student. ``--rows`` makes some of the students alone: such calls
-share a GPU well, each with an ``OUT`` of its own.
+can share a GPU, each with an ``OUT`` of its own.
 
 Beside what ``benchmarks.gpu`` names it needs webdataset (with braceexpand and pyyaml), pyarrow and
 safetensors.
