@@ -27,12 +27,12 @@ from benchmarks.networks import NETWORKS
 from pipeline import cores
 from pipeline.adaptive import synthesize
 from pipeline.cli import report_errors
-from pipeline.config import Config, parse_config
+from pipeline.config import Config, parse_config, parse_overrides
 from pipeline.evaluation import evaluate
 from pipeline.reports import report_synthesis
 from pipeline.running import open_runner
 from pipeline.shards import Sample, write_tar
-from pipeline.storage import replacing
+from pipeline.storage import digest_json, replacing
 from pipeline.streaming import ordered_batches
 from pipeline.students import distill_students
 from pipeline.synthesis import check
@@ -114,7 +114,9 @@ def load(name: str, path: Path) -> nn.Module:
 
 
 def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
-    """Defaults only: what a user has to say, and nothing tuned."""
+    """Defaults only: what a user has to say, and nothing tuned; then ``--set``. Students of other
+    changes have a folder of their own."""
+    changes = f"-{digest_json(sorted(options.set))[:8]}" if options.set else ""
     return parse_config(
         {
             "teacher": {
@@ -132,15 +134,16 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
             },
             "student": {"source": f"benchmarks.networks:{options.student}"},
             "synthesis": {"images": options.images, "shard_size": 1024},
-            "distillation": {"steps": max(1, options.steps), "optimizer": options.optimizer},
+            "distillation": {"steps": max(1, options.steps)},
             "evaluation": {"data": str(out / "test.tar")},
             "execution": {"workers": options.workers},
             "paths": {
                 "dataset": str(out / name / "synthetic"),
-                "students": str(out / name / f"students-{options.student}"),
+                "students": str(out / name / f"students-{options.student}{changes}"),
                 "reports": str(out / name / "reports"),
             },
-        }
+        },
+        overrides=parse_overrides(options.set),
     )
 
 
@@ -188,7 +191,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=3000, help="of the student; 0 for none")
     parser.add_argument("--judge", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
-    parser.add_argument("--optimizer", choices=["muon", "sgd"], default="muon")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--epochs", type=int, default=10, help="of each teacher")
     parser.add_argument("--workers", type=int, default=None)
     with report_errors() as outcome:

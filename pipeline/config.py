@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -357,18 +358,22 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold sections (teacher:, synthesis:, ...)")
-    for key, value in (overrides or {}).items():
-        _set(values, key, value)
-    return parse_config(values, str(path))
+    return parse_config(values, str(path), overrides)
 
 
-def parse_config(values: Mapping[str, Any], name: str = "params") -> Config:
-    """Check values that are already in memory; ``name`` says in errors where they came from.
+def parse_config(
+    values: Mapping[str, Any], name: str = "params", overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Check values that are already in memory, ``overrides`` laid over them; ``name`` says in
+    errors where they came from.
 
     What the teacher's source knows itself is filled in, so that the result says everything.
     """
-    _check_keys(values, name)
-    values = complete_teacher(values)
+    changed = deepcopy(dict(values))
+    for key, value in (overrides or {}).items():
+        _set(changed, key, value)
+    _check_keys(changed, name)
+    values = complete_teacher(changed)
     try:
         # JSON mode is strict and yet takes lists for tuples and text for integer keys.
         return _with_preset(Config.model_validate_json(json.dumps(values, default=str)))
