@@ -30,7 +30,7 @@ from torch import nn
 
 from pipeline.adaptive import synthesize
 from pipeline.cli import report_errors
-from pipeline.config import Config, DistillationConfig, load_config, parse_overrides
+from pipeline.config import Config, load_config, parse_overrides
 from pipeline.distillation import DistillJob, distill
 from pipeline.diversity import look, measure
 from pipeline.evaluation import evaluate, load_student, share
@@ -47,7 +47,7 @@ from pipeline.training import distillation_loss
 PARAMS = Path("examples/cifar10.yaml")
 FOREIGN = Path("foreign.tar")
 REAL, COLLECTED = "real", Path("docs/students.json")
-SHARD = 1024
+SHARD, TEMPERATURE = 1024, 8.0
 KEYS = ("row", "images", "steps", "seed", "device")  # what a result is of
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ ROWS: dict[str, str] = {
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
     "adversarial": "distillation.adversarial=0.4",
+    "hotter": "distillation.temperature=50",
+    "recipe": "distillation.adversarial=0.4 distillation.temperature=50",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',
     "deepdream": 'synthesis.objective={"preset":"deepdream-cifar10"} synthesis.iterations=2000',
@@ -83,6 +85,7 @@ def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "distillation.threads": options.threads,
         "execution.device": options.device,
         "distillation.adversarial": 0.0,  # a step costs half as much again: a row of its own
+        "distillation.temperature": TEMPERATURE,  # of all rows but those about it
     }
 
 
@@ -165,7 +168,7 @@ def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]
     config = configured(out, name, options)
     teacher = load_teacher(config.teacher, torch.device(options.device))
     student = load_student(config, teacher, STUDENT, options.seed)
-    return on_foreign(student, teacher, foreign, DistillationConfig().temperature)  # for all rows
+    return on_foreign(student, teacher, foreign, TEMPERATURE)
 
 
 def on_foreign(

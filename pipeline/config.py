@@ -200,7 +200,7 @@ class DistillationConfig(Section):
 
     steps: Positive = 3000
     batch_size: Annotated[int, Field(ge=2)] = 128
-    temperature: Rate = 8.0
+    temperature: Rate = 50.0
     imitation: Weight = 0.0
     optimizer: Literal["sgd", "muon"] = "muon"
     learning_rate: Rate = 0.2

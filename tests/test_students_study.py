@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import students
-from pipeline.config import Config
+from pipeline.config import Config, load_config
 from pipeline.objective import PRESETS
 from pipeline.running import JobsFailed
 from pipeline.shards import Sample, write_tar
@@ -49,7 +49,7 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
         assert (config.synthesis.images or 0) + rounds == 2048
         assert config.distillation.steps == 9
         datasets[row] = config.paths.dataset
-    for same in ("imitation", "adversarial", "sgd"):
+    for same in ("imitation", "adversarial", "hotter", "recipe", "sgd"):
         assert datasets.pop(same) == datasets["spread"]
     assert len(set(datasets.values())) == len(datasets)
     other = configured("teacher.arguments.blocks=5", tmp_path)
@@ -57,6 +57,12 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
     named = configured("synthesis.iterations=7", tmp_path)
     assert named.synthesis.iterations == 7
     assert configured("spread", tmp_path, seed=1).synthesis.seed == 1
+
+
+def test_the_recipe_is_the_file_s_own(tmp_path: Path) -> None:
+    amounts = {"steps": 9, "threads": 1, "seeds": (0,)}
+    theirs = load_config(students.PARAMS).distillation.model_copy(update=amounts)
+    assert configured("recipe", tmp_path).distillation == theirs
 
 
 def test_a_result_that_is_there_is_taken_and_collected(
