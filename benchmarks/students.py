@@ -20,20 +20,18 @@ import json
 import logging
 import sys
 import time
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pipeline.adaptive import synthesize
 from pipeline.cli import report_errors
 from pipeline.config import Config, load_config, parse_overrides
 from pipeline.distillation import DistillJob, distill
-from pipeline.diversity import look, measure
-from pipeline.evaluation import evaluate, load_student, share
+from pipeline.diversity import measure, on_foreign
+from pipeline.evaluation import evaluate, load_student
 from pipeline.pictures import read_log
 from pipeline.running import JobsFailed, open_runner
 from pipeline.shards import Sample, write_tar
@@ -42,12 +40,11 @@ from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, distill_students, weights_path
 from pipeline.synthesis import check
 from pipeline.teacher import Teacher, load_teacher
-from pipeline.training import distillation_loss
 
 PARAMS = Path("examples/cifar10.yaml")
 FOREIGN = Path("foreign.tar")
 REAL, COLLECTED = "real", Path("docs/students.json")
-SHARD, TEMPERATURE = 1024, 8.0
+SHARD = 1024
 KEYS = ("row", "images", "steps", "seed", "device")  # what a result is of
 
 log = logging.getLogger(__name__)
@@ -85,7 +82,7 @@ def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "distillation.threads": options.threads,
         "execution.device": options.device,
         "distillation.adversarial": 0.0,  # a step costs half as much again: a row of its own
-        "distillation.temperature": TEMPERATURE,  # of all rows but those about it
+        "distillation.temperature": 8.0,  # of all rows but those about it
     }
 
 
@@ -168,21 +165,7 @@ def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]
     config = configured(out, name, options)
     teacher = load_teacher(config.teacher, torch.device(options.device))
     student = load_student(config, teacher, STUDENT, options.seed)
-    return on_foreign(student, teacher, foreign, TEMPERATURE)
-
-
-def on_foreign(
-    student: nn.Module, teacher: Teacher, tar: Path, temperature: float
-) -> dict[str, float]:
-    """How often a student agrees with its teacher on images of another recipe, and Eq. 1 there; how
-    many they are."""
-    theirs = look(teacher, [tar]).logits
-    ours = look(replace(teacher, network=student), [tar]).logits
-    return {
-        "foreign_agreement": share(ours.argmax(1), theirs.argmax(1)),
-        "foreign_loss": round(distillation_loss(ours, theirs, temperature).item(), 4),
-        "foreign_images": len(theirs),
-    }
+    return on_foreign(student, teacher, foreign)
 
 
 def write_real(out: Path, dataset: Path, count: int) -> None:

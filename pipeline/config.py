@@ -246,10 +246,12 @@ class AdaptiveConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Real, labelled images that only the last stage reads: a tar of ``png`` and ``cls``; and an
-    independent network of the same classes, which nothing is made or trained with."""
+    """What only the last stages read, and nothing is made or trained with: real, labelled images, a
+    tar of ``png`` and ``cls``; images of another recipe, a shard of them; and an independent
+    network of the same classes."""
 
     data: Name | None = None
+    foreign: Name | None = None
     verifier: TeacherConfig | None = None
 
 

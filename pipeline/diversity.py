@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,10 +30,12 @@ from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, weights_path
 from pipeline.synthesis import plan_of
 from pipeline.teacher import Teacher, load_teacher
+from pipeline.training import distillation_loss
 
 BATCH = 250
 MOST_IMAGES = 20_000  # that are looked at, whole shards evenly spaced
 DUPLICATE = 0.95  # cosine of two images' centred pixels
+TEMPERATURE = 8.0  # of Eq. 1 on foreign images, whatever a student learnt at
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,11 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     """All measures of the dataset, and the most alike pairs, uint8 ``[P, 2, C, H, W]``.
 
     Raises:
-        UserError: there is no dataset, or the evaluation data or verifier cannot be used.
+        UserError: there is no dataset, or the evaluation's data, foreign or verifier cannot be
+            used.
     """
     shards = _shards(config)
+    foreign = _foreign(config)
     statistics = _Statistics()
     seen = look(teacher, shards, statistics)
     values, partners = nearest(centred(seen.pixels))
@@ -70,6 +75,8 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
         answers = _answers(student, teacher, seen.pixels)
         differs = answers.argmax(1) != seen.logits.argmax(1)
         report["student_disagreement"] = _round(differs.double().mean().item())
+        if foreign is not None:
+            report |= on_foreign(student, teacher, foreign)
     if config.evaluation.verifier is not None:
         report |= _verified(config, teacher, seen)
     order = values.argsort(descending=True)[:40:2]  # a pair comes twice
@@ -106,6 +113,28 @@ def _shards(config: Config) -> list[Location]:
         if not exists(path):
             raise UserError(f"there is no shard {path}: run synthesize first")
     return paths
+
+
+def _foreign(config: Config) -> Path | None:
+    if config.evaluation.foreign is None:
+        return None
+    path = Path(config.evaluation.foreign)
+    if not path.is_file():
+        raise UserError(f"evaluation.foreign: there is no file {path}")
+    return path
+
+
+def on_foreign(student: nn.Module, teacher: Teacher, tar: Path) -> dict[str, float]:
+    """Eq. 1 on images of a recipe that a student did not learn from, at one temperature for all
+    students; how often it agrees with its teacher there; how many they are."""
+    theirs = look(teacher, [tar])
+    ours = _answers(student, teacher, theirs.pixels)
+    same = ours.argmax(1) == theirs.logits.argmax(1)
+    return {
+        "foreign_loss": _round(distillation_loss(ours, theirs.logits, TEMPERATURE).item()),
+        "foreign_agreement": _round(same.double().mean().item()),
+        "foreign_images": len(same),
+    }
 
 
 def _spread(seen: Seen) -> dict[str, float]:

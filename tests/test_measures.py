@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from pipeline.diversity import measure
+from pipeline.diversity import measure, on_foreign
+from pipeline.evaluation import load_student, share
 from pipeline.measures import frechet_distance, likeness, mean_cosine, nearest, vendi_score
+from pipeline.streaming import ordered_batches
+from pipeline.students import STUDENT
+from pipeline.training import distillation_loss
 from tests.conftest import Params, changed, load, write_blobs, write_params
 
 
@@ -84,6 +88,34 @@ def test_measures_of_a_dataset(made: Params, tmp_path: Path) -> None:
     assert main(["measure", "--params", str(path)]) == 0
     assert json.loads((tmp_path / "reports" / "measures.json").read_text()) == report
     assert (tmp_path / "reports" / "alike.png").is_file()
+
+
+def test_a_student_on_images_of_another_recipe(made: Params, tmp_path: Path) -> None:
+    tar = Path(made["paths"]["dataset"]) / "train/000000.tar"
+    config, teacher = load(changed(made, {"evaluation.foreign": str(tar)}))
+    assert "foreign_loss" not in measure(config, teacher)[0]  # there is no student yet
+    assert main(["distill", "--params", str(write_params(made, tmp_path / "p.yaml"))]) == 0
+    report, _ = measure(config, teacher)
+    ((pixels, _),) = ordered_batches([tar], 99)
+    images = teacher.preprocessing.normalise(pixels)
+    student = load_student(config, teacher, STUDENT, config.distillation.seeds[0])
+    with torch.no_grad():
+        ours, theirs = student(images), teacher.network(images)
+    expected = distillation_loss(ours, theirs, 8.0).item()
+    assert expected > 0
+    assert report["foreign_loss"] == pytest.approx(expected, rel=1e-4)
+    assert report["foreign_agreement"] == share(ours.argmax(1), theirs.argmax(1))
+    assert report["foreign_images"] == len(pixels)
+    same = {"foreign_loss": 0.0, "foreign_agreement": 1.0, "foreign_images": len(pixels)}
+    assert on_foreign(teacher.network, teacher, tar) == same
+
+
+def test_no_foreign_images(
+    made: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = write_params(changed(made, {"evaluation.foreign": "none.tar"}), tmp_path / "p.yaml")
+    assert main(["measure", "--params", str(params)]) == 2
+    assert "evaluation.foreign: there is no file none.tar" in capsys.readouterr().err
 
 
 def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> None:
