@@ -1,4 +1,4 @@
-"""The whole: synthesis with its adaptive rounds, distillation, evaluation."""
+"""The whole: synthesis with its adaptive rounds, distillation, measures, evaluation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from flows.distill import distill
 from flows.running import publish
 from flows.synthesize import synthesize
 from pipeline.config import load_config
+from pipeline.diversity import foreign_images, measure
 from pipeline.evaluation import evaluate, real_data
-from pipeline.reports import report_evaluation, summarise
+from pipeline.reports import report_evaluation, report_measures, summarise
 from pipeline.students import check_distillation
 from pipeline.synthesis import check
 
 
 @flow(name="dream", flow_run_name="dream {params}", persist_result=False)
 def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) -> str:
-    """From a teacher to a dataset to trained students, and their accuracy where real data is set.
+    """From a teacher to a dataset to trained students and what is measured of both, as `dvc repro`;
+    accuracy where real data is set.
 
     Args:
         params: Path of the parameter file.
@@ -34,8 +36,10 @@ def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) 
     check_distillation(config, teacher)
     if config.evaluation.data is not None:
         real_data(config)
+    foreign_images(config)
     synthesize(params, overrides)
     distill(params, overrides)
+    report_measures(config, *measure(config, teacher))
     if config.evaluation.data is not None:
         report_evaluation(config, evaluate(config, teacher))
     summary = summarise(config)

@@ -56,7 +56,7 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
             used.
     """
     shards = _shards(config)
-    foreign = _foreign(config)
+    foreign = foreign_images(config)
     statistics = _Statistics()
     seen = look(teacher, shards, statistics)
     values, partners = nearest(centred(seen.pixels))
@@ -115,7 +115,12 @@ def _shards(config: Config) -> list[Location]:
     return paths
 
 
-def _foreign(config: Config) -> Path | None:
+def foreign_images(config: Config) -> Path | None:
+    """The shard of another recipe, if one is configured.
+
+    Raises:
+        UserError: it is not there.
+    """
     if config.evaluation.foreign is None:
         return None
     path = Path(config.evaluation.foreign)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
-from tests.conftest import FACTORY, Params, changed, dataset, make, tree, write_params
+from tests.conftest import FACTORY, Params, changed, dataset, make, tree, write_blobs, write_params
 
 pytestmark = pytest.mark.prefect
 
@@ -189,6 +191,34 @@ def test_a_flow_without_a_server_survives_the_death_of_a_worker(
     )
     assert make(undisturbed) == [0, 1, 2]
     assert tree(dataset(doomed)) == tree(dataset(undisturbed))
+
+
+def test_dream_makes_all_that_dvc_knows(server: Server, tiny: Params, tmp_path: Path) -> None:
+    """So that ``dvc commit`` can take it over."""
+    write_blobs(tmp_path / "real.tar", 30)
+    whole = changed(tiny, {"evaluation.data": str(tmp_path / "real.tar")})
+    server.ready()
+    copy_database(server.home, tmp_path)
+
+    command(
+        tmp_path,
+        *(sys.executable, "-m", "flows", "dream"),
+        *("--params", str(write_params(whole, tmp_path / "params.yaml"))),
+        env=environment(tmp_path),
+    )
+
+    stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+    made = [
+        next(iter(entry))
+        for name in ("synthesize", "distill", "measure", "evaluate")
+        for kind in ("outs", "metrics", "plots")
+        for entry in stages[name].get(kind, [])
+    ]
+    assert len(made) > 10
+    for path in made:
+        key = re.fullmatch(r"\$\{paths\.(\w+)\}(.*)", path)
+        assert key is not None
+        assert Path(whole["paths"][key[1]] + key[2]).exists(), path
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
