@@ -109,7 +109,9 @@ def _count_classes(teacher: Mapping[str, Any]) -> int | None:
             logits = network(torch.zeros(1, *sides))
         except Exception:  # the check of the whole teacher says what is wrong with this input
             return None
-    return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise UserError("the teacher must return logits [batch, classes]")
+    return logits.shape[1]
 
 
 def _skeleton(source: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -110,7 +110,7 @@ def _library(package: str, source: str, role: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{role}.source {source} needs the package {package}: "
-            f"pip install 'dreamshard[{package}]'"
+            f"pip install -c constraints.txt -e '.[{package}]'"
         ) from error
 
 

@@ -71,7 +71,7 @@ def _connect(address: str, config: Config) -> Executor:
     except ImportError as error:
         raise UserError(
             f"execution.dask_address needs the extra `dask` ({error}): "
-            "install dreamshard[dask], or set it to null"
+            "pip install -c constraints.txt -e '.[dask]', or set it to null"
         ) from error
     execution = config.execution
     return DaskCluster(address, execution.device, execution.workers, config.paths.dataset)

@@ -132,7 +132,7 @@ def preprocessing(config: TeacherConfig) -> Preprocessing:
 def check_classes(
     network: nn.Module, shape: tuple[int, int, int], classes: int, role: str = "teacher"
 ) -> None:
-    """One forward pass of a blank image: the output must be ``[B, classes]``."""
+    """One forward pass of a blank image: the output must be logits ``[B, classes]``."""
     try:
         with torch.no_grad():
             logits = network(torch.zeros(2, *shape))
@@ -146,6 +146,10 @@ def check_classes(
         )
     if not torch.isfinite(logits).all():
         raise UserError(f"the {role} answers a blank image with NaN or infinite logits")
+    if classes > 1 and logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-5:
+        raise UserError(
+            f"the {role} returns probabilities where logits are needed: leave its softmax out"
+        )
 
 
 def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: Exception) -> str:

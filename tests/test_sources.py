@@ -355,6 +355,19 @@ def test_a_teacher_that_returns_no_logits(tiny: Params, tmp_path: Path, body: st
     )
     changes = {"teacher.source": f"{file}:make", "teacher.weights": None}
     assert "must return logits" in complaint(load, changed(tiny, changes))
+    unsaid = changed(tiny, {**changes, "teacher.classes": None, "teacher.class_names": None})
+    assert "must return logits" in complaint(parse_config, unsaid)
+
+
+def test_a_teacher_that_returns_probabilities(tiny: Params, tmp_path: Path) -> None:
+    """They would teach next to nothing, and nobody would know why."""
+    file = tmp_path / "certain.py"
+    file.write_text(
+        f"{FACTORY}\ndef certain(): return nn.Sequential(classifier(), nn.Softmax(dim=1))\n"
+    )
+    changes = {"teacher.source": f"{file}:certain", "teacher.weights": None}
+    said = complaint(load, changed(tiny, changes))
+    assert "the teacher returns probabilities where logits are needed" in said
 
 
 def test_a_factorys_own_weights_are_the_same_every_time(tiny: Params) -> None:
