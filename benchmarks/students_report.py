@@ -4,7 +4,8 @@
 
 Reads ``docs/students.json`` and writes a table of the rows of one size, with how well each measure
 orders made images as their students' real accuracy does (Spearman's rank correlation), and
-``docs/students.png``. Rows with no more than half of the best accuracy are in the table alone.
+``docs/students.png``, of all results. Those with no more than half of the best accuracy are in the
+table alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ MEASURES = {  # and what they need
     "student_disagreement": "a student",
     "foreign_agreement": "a student",
     "foreign_loss": "a student",
+}
+
+SHOWN = {  # in the plot
+    "foreign_loss": "Eq. 1 on images of another recipe (foreign_loss)",
+    "statistics_gap": "gap to the teacher's BatchNorm statistics",
+    "class_vendi_per_100": "Vendi score within a class, of 100 images",
+    "frechet_distance": "Frechet distance to real images",
 }
 
 
@@ -106,24 +114,29 @@ def learnt(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: row for name, row in rows.items() if row["student_accuracy"] > best / 2}
 
 
-def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """The students' accuracy over each measure."""
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """The students' accuracy over what is measured without real images and with them: a point a
+    result of made images that taught something, and the rank correlation of these."""
     from matplotlib import pyplot
 
-    found = predictions(rows)
-    columns = 4
-    lines = -(-len(found) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(4 * columns, 3.2 * lines), sharey=True)
-    for axis in axes.flat[len(found) :]:
-        axis.set_visible(False)
-    for axis, (measure, (value, _)) in zip(axes.flat, found.items(), strict=False):
-        for name, row in rows.items():
-            if measure in row:
-                axis.plot(row[measure], 100 * row["student_accuracy"], "o")
-                place = (row[measure], 100 * row["student_accuracy"])
-                axis.annotate(name if len(name) <= 24 else f"...{name[-21:]}", place, fontsize=7)
-        axis.set_title(f"{measure}: {value:+.2f}", fontsize=9)
-        axis.set_ylabel("student, %")
+    every = learnt({str(n): r for n, r in enumerate(results) if r["row"] != REAL})
+    found = predictions(every)
+    figure, axes = pyplot.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3.4), sharey=True)
+    for axis, (measure, name) in zip(axes, SHOWN.items(), strict=True):
+        for images in sorted({row["images"] for row in every.values()}):
+            points = [
+                (row[measure], 100 * row["student_accuracy"])
+                for row in every.values()
+                if row["images"] == images and measure in row
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), "o", alpha=0.6, label=f"{images:,} images")
+        axis.set_xlabel(name)
+        if measure in found:
+            axis.set_title("rank correlation {:+.2f} ({})".format(*found[measure]), fontsize=9)
+    axes[0].set_ylabel("student, % of real images right")
+    if axes[0].has_data():
+        axes[0].legend(fontsize=8)
     save_figure(figure, path)
 
 
@@ -135,7 +148,7 @@ def main() -> int:
     options = parser.parse_args()
     results = json.loads(COLLECTED.read_text())
     rows = by_row(results, options.images, options.steps, options.device)
-    plot(learnt(rows), PLOT)
+    plot(results, PLOT)
     sys.stdout.write(table(rows, results))
     return 0
 

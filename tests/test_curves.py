@@ -77,7 +77,7 @@ def test_rows_of_one_size_are_ordered_and_measures_judged_by_them(tmp_path: Path
     lines = students_report.table(rows, [*results, other]).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`c`", "`b`"]
     assert lines[-1] == "| class_cosine | - | - | -1.00 (3) | -0.40 (6) |"
-    students_report.plot(rows, tmp_path / "plot.png")
+    students_report.plot([*results, other], tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").size[0] > 100
 
 
