@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 from pipeline.config import Config
 from pipeline.dataset import claim, finalise, prune
-from pipeline.distillation import DistillJob, distill, is_trained
+from pipeline.distillation import distill, is_trained
 from pipeline.errors import UserError
 from pipeline.lock import locked
-from pipeline.plan import derive_seed
 from pipeline.running import Runner
-from pipeline.storage import digest_file, listing, location
-from pipeline.survey import dataset_digest, student_path, survey
+from pipeline.storage import digest_file, listing, location, remove
+from pipeline.survey import round_job, survey
 from pipeline.synthesis import Competitor, Made, ShardJob, check, make_shard, plan_of
 from pipeline.teacher import Teacher
 
@@ -97,22 +96,9 @@ def missing_jobs(
 
 
 def _competitor(config: Config, teacher_digest: str, round_: int, run: Runner) -> Competitor:
-    """The student of all rounds before, trained on their shards, on from its predecessor."""
-    root = location(config.paths.dataset)
-    numbers = range(plan_of(config).of_round(round_).start)
-    output = student_path(root, round_)
-    job = DistillJob(
-        name=f"student-of-round-{round_}",
-        teacher=config.teacher,
-        teacher_digest=teacher_digest,
-        student=config.student,
-        training=config.adaptive.training,
-        shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
-        dataset=dataset_digest(root, numbers),
-        seed=derive_seed(config.synthesis.seed, round_),
-        output=output,
-        start=student_path(root, round_ - 1) if round_ > 1 else None,
-    )
+    """The round's student, trained where it is not yet."""
+    job = round_job(config, teacher_digest, round_)
     if not is_trained(job):
         run(distill, [job], f"student of round {round_}")
-    return Competitor(output, digest_file(output))
+    remove(job.checkpoint)  # of a run to other parameters that was stopped
+    return Competitor(job.output, digest_file(job.output))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import signal
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pipeline import cores
 from pipeline.config import Config, load_config, parse_overrides
-from pipeline.errors import UserError
+from pipeline.errors import BadShardError, UserError
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -48,6 +49,8 @@ def report_errors() -> Iterator[Outcome]:
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         yield outcome
+    except BadShardError as error:
+        outcome.code = _fail(f"{error}: `python -m pipeline verify --repair` makes it again", 2)
     except UserError as error:
         outcome.code = _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -135,6 +138,8 @@ def _probe(config: Config, options: argparse.Namespace) -> int:
     from pipeline.teacher import load_teacher
     from pipeline.trial import findings_text, try_teacher, write_findings
 
+    if not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds is {options.seconds}: write a time, as 120")
     teacher = check(config, "reports")
     with open_executor(config, config.synthesis.threads) as executor:
         workers = executor.workers
@@ -225,6 +230,8 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
     from pipeline.synthesis import check, plan_of
     from pipeline.verification import repair, verify
 
+    if not 0 <= options.agreement <= 1:
+        raise UserError(f"--agreement is {options.agreement}: write a share, as 0.9")
     teacher = check(config)
     total = len(plan_of(config).labels)
 

@@ -110,6 +110,12 @@ class TeacherConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _digest_of_a_file(self) -> Self:
+        if self.sha256 is not None and self.weights is None:
+            raise ValueError("sha256 is that of a weights file, and weights is null")
+        return self
+
 
 class StudentConfig(Section):
     """The architecture to train, by name; its weights start from scratch."""
@@ -284,8 +290,19 @@ class PathsConfig(Section):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        if len({Path(p).resolve() for p in (self.dataset, self.students, self.reports)}) < 3:
+        paths = [Path(p).resolve() for p in (self.dataset, self.students, self.reports)]
+        if len(set(paths)) < 3:
             raise ValueError("dataset, students and reports must be three directories")
+        for name, path in (("students", paths[1]), ("reports", paths[2])):
+            if paths[0] in path.parents:
+                raise ValueError(f"{name} must not lie in dataset, which holds just its own files")
+        return self
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        for name in ("dataset", "students", "reports"):
+            if getattr(self, name).startswith("~"):
+                raise ValueError(f"{name}: ~ has no meaning here, write the whole path")
         return self
 
 
@@ -300,6 +317,22 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = ExecutionConfig()
     paths: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _verifier_fits(self) -> Self:
+        verifier, teacher = self.evaluation.verifier, self.teacher
+        if verifier is None:
+            return self
+        if verifier.classes != teacher.classes:
+            raise ValueError(
+                f"evaluation.verifier has {verifier.classes} classes, the teacher {teacher.classes}"
+            )
+        sizes = [(v.channels, v.height, v.width) for v in (verifier.input, teacher.input)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"evaluation.verifier takes images of {sizes[0]}, the teacher of {sizes[1]}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rounds_compete(self) -> Self:
@@ -356,7 +389,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
         raise UserError(f"there is no parameter file {path}: name one with --params")
     try:
         values = YAML(typ="safe", pure=True).load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # such as a date of month 13
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold sections (teacher:, synthesis:, ...)")
@@ -403,7 +436,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {pair!r}: write section.key=value")
         try:
             overrides[key] = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
+        except (YAMLError, ValueError) as error:
             raise UserError(f"--set {key}: what follows = is not valid YAML") from error
     return overrides
 
@@ -412,6 +445,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         inner = values.setdefault(section, {})
+        if inner is None:
+            inner = values[section] = {}
         if not isinstance(inner, dict):
             raise UserError(f"--set {key}: {section} is a value, not a section")
         values = inner

@@ -78,11 +78,18 @@ def claim(root: Location, files: Mapping[str, Stat]) -> None:
         UserError: something else is there, which must not be pruned.
     """
     folder = root / "metadata"
-    if any(name.startswith("metadata/") for name in files):
+    inside = [name for name in files if name.startswith("metadata/")]
+    if any(_SHARD_FILE.fullmatch(name) for name in inside):
         return
-    if isinstance(folder, Path) and folder.is_dir():
-        return
-    others = [name for name in files if name != ".gitkeep" and not _LEFTOVER.fullmatch(name)]
+    # A first run that was killed may have left a tar alone.
+    begun = not inside and isinstance(folder, Path) and folder.is_dir()
+    others = [
+        name
+        for name in files
+        if name != ".gitkeep"
+        and not _LEFTOVER.fullmatch(name)
+        and not (begun and _SHARD_FILE.fullmatch(name))
+    ]
     if others:
         raise UserError(
             f"paths.dataset {root} holds other files ({others[0]}): name an empty or new directory"

@@ -27,7 +27,7 @@ from pipeline.objective import feature_loss
 from pipeline.statistics import FeatureStatistics, LayerStatistics
 from pipeline.storage import Location, exists, location
 from pipeline.streaming import ordered_batches
-from pipeline.students import STUDENT, weights_path
+from pipeline.students import STUDENT, warn_of_others, weights_path
 from pipeline.synthesis import plan_of
 from pipeline.teacher import Teacher, load_teacher
 from pipeline.training import distillation_loss
@@ -71,6 +71,7 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     }
     seed = config.distillation.seeds[0]
     if exists(weights_path(config, STUDENT, seed)):
+        warn_of_others(config, teacher)
         student = load_student(config, teacher, STUDENT, seed)
         answers = _answers(student, teacher, seen.pixels)
         differs = answers.argmax(1) != seen.logits.argmax(1)
@@ -175,7 +176,7 @@ def _certainty(seen: Seen) -> dict[str, float]:
 def _verified(config: Config, teacher: Teacher, seen: Seen) -> dict[str, Any]:
     """What an independent network says: agreement with the labels; likeness to real images."""
     assert config.evaluation.verifier is not None
-    verifier = load_teacher(config.evaluation.verifier, teacher.device)
+    verifier = load_teacher(config.evaluation.verifier, teacher.device, "evaluation.verifier")
     made = look(verifier, _shards(config))
     report: dict[str, Any] = {
         "verifier_agreement": _round((made.logits.argmax(1) == made.labels).double().mean().item())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from torch import nn
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.distillation import student_problem
+from pipeline.errors import BadShardError, UserError
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import exists
-from pipeline.streaming import ordered_batches
-from pipeline.students import NOISE, STUDENT, weights_path
+from pipeline.streaming import Batch, ordered_batches
+from pipeline.students import NOISE, STUDENT, warn_of_others, weights_path
 from pipeline.synthesis import plan_of
 from pipeline.teacher import Teacher
 
@@ -29,6 +31,7 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
         UserError: no real data is configured, or a student is not there.
     """
     data = real_data(config)
+    warn_of_others(config, teacher)
     students = [load_student(config, teacher, STUDENT, seed) for seed in config.distillation.seeds]
     predicted = _predictions([teacher.network, *students], teacher, data)
     labels, (teacher_says, *students_say) = predicted
@@ -52,16 +55,18 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
 
 
 def real_data(config: Config) -> Path:
-    """The tar of real images.
+    """The tar of real images, whose first one was looked at.
 
     Raises:
-        UserError: none is configured, or it is not there.
+        UserError: none is configured, it is not there, or it holds something else.
     """
     if config.evaluation.data is None:
         raise UserError("evaluation.data is not set: name a tar of real images (png and cls)")
     path = Path(config.evaluation.data)
     if not path.is_file():
         raise UserError(f"evaluation.data: there is no file {path}")
+    size = config.teacher.input
+    next(_batches(path, (size.channels, size.height, size.width), 1))
     return path
 
 
@@ -69,11 +74,13 @@ def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.M
     """A trained student in eval mode, on the teacher's device.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or not whole.
     """
     path = weights_path(config, kind, seed)
     if not exists(path):
         raise UserError(f"there is no student {path}: run distill first")
+    if (problem := student_problem(path)) is not None:
+        raise UserError(f"the student {path} is not whole, {problem}: run distill first")
     network = build_network(config.student.source, config.student.arguments, "student")
     load_weights(network, path, "student")
     return network.eval().to(teacher.device)
@@ -83,20 +90,31 @@ def _predictions(
     networks: list[nn.Module], teacher: Teacher, data: Path
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     all_labels, answers = [], [[] for _ in networks]  # type: ignore[var-annotated]
-    for pixels, labels in ordered_batches([data], BATCH):
-        if tuple(pixels.shape[1:]) != teacher.shape:
-            raise UserError(
-                f"evaluation.data holds images of {tuple(pixels.shape[1:])}, "
-                f"teacher.input says {teacher.shape}"
-            )
+    for pixels, labels in _batches(data, teacher.shape, BATCH):
         all_labels.append(labels)
         images = teacher.preprocessing.normalise(pixels.to(teacher.device))
         with torch.no_grad():
             for answer, network in zip(answers, networks, strict=True):
                 answer.append(network(images).argmax(1).cpu())
-    if not all_labels:
-        raise UserError(f"evaluation.data {data} holds no image")
     return torch.cat(all_labels), [torch.cat(answer) for answer in answers]
+
+
+def _batches(data: Path, shape: tuple[int, int, int], size: int) -> Iterator[Batch]:
+    """Real images and their labels, if they are what the teacher takes."""
+    empty = True
+    try:
+        for pixels, labels in ordered_batches([data], size):
+            empty = False
+            if tuple(pixels.shape[1:]) != shape:
+                raise UserError(
+                    f"evaluation.data holds images of {tuple(pixels.shape[1:])}, "
+                    f"teacher.input says {shape}"
+                )
+            yield pixels, labels
+    except BadShardError as error:
+        raise UserError(f"evaluation.data: {error}") from error
+    if empty:
+        raise UserError(f"evaluation.data {data} holds no image")
 
 
 def share(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -175,11 +175,13 @@ def _cores() -> int:
 
 
 def _cuda_devices() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip()]
-    import torch
-
     return [str(index) for index in range(torch.cuda.device_count())]
 
 

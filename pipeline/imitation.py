@@ -79,10 +79,7 @@ class Imitation(nn.Module):
         self.teacher, self.student = teacher, student
         self.sizes = [size for size in student.channels if size in teacher.channels]
         if not self.sizes:
-            raise UserError(
-                "the student has no feature map of a size that the teacher has: "
-                "set distillation.imitation to 0"
-            )
+            raise UserError("the student has no feature map of a size that the teacher has")
         pairs = [(student.channels[size], teacher.channels[size]) for size in self.sizes]
         self.connectors = nn.ModuleList(
             nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)

@@ -26,7 +26,8 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
 
     Args:
         key: the parameter that names ``directory``, for the error.
-        shared: other shared holders are welcome; runs on parts of one dataset are.
+        shared: other shared holders are welcome: runs on parts of one dataset are, and those that
+            only read it, which may lie where nothing can be written.
 
     Raises:
         UserError: another run holds it.
@@ -34,9 +35,17 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
     if not isinstance(directory, Path):
         yield
         return
+    directory = directory.resolve()
     path = directory.parent / f".{directory.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError:
+        if not shared:
+            raise
+        yield
+        return
+    with file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -177,7 +177,7 @@ def _one_batch(config: Config, place: Path, rounds: int) -> Config:
         "images": images,
         "images_per_class": None,
         "shard_size": images,
-        "batch_size": batch.candidates,
+        "batch_size": max(2, batch.candidates),
         "iterations": 0,
         "min_confidence": 0.0,
         "confirmed": False,

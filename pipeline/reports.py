@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.pictures import (
     Curve,
     draw_distillation_curves,
@@ -161,13 +162,15 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
 def summarise(config: Config) -> str:
     """The end of a run in a few lines, from the reports."""
     reports = Path(config.paths.reports)
+    if not (reports / "synthesis.json").is_file():
+        raise UserError(f"there is no report in {reports}: run synthesize first")
     synthesis = json.loads((reports / "synthesis.json").read_bytes())
     lines = [
         f"dataset   {synthesis['images']} images, {synthesis['classes']} classes, "
         f"{synthesis['shards']} shards in {config.paths.dataset}/",
         f"labels    {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
     ]
-    if (reports / "evaluation.json").is_file():
+    if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
         result = json.loads((reports / "evaluation.json").read_bytes())
         seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
         lines += [

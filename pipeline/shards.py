@@ -14,6 +14,7 @@ import webdataset as wds
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.errors import BadShardError
 from pipeline.storage import Location, digest_bytes, read_bytes
 
 Pixels = NDArray[np.uint8]
@@ -21,10 +22,6 @@ Pixels = NDArray[np.uint8]
 _NPY = b"\x93NUMPY"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 IMAGES = ("png", "npy")
-
-
-class BadShardError(Exception):
-    """A tar that is not what this project writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def decode_image(data: bytes) -> Pixels:
     """The inverse of :func:`encode_image`.
 
     Raises:
-        ValueError: an array of another shape or type.
+        ValueError: an array of another shape or type, or an image of another mode.
     """
     if data.startswith(_NPY):
         array: Pixels = np.load(io.BytesIO(data), allow_pickle=False)
@@ -84,6 +81,10 @@ def decode_image(data: bytes) -> Pixels:
             raise ValueError(f"an image is {array.dtype} {array.shape}")
         return array
     with Image.open(io.BytesIO(data)) as image:
+        if image.mode not in _MODES.values():  # a palette's indices are no shades
+            raise ValueError(
+                f"an image has Pillow's mode {image.mode}, not {', '.join(_MODES.values())}"
+            )
         array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+import tarfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 import webdataset as wds
+from PIL import UnidentifiedImageError
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from pipeline.errors import BadShardError
 from pipeline.plan import derive_seed
 from pipeline.ranks import WHOLE, Share
-from pipeline.shards import IMAGES, BadShardError, Pixels, decode_image, image_part
-from pipeline.storage import Location, location, open_stream
+from pipeline.shards import IMAGES, Pixels, decode_image, image_part
+from pipeline.storage import Location, open_stream
 
 Batch = tuple[Tensor, Tensor]
 Place = tuple[int, int]  # an epoch, and the number of a batch in it
@@ -126,25 +129,33 @@ class ImageStream:
 
 
 def ordered_batches(shards: Sequence[Location], batch_size: int) -> Iterator[Batch]:
-    """Every sample once, in publishing order; the last batch may be smaller."""
-    pipeline = wds.DataPipeline(
-        wds.SimpleShardList([str(path) for path in shards]),
-        _tar_samples,
-        wds.map(lambda sample: _Image(image_part(sample), int(sample["cls"]))),
-        wds.batched(batch_size, collation_fn=_collate, partial=True),
-    )
-    yield from pipeline
+    """Every sample once, in publishing order, of tars that anybody wrote; the last batch may be
+    smaller.
+
+    Raises:
+        BadShardError: one is no tar, or holds a sample without an image or a class.
+    """
+    images = (image for path in shards for image in _any_images(path))
+    while group := tuple(islice(images, batch_size)):
+        try:
+            yield _collate(group)
+        except ValueError as error:
+            raise BadShardError(f"{shards[0]}: images are of several sizes") from error
 
 
-def _tar_samples(shards: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _any_images(path: Location) -> Iterator[_Image]:
     """What ``wds.tarfile_to_samples`` does, from any place that has a location."""
-
-    def opened() -> Iterator[dict[str, Any]]:
-        for shard in shards:
-            with open_stream(location(shard["url"])) as stream:
-                yield {**shard, "stream": stream}
-
-    yield from group_by_keys(tar_file_expander(opened()))
+    try:
+        with open_stream(path) as stream:
+            shard = {"url": str(path), "stream": stream}
+            for sample in group_by_keys(tar_file_expander([shard])):
+                image = _Image(image_part(sample), int(sample["cls"]))
+                image.pixels()  # so that the error names the file
+                yield image
+    except KeyError as error:
+        raise BadShardError(f"{path}: a sample has no part {error}") from error
+    except (tarfile.TarError, ValueError, UnidentifiedImageError) as error:
+        raise BadShardError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _ahead(groups: Iterator[_Group]) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 
 from pipeline.adaptive import synthesize
@@ -13,10 +14,20 @@ from pipeline.errors import UserError
 from pipeline.lock import locked
 from pipeline.ranks import from_first, is_first, own_share
 from pipeline.running import Runner
-from pipeline.storage import Location, check_writable, listing, location, remove_all
+from pipeline.storage import (
+    Location,
+    check_writable,
+    exists,
+    listing,
+    location,
+    remove,
+    remove_all,
+)
 from pipeline.survey import check_complete, dataset_digest, shard_states
 from pipeline.synthesis import check_student, plan_of
 from pipeline.teacher import Teacher
+
+log = logging.getLogger(__name__)
 
 STUDENT, NOISE = "student", "noise"
 _STUDENT_FILE = re.compile(r"((?:student|noise)-\d+)\.(?:safetensors|json|csv|checkpoint)")
@@ -30,15 +41,22 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     """
     check_distillation(config, teacher)
     check_complete(shard_states(config, teacher.digest))
-    jobs = student_jobs(config, teacher)
+    noise = noise_config(config)
     if config.distillation.noise_baseline:
-        noise = noise_config(config)
         from_first(
             lambda: synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
         )
-        jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
-    directory = location(config.paths.students)
-    with locked(directory, "paths.students") if is_first() else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        directory = location(config.paths.students)
+        if is_first():  # nobody makes other shards, or these students, meanwhile
+            held.enter_context(locked(directory, "paths.students"))
+            for read in (config, noise) if config.distillation.noise_baseline else (config,):
+                dataset = location(read.paths.dataset)
+                held.enter_context(locked(dataset, "paths.dataset", shared=True))
+        check_complete(shard_states(config, teacher.digest))  # now that it stays
+        jobs = student_jobs(config, teacher)
+        if config.distillation.noise_baseline:
+            jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
         todo = from_first(lambda: _todo(directory, jobs))
         return run(distill, todo, "distillation") if todo else []
 
@@ -50,7 +68,7 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
         UserError: the student does not fit, there are fewer images than a batch, or torchrun's
             processes cannot share one.
     """
-    check_student(config, teacher)
+    check_student(config, teacher, "distillation", config.distillation)
     for name in ("students", "reports"):
         check_writable(location(getattr(config.paths, name)), f"paths.{name}")
     images, batch = len(plan_of(config).labels), config.distillation.batch_size
@@ -74,7 +92,9 @@ def noise_config(config: Config) -> Config:
     dataset = location(config.paths.dataset)
     objective = config.synthesis.objective.model_copy(update={"start": "white"})
     update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
-    update["images_per_class"] = None
+    # Noise is not chosen among, nor held to anything.
+    update |= {"images_per_class": None, "keep": 1.0}
+    update |= {"min_confidence": 0.0, "confirmed": False, "max_similarity": None}
     return config.model_copy(
         update={
             "synthesis": config.synthesis.model_copy(update=update),
@@ -112,7 +132,26 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
 
 def _todo(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:
     _remove_others(directory, jobs)
-    return [job for job in jobs if not is_trained(job)]
+    todo = [job for job in jobs if not is_trained(job)]
+    for job in jobs:
+        if job not in todo:
+            remove(job.checkpoint)  # of a run to other parameters that was stopped
+    return todo
+
+
+def warn_of_others(config: Config, teacher: Teacher) -> None:
+    """Say of a student that is about to be looked at if it is not the one that `distill` would
+    make today."""
+    try:
+        jobs = student_jobs(config, teacher)
+    except UserError:  # the dataset lies elsewhere: nobody can tell
+        return
+    for job in jobs:
+        if exists(job.output) and not is_trained(job):
+            log.warning(
+                "%s is of other parameters, another dataset or version: `distill` makes it anew",
+                job.output,
+            )
 
 
 def _remove_others(directory: Location, jobs: list[DistillJob]) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.config import Config
+from pipeline.distillation import DistillJob, is_trained, student_problem
 from pipeline.errors import UserError
-from pipeline.plan import ShardPlan
+from pipeline.plan import ShardPlan, derive_seed
 from pipeline.provenance import ShardRecord, is_current, parse_record
 from pipeline.storage import (
     Location,
@@ -52,7 +53,7 @@ def survey(
     """
     layout, root = plan_of(config), location(config.paths.dataset)
     files = listing(root) if files is None else files
-    students = dataset_students(config) if students is None else students
+    students = dataset_students(config, teacher_digest) if students is None else students
     rounds = {
         round_: round_spec(config, round_, teacher_digest, students.get(round_))
         for round_ in range(config.adaptive.rounds + 1)
@@ -141,8 +142,42 @@ def student_path(root: Location, round_: int) -> Location:
     return root / "students" / f"{round_:06d}.safetensors"
 
 
-def dataset_students(config: Config) -> dict[int, str]:
-    """Of each adaptive round whose student is there: the digest of its weights."""
+def round_job(config: Config, teacher_digest: str, round_: int) -> DistillJob:
+    """The student of all rounds before, trained on their shards, on from its predecessor.
+
+    Raises:
+        UserError: one of these shards is missing.
+    """
     root = location(config.paths.dataset)
-    paths = {round_: student_path(root, round_) for round_ in range(1, config.adaptive.rounds + 1)}
-    return {round_: digest_file(path) for round_, path in paths.items() if exists(path)}
+    numbers = range(plan_of(config).of_round(round_).start)
+    return DistillJob(
+        name=f"student-of-round-{round_}",
+        teacher=config.teacher,
+        teacher_digest=teacher_digest,
+        student=config.student,
+        training=config.adaptive.training,
+        shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
+        dataset=dataset_digest(root, numbers),
+        seed=derive_seed(config.synthesis.seed, round_),
+        output=student_path(root, round_),
+        start=student_path(root, round_ - 1) if round_ > 1 else None,
+    )
+
+
+def dataset_students(config: Config, teacher_digest: str) -> dict[int, str]:
+    """Of each adaptive round whose student is there, and was trained as it would be today: the
+    digest of its weights."""
+    root, students = location(config.paths.dataset), {}
+    for round_ in range(1, config.adaptive.rounds + 1):
+        path = student_path(root, round_)
+        if not exists(path):
+            continue
+        if student_problem(path) is None:  # else `verify` tells, and compares with what is there
+            try:
+                job = round_job(config, teacher_digest, round_)
+            except UserError:  # without its shards it cannot be the same
+                break
+            if not is_trained(job):
+                break
+        students[round_] = digest_file(path)
+    return students

@@ -32,10 +32,17 @@ from pipeline import (
 )
 from pipeline import engine as engine_module
 from pipeline.code import source_digest
-from pipeline.config import AdaptiveConfig, Config, StudentConfig, SynthesisConfig
+from pipeline.config import (
+    AdaptiveConfig,
+    Config,
+    DistillationConfig,
+    StudentConfig,
+    SynthesisConfig,
+)
 from pipeline.engine import Engine
 from pipeline.errors import UserError
 from pipeline.filtering import Flaw, Kept, Rules, flaw_counts, invert_surely
+from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.libraries import split
 from pipeline.markers import marked
 from pipeline.objective import Objective, Precision
@@ -48,6 +55,7 @@ from pipeline.storage import (
     Location,
     check_writable,
     digest_bytes,
+    digest_file,
     digest_json,
     location,
     remove,
@@ -128,7 +136,7 @@ def check(config: Config, *outputs: str) -> Teacher:
         published = config.teacher.weights is None and split(config.teacher.source)[0]
         check_soundness(loaded, random=published in ("torchvision", "timm", "hf"))
     if config.adaptive.rounds:
-        check_student(config, loaded)
+        check_student(config, loaded, "adaptive.training", config.adaptive.training)
         batch = config.adaptive.training.batch_size
         first = sum(end - start for round_, start, end in plan_of(config).bounds if round_ == 0)
         if batch > first:
@@ -141,10 +149,19 @@ def check(config: Config, *outputs: str) -> Teacher:
 
 
 @cores.one_thread()
-def check_student(config: Config, loaded: Teacher) -> None:
-    """The student exists and answers the teacher's input with as many logits."""
+def check_student(
+    config: Config, loaded: Teacher, section: str, training: DistillationConfig
+) -> None:
+    """The student exists, answers the teacher's input with as many logits, and has what
+    ``section``, its training, asks for."""
     network = sources.build_network(config.student.source, config.student.arguments, "student")
     teacher.check_classes(network.eval(), loaded.shape, loaded.classes, "student")
+    if training.imitation:
+        images = torch.zeros(2, *loaded.shape)
+        try:
+            Imitation(FeatureMaps(loaded.network, images), FeatureMaps(network, images))
+        except UserError as error:
+            raise UserError(f"{section}.imitation must be 0: {error}") from error
 
 
 def round_spec(
@@ -289,7 +306,9 @@ def _publish(
     for row, member in zip(rows, members, strict=True):
         row["offset"], row["size"] = member.offset, member.size
         row["sha256"] = bytes.fromhex(member.sha256)
-    encoded = encode_rows(rows, {"spec": job.spec, "teacher": teacher_facts(job.config)})
+    facts = teacher_facts(job.config)
+    del facts["license"], facts["input"]["interpolation"]  # of what the spec does not tell
+    encoded = encode_rows(rows, {"spec": job.spec, "teacher": facts})
     write_bytes(root / parquet, encoded)
     agree = [row["teacher_pred"] == row["cls"] for row in rows]
     record = ShardRecord.of(
@@ -447,6 +466,11 @@ def _cached_engine(
 ) -> Engine:
     student = None
     if competitor is not None:
+        if digest_file(competitor.weights) != competitor.sha256:
+            raise UserError(
+                f"{competitor.weights} is not the student that the round began with: "
+                "another run trained it anew; run the same command again"
+            )
         architecture = StudentConfig.model_validate_json(section)
         student = sources.build_network(architecture.source, architecture.arguments, "student")
         sources.load_weights(student, competitor.weights, "student")

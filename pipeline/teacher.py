@@ -84,23 +84,23 @@ class Teacher:
 
 
 @cores.one_thread()
-def load_teacher(config: TeacherConfig, device: torch.device) -> Teacher:
-    """Build, fill, freeze and check the teacher.
+def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teacher") -> Teacher:
+    """Build, fill, freeze and check the teacher, or what ``role`` says, for errors.
 
     Raises:
         UserError: the source, weights, input or class count do not fit together.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a factory's own random weights are then the same in every process
-        network = build_network(config.source, config.arguments, "teacher", config.weights)
+        network = build_network(config.source, config.arguments, role, config.weights)
     if config.weights is not None:
-        path = weights_file(config.source, config.weights, "teacher")
+        path = weights_file(config.source, config.weights, role)
         if config.sha256 is not None:
             _check_file(path, config.sha256)
-        load_weights(network, path, "teacher")
+        load_weights(network, path, role)
     network.eval().requires_grad_(False)
     shape = (config.input.channels, config.input.height, config.input.width)
-    check_classes(network, shape, config.classes)
+    check_classes(network, shape, config.classes, role)
     return Teacher(
         network=network.to(device),
         preprocessing=preprocessing(config).to(device),
@@ -169,7 +169,7 @@ def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: 
 
 
 def _digest(config: TeacherConfig, network: nn.Module) -> str:
-    """Changes with anything that could change what the network computes."""
+    """Changes with what the network computes; not with modules that its factory imports."""
     package = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}.get(
         split(config.source)[0]
     )

@@ -16,11 +16,12 @@ from pipeline.adaptive import synthesize
 from pipeline.config import Config
 from pipeline.dataset import Entry, dataset_files
 from pipeline.distillation import student_problem
+from pipeline.errors import BadShardError
 from pipeline.markers import MARKER
 from pipeline.plan import Plan
 from pipeline.provenance import SCHEMA, ShardRecord
 from pipeline.running import Runner
-from pipeline.shards import BadShardError, decode_image, image_part, parse_tar
+from pipeline.shards import decode_image, image_part, parse_tar
 from pipeline.storage import (
     Location,
     Stat,

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from pipeline import adaptive
 from pipeline.cli import main, parse_range
 from pipeline.errors import UserError
 from pipeline.sources import read_state_dict
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
+
+
+def png(mode: str) -> bytes:
+    """A black picture of 8 by 8 pixels in one of Pillow's modes."""
+    file = io.BytesIO()
+    Image.new(mode, (8, 8)).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -350,8 +360,93 @@ def test_an_evaluation_without_students(
 
 
 def test_a_summary_of_nothing(capsys: pytest.CaptureFixture[str], params: Path) -> None:
-    assert main(["summary", "--params", str(params)]) != 0
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert "run synthesize first" in refused(capsys, "summary", "--params", str(params))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"cls": b"1", "png": png("P")}, "Pillow's mode P, not L, RGB, RGBA"),
+        ({"cls": b"1", "png": png("I;16")}, "Pillow's mode I;16"),
+        ({"cls": b"1", "png": b"no picture"}, "cannot identify image file"),
+        ({"cls": b"1", "jpg": png("L")}, "a sample has no part 'npy'"),
+        ({"png": png("L")}, "a sample has no part 'cls'"),
+        ({"cls": b"cat", "png": png("L")}, "invalid literal for int"),
+        ({"cls": b"1", "png": png("RGB")}, "holds images of (3, 8, 8)"),
+        ({}, "holds no image"),
+        (None, "evaluation.data: "),
+    ],
+)
+def test_an_evaluation_on_something_else(
+    capsys: pytest.CaptureFixture[str],
+    made: Params,
+    tmp_path: Path,
+    parts: dict[str, bytes] | None,
+    said: str,
+) -> None:
+    data = tmp_path / "real.tar"
+    data.write_bytes(b"no tar" * 200)
+    if parts is not None:
+        with tarfile.open(data, "w") as tar:
+            for kind, content in parts.items():
+                member = tarfile.TarInfo(f"0.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    path = write_params(changed(made, {"evaluation.data": str(data)}), tmp_path / "p.yaml")
+    text = refused(capsys, "evaluate", "--params", str(path))
+    assert "evaluation.data" in text and said in text
+
+
+def test_what_is_said_of_a_student_that_would_be_another_today(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    made: Params,
+    tmp_path: Path,
+) -> None:
+    write_blobs(tmp_path / "real.tar", 30)
+    judged = changed(made, {"evaluation.data": str(tmp_path / "real.tar")})
+    path = str(write_params(judged, tmp_path / "p.yaml"))
+    for command in ("synthesize", "distill", "evaluate"):
+        assert main([command, "--params", path]) == 0
+    assert caplog.text == ""
+    assert "on 30 real images" in "\n".join(printed(capsys, "summary", "--params", path))
+    unjudged = printed(capsys, "summary", "--params", path, "--set", "evaluation.data=null")
+    assert not any("real images" in line for line in unjudged)
+    for command in ("evaluate", "measure"):
+        caplog.clear()
+        assert main([command, "--params", path, "--set", "distillation.steps=9"]) == 0
+        assert "is of other parameters" in caplog.text
+    capsys.readouterr()
+    student = Path(made["paths"]["students"]) / "student-0.safetensors"
+    student.write_bytes(bytes(len(student.read_bytes())))
+    assert "student-0.safetensors was changed" in refused(capsys, "evaluate", "--params", path)
+
+
+def test_a_bad_shard_is_told_with_what_mends_it(
+    capsys: pytest.CaptureFixture[str], made: Params, tmp_path: Path
+) -> None:
+    tar = dataset(made) / "train/000000.tar"
+    tar.write_bytes(b"x" * 600 + tar.read_bytes()[600:])
+    path = write_params(made, tmp_path / "p.yaml")
+    for command in ("distill", "measure"):
+        capsys.readouterr()
+        assert main([command, "--params", str(path)]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert "000000.tar" in last and "verify --repair" in last and "Traceback" not in last
+
+
+@pytest.mark.parametrize("agreement", ["95", "-1", "nan"])
+def test_an_agreement_that_is_no_share(
+    capsys: pytest.CaptureFixture[str], params: Path, agreement: str
+) -> None:
+    text = refused(capsys, "verify", "--params", str(params), "--agreement", agreement)
+    assert "--agreement is" in text
+
+
+@pytest.mark.parametrize("seconds", ["0", "inf", "nan"])
+def test_a_trial_of_no_time(capsys: pytest.CaptureFixture[str], params: Path, seconds: str) -> None:
+    text = refused(capsys, "probe", "--params", str(params), "--seconds", seconds)
+    assert "--seconds is" in text
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
         ("synthesis", [], "object"),
         ("teacher.weights", 7, "string"),
         ("teacher.sha256", "00", "pattern"),
+        ("paths.dataset", "~/dataset", "write the whole path"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(
@@ -155,6 +156,30 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     text = complaint(changed(tiny, {key: value}))
     assert said in text
     assert key.rpartition(".")[0] in text and key.rpartition(".")[2] in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher.sha256": "0" * 64, "teacher.weights": None}, "sha256 is that of a weights file"),
+        ({"paths.reports": "d/r", "paths.dataset": "d"}, "reports must not lie in dataset"),
+        ({"paths.students": "d/s", "paths.dataset": "d"}, "students must not lie in dataset"),
+    ],
+)
+def test_values_that_do_not_go_together(tiny: Params, changes: dict[str, Any], said: str) -> None:
+    assert said in complaint(changed(tiny, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classes": 4, "class_names": None}, "evaluation.verifier has 4 classes, the teacher 3"),
+        ({"input.height": 9}, "evaluation.verifier takes images of (1, 9, 8), the teacher of"),
+    ],
+)
+def test_a_verifier_of_something_else(tiny: Params, changes: dict[str, Any], said: str) -> None:
+    verifier = changed(tiny["teacher"], changes)
+    assert said in complaint(changed(tiny, {"evaluation": {"verifier": verifier}}))
 
 
 @pytest.mark.parametrize(
@@ -275,7 +300,9 @@ def test_overrides_lie_over_the_file(tiny: Params, tmp_path: Path) -> None:
     assert config.paths.dataset == "elsewhere"
 
 
-@pytest.mark.parametrize("pair", ["synthesis.seed", "=3", "", "synthesis.seed=[", "a.b={a: 1"])
+@pytest.mark.parametrize(
+    "pair", ["synthesis.seed", "=3", "", "synthesis.seed=[", "a.b={a: 1", "a=2024-13-45"]
+)
 def test_overrides_that_cannot_be_read(pair: str) -> None:
     with pytest.raises(UserError, match="--set") as caught:
         parse_overrides([pair])

@@ -19,10 +19,10 @@ from pipeline import streaming, training
 from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
 from pipeline.config import DistillationConfig, parse_config
 from pipeline.distillation import DistillJob, distill, is_trained
-from pipeline.errors import UserError
+from pipeline.errors import BadShardError, UserError
 from pipeline.ranks import WHOLE, Share
 from pipeline.running import JobsFailed, open_runner
-from pipeline.shards import BadShardError, decode_image, read_tar
+from pipeline.shards import decode_image, read_tar
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import digest_json
 from pipeline.streaming import ImageStream, ordered_batches
@@ -632,6 +632,43 @@ def test_the_noise_is_as_many_images_that_nothing_was_made_of(made: Params) -> N
     assert images.float().std().item() / 255 == pytest.approx(expected.std(), abs=0.02)
 
 
+def test_noise_is_not_chosen_among(tiny: Params) -> None:
+    """It would never be as sure as images are to be, and its choice would be no longer noise."""
+    rules = {
+        "synthesis.min_confidence": 0.9,
+        "synthesis.confirmed": True,
+        "synthesis.max_similarity": 0.5,
+        "synthesis.keep": 0.5,
+    }
+    plain = noise_config(parse_config(tiny)).synthesis
+    assert noise_config(parse_config(changed(tiny, rules))).synthesis == plain
+
+
+def test_nobody_changes_a_dataset_that_students_learn_from(made: Params) -> None:
+    config, teacher = load(changed(made, {"distillation.noise_baseline": True}))
+    noise = dataset(made).with_name("dataset-noise")
+    other = changed(made, {"synthesis.seed": 5})
+
+    def run(work: Any, jobs: Any, text: str) -> list[Any]:
+        if text == "distillation":
+            for path in (dataset(made), noise):
+                with pytest.raises(UserError, match="in use by another run"):
+                    make(changed(other, {"paths.dataset": str(path)}))
+            return []
+        return [work(job, "cpu", lambda images: None) for job in jobs]
+
+    distill_students(config, teacher, run)
+    assert make(other) == [0, 1]
+
+
+def test_a_checkpoint_of_a_stopped_run_to_other_parameters_is_swept_up(made: Params) -> None:
+    train(made)
+    left = students(made) / "student-0.checkpoint"
+    left.write_bytes(b"of 100,000 steps")
+    assert train(made) == []
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("end", ["", "/", "//"])
 def test_the_noise_lies_beside_the_dataset(tiny: Params, end: str) -> None:
     path = tiny["paths"]["dataset"]
@@ -651,9 +688,13 @@ def test_students_need_a_dataset(tiny: Params) -> None:
         ({"distillation.batch_size": 21}, "batch_size is 21, but the dataset has 20 images"),
         ({"student.arguments": {"classes": 4}}, "the student returns 4 logits"),
         ({"student.source": "nowhere.py:net"}, "student.source"),
+        ({"distillation.imitation": 1.0}, "distillation.imitation must be 0"),
     ],
 )
 def test_students_that_cannot_be(made: Params, changes: dict[str, Any], said: str) -> None:
+    if "distillation.imitation" in changes:
+        flat = made["student"]["source"].replace("classifier", "without_batchnorm")
+        changes = {**changes, "student.source": flat, "student.arguments": {}}
     with pytest.raises(UserError, match=said):
         train(changed(made, changes))
 

@@ -53,6 +53,7 @@ def test_each_gpu_has_a_worker(
 ) -> None:
     made = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,4,7")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(executors, "PerDevice", lambda *arguments: made.append(arguments))
     create_executor("auto", workers, 1)
     assert made == [([{"CUDA_VISIBLE_DEVICES": name} for name in given], "cuda")]
@@ -60,9 +61,20 @@ def test_each_gpu_has_a_worker(
 
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert isinstance(create_executor("cuda", 1, 1), InProcess)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert isinstance(create_executor("auto", 1, 1), InProcess)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        assert isinstance(create_executor("cuda", 1, 1), InProcess)
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "0"])
+def test_no_gpu_is_named_where_none_can_be_used(
+    monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    executor = create_executor("auto", 1, 1)
+    assert isinstance(executor, InProcess)
+    assert executor.run(nap, 0) == "cpu"
     with pytest.raises(UserError, match="no CUDA device"):
         create_executor("cuda", None, 1)
 

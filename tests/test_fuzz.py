@@ -21,8 +21,8 @@ from torch import nn
 
 from pipeline.cli import main
 from pipeline.config import Config, load_config, parse_config
-from pipeline.errors import UserError
-from pipeline.shards import BadShardError, Sample, read_tar, write_tar
+from pipeline.errors import BadShardError, UserError
+from pipeline.shards import Sample, read_tar, write_tar
 from pipeline.sources import load_weights
 from pipeline.synthesis import plan_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.errors import BadShardError
 from pipeline.shards import (
-    BadShardError,
     Member,
     Sample,
     decode_image,

@@ -16,7 +16,7 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline import adaptive
-from pipeline.adaptive import finalize
+from pipeline.adaptive import finalize, missing_jobs
 from pipeline.config import parse_config
 from pipeline.errors import UserError
 from pipeline.plan import make_plan
@@ -25,7 +25,7 @@ from pipeline.running import JobsFailed
 from pipeline.shards import decode_image, read_tar
 from pipeline.storage import digest_file
 from pipeline.survey import shard_states
-from pipeline.synthesis import ShardJob, make_shard, round_objective
+from pipeline.synthesis import Competitor, ShardJob, make_shard, round_objective
 from pipeline.verification import verify
 from tests.conftest import Params, changed, dataset, load, make, tree
 
@@ -85,6 +85,37 @@ def test_a_second_run_makes_nothing(tiny: Params) -> None:
     assert make(tiny) == []
     assert tree(dataset(tiny)) == before
     assert times(dataset(tiny)) == written
+
+
+@pytest.mark.parametrize("name", ["metadata/labels.csv", "README.md", "thesis.pdf"])
+def test_a_directory_of_something_else_is_left_alone(tiny: Params, name: str) -> None:
+    for file in (name, "train/000000.tar", "train/000007.tar"):
+        (dataset(tiny) / file).parent.mkdir(parents=True, exist_ok=True)
+        (dataset(tiny) / file).write_text("years of work")
+    before = tree(dataset(tiny))
+    with pytest.raises(UserError, match="holds other files"):
+        make(tiny)
+    assert tree(dataset(tiny)) == before
+
+
+def test_a_first_run_that_was_killed_after_its_first_tar_goes_on(tiny: Params) -> None:
+    make(tiny)
+    before = tree(dataset(tiny))
+    for path in sorted(dataset(tiny).rglob("*")):
+        if path.is_file() and path.name != "000000.tar":
+            path.unlink()
+    assert make(tiny) == [0, 1]
+    assert tree(dataset(tiny)) == before
+
+
+def test_a_licence_that_changed_and_changed_back_leaves_the_same_bytes(tiny: Params) -> None:
+    named = changed(tiny, {"teacher.license": "mit"})
+    make(named)
+    before = tree(dataset(tiny))
+    (dataset(tiny) / "train/000001.tar").unlink()
+    assert make(changed(tiny, {"teacher.license": "apache-2.0"})) == [1]
+    assert make(named) == []
+    assert tree(dataset(tiny)) == before
 
 
 def test_another_directory_gets_the_same_bytes(tiny: Params, tmp_path: Path) -> None:
@@ -640,6 +671,42 @@ def test_another_student_makes_only_its_round_stale(competing: Params) -> None:
     assert make(changed(competing, {"student.arguments": {"width": 5}})) == [2]
     assert make(changed(competing, {"adaptive.compete": 3.0})) == [2]
     assert make(changed(competing, {"adaptive.training.steps": 5})) == [2]
+
+
+def test_a_student_that_would_be_another_today_makes_its_round_stale(competing: Params) -> None:
+    """Also for those who only look, and before the student is trained anew."""
+    make(competing)
+    for change in ({"adaptive.training.steps": 5}, {"student.arguments": {"width": 5}}):
+        other = changed(competing, change)
+        assert states(other) == {0: "complete", 1: "complete", 2: "stale"}
+        with pytest.raises(UserError, match=r"1 of 3 .* 000002 \(stale\)"):
+            finalize(parse_config(other))
+        assert any("shard 000002" in text for text in verified(other))
+    assert verified(competing) == []
+
+
+def test_a_student_that_another_run_trained_anew_is_not_competed_with(competing: Params) -> None:
+    make(competing)
+    config, teacher = load(competing)
+    weights = dataset(competing) / "students/000001.safetensors"
+    competitor = Competitor(weights, "0" * 64)
+    (job,) = missing_jobs(config, teacher.digest, 1, competitor, [2])
+    with pytest.raises(UserError, match="not the student that the round began with"):
+        make_shard(job, "cpu", lambda images: None)
+
+
+def test_a_checkpoint_of_a_stopped_round_to_other_parameters_is_swept_up(
+    competing: Params,
+) -> None:
+    make(competing)
+    before = tree(dataset(competing))
+    (dataset(competing) / "students/000001.checkpoint").write_bytes(b"of 100,000 steps")
+    assert make(competing) == []
+    assert tree(dataset(competing)) == before
+
+
+def verified(params: Params) -> list[str]:
+    return verify(*load(params), 0.0, lambda images: None)
 
 
 def test_rounds_in_shard_ranges(competing: Params, tmp_path: Path) -> None:
