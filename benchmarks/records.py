@@ -29,7 +29,7 @@ from benchmarks.faults import machine, say
 from benchmarks.faults_common import PROJECT, Params, changed, environment, load, parameters
 from pipeline.config import Config
 from pipeline.plan import ShardPlan
-from pipeline.provenance import ShardRecord
+from pipeline.provenance import ShardRecord, versions
 from pipeline.shards import Sample, write_tar
 from pipeline.storage import digest_json, json_bytes
 from pipeline.synthesis import file_facts, plan_of, record_path, round_spec, shard_spec
@@ -139,11 +139,13 @@ def _record(
         spec_sha256=digest_json(spec),
         files={name: file_facts(io.BytesIO(data)) for name, data in files.items()},
         class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
+        batches=[batch.size for batch in shard.batches],
         agreement=1.0,
         confidence=0.999991,
         replaced={},
         flaws={},
         curve=curve,
+        versions=versions(),
     )
 
 

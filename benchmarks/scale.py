@@ -39,7 +39,7 @@ from pipeline.config import Config, parse_config
 from pipeline.costs import show_seconds
 from pipeline.distillation import DistillJob
 from pipeline.executor import Work
-from pipeline.provenance import ShardRecord
+from pipeline.provenance import ShardRecord, versions
 from pipeline.running import Runner, local_runner
 from pipeline.storage import digest_bytes, digest_json, write_bytes, write_json
 from pipeline.synthesis import Made, ShardJob, plan_of
@@ -161,11 +161,13 @@ def publish(job: ShardJob) -> None:
         spec_sha256=digest_json(job.spec),
         files={name: facts for name in names},
         class_counts={str(label): n for label, n in Counter(shard.labels.tolist()).items()},
+        batches=[batch.size for batch in shard.batches],
         agreement=1.0,
         confidence=0.9,
         replaced={},
         flaws={},
         curve=[{"iteration": float(index), **point} for index in range(21)],
+        versions=versions(),
     )
     write_json(root / "metadata" / f"{shard.name}.json", record.to_json())
 

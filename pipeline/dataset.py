@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import platform
+import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ NAME = "dreamshard"
 _SHARD_FILE = re.compile(r"(?:metadata|train)/\.?(\d{6,})\.(?:tar|parquet|json|\w+\.json)")
 _STUDENT_FILE = re.compile(r"students/(\d{6})\.(?:safetensors|json|csv|checkpoint)")
 _LEFTOVER = re.compile(r"(?:.*/)?\.[^/]*\.tmp")  # of killed runs
-_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,7 @@ class Entry:
     digests: tuple[tuple[str, str], ...]  # file name to SHA-256, the record's last
     student: str | None
     code: str
+    versions: str  # JSON, of which all shards mostly share one
 
     @classmethod
     def of(cls, record: ShardRecord, text: bytes) -> Entry:
@@ -68,6 +68,7 @@ class Entry:
             digests=(*files, (f"metadata/{record.shard}.json", digest_bytes(text))),
             student=record.spec["student"],
             code=record.spec["code"],
+            versions=sys.intern(json.dumps(record.versions, sort_keys=True)),
         )
 
 
@@ -285,8 +286,7 @@ def _provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -
                 "resolvedDependencies": inputs,
                 "internalParameters": {
                     "code": entries[0].code,
-                    "python": platform.python_version(),
-                    "packages": {name: version(name) for name in _PACKAGES},
+                    "versions": [json.loads(v) for v in sorted({e.versions for e in entries})],
                 },
             },
             "runDetails": {"builder": {"id": NAME}},

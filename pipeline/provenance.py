@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -63,6 +66,15 @@ SCHEMA = pa.schema(
 )
 
 
+_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of Python, and of the packages that compute and write shards."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
 def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
     """Parquet bytes of ``rows``, ``facts`` as JSON in the schema's ``dreamshard`` entry."""
     schema = SCHEMA.with_metadata({"dreamshard": json.dumps(facts, sort_keys=True)})
@@ -80,7 +92,8 @@ class ShardRecord:
     the spec's where the memory did not hold those; ``replaced`` counts the images that took the
     place of one that was bad, by what was wrong with it, and ``flaws`` those that are still bad
     themselves; ``curve`` is the mean of every term along the optimisation, averaged over the
-    batches; ``sha256`` seals all the rest.
+    batches; ``versions`` are those of Python and of the packages that computed and wrote it;
+    ``sha256`` seals all the rest.
     """
 
     shard: str
@@ -97,6 +110,7 @@ class ShardRecord:
     replaced: dict[str, int]
     flaws: dict[str, int]
     curve: list[dict[str, float]]
+    versions: dict[str, str]
     sha256: str
 
     @classmethod

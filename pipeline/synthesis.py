@@ -47,7 +47,7 @@ from pipeline.libraries import split
 from pipeline.markers import marked
 from pipeline.objective import Objective, Precision
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
-from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record
+from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record, versions
 from pipeline.shards import Sample, write_tar
 from pipeline.soundness import check_soundness
 from pipeline.splitting import Report, invert_in_parts
@@ -326,6 +326,7 @@ def _publish(
         replaced=flaw_counts(kept.replaced for _, kept in batches),
         flaws=flaw_counts(kept.flaws for _, kept in batches),
         curve=_mean_curve(batches),
+        versions=versions(),
     )
     write_json(record_path(root, shard.number), record.to_json())
 

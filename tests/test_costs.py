@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import records, scale
+from pipeline.adaptive import missing_jobs
 from pipeline.config import parse_config
 from pipeline.costs import RoundSpeed, cost, cost_table, dataset_bytes, show_bytes, show_seconds
 from pipeline.probe import (
@@ -19,8 +21,9 @@ from pipeline.probe import (
     probe_devices,
     sample_bytes,
 )
+from pipeline.survey import shard_states
 from pipeline.synthesis import Made, ShardJob, plan_of
-from tests.conftest import Params, changed, dataset, make
+from tests.conftest import Params, changed, dataset, load, make
 
 
 def earliest_free(sizes: list[int], seconds: float, devices: int) -> float:
@@ -210,3 +213,17 @@ def test_the_fewest_steps_have_all_sizes(share: float) -> None:
         small = round(share * steps)
         assert 0 < small < steps or share in (0.0, 1.0)
     assert _fewest(share) <= 15
+
+
+def test_the_benchmarks_stand_ins_for_shards_are_complete(tiny: Params, tmp_path: Path) -> None:
+    """For those of ``benchmarks.scale`` and of ``benchmarks.records``."""
+    config, teacher = load(tiny)
+    for job in missing_jobs(config, teacher.digest, 0, None, range(2)):
+        scale.publish(job)
+    assert set(shard_states(config, teacher.digest).values()) == {"complete"}
+
+    (tmp_path / "many").mkdir()
+    params = records.scene(tmp_path / "many", 3)
+    records.make_records(params)
+    config, teacher = load(params)
+    assert shard_states(config, teacher.digest) == {n: "complete" for n in range(3)}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline import adaptive
+from pipeline import adaptive, synthesis
 from pipeline.adaptive import finalize, missing_jobs
 from pipeline.config import parse_config
 from pipeline.errors import UserError
@@ -587,6 +587,24 @@ def test_provenance_names_every_shard_file_by_digest(competing: Params) -> None:
     inputs = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert [entry["name"] for entry in inputs] == ["teacher", "weights of the teacher", "student"]
     assert inputs[2]["digest"]["sha256"] == now["students/000001.safetensors"]
+
+
+def test_provenance_names_the_versions_that_made_the_shards(
+    tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of whoever looks at them later, or completes them."""
+    old, new = {"python": "3.11.1", "pillow": "11.0"}, {"python": "3.12.3", "pillow": "99.0"}
+    monkeypatch.setattr(synthesis, "versions", lambda: old)
+    make(tiny)
+    monkeypatch.setattr(synthesis, "versions", lambda: new)
+    assert make(tiny) == []
+    assert verified(tiny) == []
+    (dataset(tiny) / "train/000001.tar").unlink()
+    assert make(tiny) == [1]
+    assert verified(tiny) == []
+    provenance = json.loads((dataset(tiny) / "provenance.json").read_bytes())
+    found = provenance["predicate"]["buildDefinition"]["internalParameters"]["versions"]
+    assert found == [old, new]
 
 
 def test_images_per_class(tiny: Params) -> None:
