@@ -16,9 +16,8 @@ from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from pipeline.errors import UserError
-from pipeline.executor import Executor, Stopped, Work
-from pipeline.running import Runner, progress_bar, raise_failures, stopping
+from pipeline.executor import Executor, Work
+from pipeline.running import LASTING, Runner, progress_bar, raise_failures, stopping
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +98,9 @@ class _Progress:
 
 
 def _is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Bad input stays bad, a stopped run has stopped, a full disk is as full the second time."""
+    """Not what comes out the same, as bad input does, nor a run that was stopped."""
     error = _error(state)
-    if isinstance(error, UserError | Stopped | OSError):
+    if isinstance(error, LASTING):
         return False
     log.warning("%s failed and is tried again: %s", run.name, error)
     return True

@@ -28,7 +28,9 @@ class Job(Protocol):
 log = logging.getLogger(__name__)
 
 # Their message says all; any other error is for us to mend, and needs its traceback.
-EXPLAINED = (UserError, Stopped, WorkerDied, OSError, FloatingPointError)
+# A full disk is as full the second time, and a loss comes out the same.
+LASTING = (UserError, Stopped, OSError, FloatingPointError)
+EXPLAINED = (*LASTING, WorkerDied)
 
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
@@ -182,7 +184,7 @@ def _attempt(executor: Executor, work: Work, job: Any, retries: int) -> Any:
     for attempt in range(retries + 1):
         try:
             return executor.run(work, job)
-        except (UserError, Stopped, OSError):  # a full disk is as full the second time
+        except LASTING:
             raise
         except Exception as error:
             if attempt == retries:

@@ -93,13 +93,17 @@ def test_only_an_error_that_does_not_explain_itself_has_a_traceback(
     class Job:
         images: int = 1
 
+    attempts = []
+
     def work(job: Job, device: str, report: Callable[[float], None]) -> None:
+        attempts.append(job)
         raise error
 
     with pytest.raises(JobsFailed, match=f"2 of 2 jobs failed; the first: {error}"):
         local_runner(InProcess("cpu"), retries=1)(work, [Job(), Job()], "odd jobs")
     expected = isinstance(error, ZeroDivisionError)
     assert caplog.text.count("Traceback") == expected
+    assert len(attempts) == (4 if expected else 2)  # a loss comes out the same again
     assert ("in work" in caplog.text) == expected
 
 
