@@ -19,7 +19,7 @@ run: $(VENV)/installed
 	@python -m pipeline summary
 
 test: $(VENV)/installed-dev
-	pytest
+	pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 bench: $(VENV)/installed
 	python -m benchmarks.engine
