@@ -62,7 +62,6 @@ ROWS: dict[str, str] = {
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
     "adversarial": "distillation.adversarial=0.4",
-    "hotter": "distillation.temperature=50",
     "recipe": "distillation.adversarial=0.4 distillation.temperature=50",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',

@@ -12,8 +12,8 @@ from flows.distill import distill
 from flows.running import publish
 from flows.synthesize import synthesize
 from pipeline.config import load_config
-from pipeline.diversity import foreign_images, measure
-from pipeline.evaluation import evaluate, real_data
+from pipeline.diversity import measure
+from pipeline.evaluation import check_evaluation, evaluate
 from pipeline.reports import report_evaluation, report_measures, summarise
 from pipeline.students import check_distillation
 from pipeline.synthesis import check
@@ -34,14 +34,12 @@ def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) 
     config = load_config(Path(params), overrides)
     teacher = check(config)
     check_distillation(config, teacher)
-    if config.evaluation.data is not None:
-        real_data(config)
-    foreign_images(config)
+    check_evaluation(config)
     synthesize(params, overrides)
     distill(params, overrides)
-    report_measures(config, *measure(config, teacher))
     if config.evaluation.data is not None:
         report_evaluation(config, evaluate(config, teacher))
+    report_measures(config, *measure(config, teacher))
     summary = summarise(config)
     publish(lambda: create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```"))
     return summary

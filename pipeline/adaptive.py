@@ -100,5 +100,6 @@ def _competitor(config: Config, teacher_digest: str, round_: int, run: Runner) -
     job = round_job(config, teacher_digest, round_)
     if not is_trained(job):
         run(distill, [job], f"student of round {round_}")
-    remove(job.checkpoint)  # of a run to other parameters that was stopped
+    else:
+        remove(job.checkpoint)  # of a run to other parameters that was stopped
     return Competitor(job.output, digest_file(job.output))

@@ -50,7 +50,7 @@ def report_errors() -> Iterator[Outcome]:
     try:
         yield outcome
     except BadShardError as error:
-        outcome.code = _fail(f"{error}: `python -m pipeline verify --repair` makes it again", 2)
+        outcome.code = _fail(f"{error}: a shard of the dataset `verify --repair` makes again", 2)
     except UserError as error:
         outcome.code = _fail(str(error), 2)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation import load_student, real_data
+from pipeline.evaluation import foreign_images, load_student, load_verifier, real_data
 from pipeline.filtering import centred
 from pipeline.measures import (
     NEIGHBOURS,
@@ -29,7 +29,7 @@ from pipeline.storage import Location, exists, location
 from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT, warn_of_others, weights_path
 from pipeline.synthesis import plan_of
-from pipeline.teacher import Teacher, load_teacher
+from pipeline.teacher import Teacher
 from pipeline.training import distillation_loss
 
 BATCH = 250
@@ -116,20 +116,6 @@ def _shards(config: Config) -> list[Location]:
     return paths
 
 
-def foreign_images(config: Config) -> Path | None:
-    """The shard of another recipe, if one is configured.
-
-    Raises:
-        UserError: it is not there.
-    """
-    if config.evaluation.foreign is None:
-        return None
-    path = Path(config.evaluation.foreign)
-    if not path.is_file():
-        raise UserError(f"evaluation.foreign: there is no file {path}")
-    return path
-
-
 def on_foreign(student: nn.Module, teacher: Teacher, tar: Path) -> dict[str, float]:
     """Eq. 1 on images of a recipe that a student did not learn from, at one temperature for all
     students; how often it agrees with its teacher there; how many they are."""
@@ -176,7 +162,7 @@ def _certainty(seen: Seen) -> dict[str, float]:
 def _verified(config: Config, teacher: Teacher, seen: Seen) -> dict[str, Any]:
     """What an independent network says: agreement with the labels; likeness to real images."""
     assert config.evaluation.verifier is not None
-    verifier = load_teacher(config.evaluation.verifier, teacher.device, "evaluation.verifier")
+    verifier = load_verifier(config.evaluation.verifier, teacher.device)
     made = look(verifier, _shards(config))
     report: dict[str, Any] = {
         "verifier_agreement": _round((made.logits.argmax(1) == made.labels).double().mean().item())

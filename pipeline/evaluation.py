@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.config import Config
+from pipeline.config import Config, TeacherConfig
 from pipeline.distillation import student_problem
 from pipeline.errors import BadShardError, UserError
 from pipeline.sources import build_network, load_weights
@@ -17,7 +17,7 @@ from pipeline.storage import exists
 from pipeline.streaming import Batch, ordered_batches
 from pipeline.students import NOISE, STUDENT, warn_of_others, weights_path
 from pipeline.synthesis import plan_of
-from pipeline.teacher import Teacher
+from pipeline.teacher import Teacher, load_teacher
 
 BATCH = 256
 
@@ -62,12 +62,36 @@ def real_data(config: Config) -> Path:
     """
     if config.evaluation.data is None:
         raise UserError("evaluation.data is not set: name a tar of real images (png and cls)")
-    path = Path(config.evaluation.data)
-    if not path.is_file():
-        raise UserError(f"evaluation.data: there is no file {path}")
-    size = config.teacher.input
-    next(_batches(path, (size.channels, size.height, size.width), 1))
-    return path
+    return _looked_at(config, "evaluation.data", Path(config.evaluation.data))
+
+
+def foreign_images(config: Config) -> Path | None:
+    """The shard of another recipe, if one is configured, whose first image was looked at.
+
+    Raises:
+        UserError: it is not there, or it holds something else.
+    """
+    if config.evaluation.foreign is None:
+        return None
+    return _looked_at(config, "evaluation.foreign", Path(config.evaluation.foreign))
+
+
+def load_verifier(verifier: TeacherConfig, device: torch.device) -> Teacher:
+    """The independent network."""
+    return load_teacher(verifier, device, "evaluation.verifier")
+
+
+def check_evaluation(config: Config) -> None:
+    """All that is configured to measure with can be used: for before a long run.
+
+    Raises:
+        UserError: what cannot.
+    """
+    if config.evaluation.data is not None:
+        real_data(config)
+    foreign_images(config)
+    if config.evaluation.verifier is not None:
+        load_verifier(config.evaluation.verifier, torch.device("cpu"))
 
 
 def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.Module:
@@ -90,7 +114,7 @@ def _predictions(
     networks: list[nn.Module], teacher: Teacher, data: Path
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     all_labels, answers = [], [[] for _ in networks]  # type: ignore[var-annotated]
-    for pixels, labels in _batches(data, teacher.shape, BATCH):
+    for pixels, labels in _batches(data, "evaluation.data", teacher.shape, BATCH):
         all_labels.append(labels)
         images = teacher.preprocessing.normalise(pixels.to(teacher.device))
         with torch.no_grad():
@@ -99,22 +123,29 @@ def _predictions(
     return torch.cat(all_labels), [torch.cat(answer) for answer in answers]
 
 
-def _batches(data: Path, shape: tuple[int, int, int], size: int) -> Iterator[Batch]:
-    """Real images and their labels, if they are what the teacher takes."""
+def _looked_at(config: Config, key: str, path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{key}: there is no file {path}")
+    size = config.teacher.input
+    next(_batches(path, key, (size.channels, size.height, size.width), 1))
+    return path
+
+
+def _batches(data: Path, key: str, shape: tuple[int, int, int], size: int) -> Iterator[Batch]:
+    """Images and labels of the tar that ``key`` names, if they are what the teacher takes."""
     empty = True
     try:
         for pixels, labels in ordered_batches([data], size):
             empty = False
             if tuple(pixels.shape[1:]) != shape:
                 raise UserError(
-                    f"evaluation.data holds images of {tuple(pixels.shape[1:])}, "
-                    f"teacher.input says {shape}"
+                    f"{key} holds images of {tuple(pixels.shape[1:])}, teacher.input says {shape}"
                 )
             yield pixels, labels
     except BadShardError as error:
-        raise UserError(f"evaluation.data: {error}") from error
+        raise UserError(f"{key}: {error}") from error
     if empty:
-        raise UserError(f"evaluation.data {data} holds no image")
+        raise UserError(f"{key} {data} holds no image")
 
 
 def share(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -26,8 +26,7 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
 
     Args:
         key: the parameter that names ``directory``, for the error.
-        shared: other shared holders are welcome: runs on parts of one dataset are, and those that
-            only read it, which may lie where nothing can be written.
+        shared: other shared holders are welcome; runs on parts of one dataset are.
 
     Raises:
         UserError: another run holds it.
@@ -37,15 +36,8 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
         return
     directory = directory.resolve()
     path = directory.parent / f".{directory.name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError:
-        if not shared:
-            raise
-        yield
-        return
-    with file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,6 +49,16 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
         file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def reading(directory: Location, key: str) -> Iterator[None]:
+    """Keep others from changing ``directory`` for the length of the block; what lies where nothing
+    can be written is read without."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            held.enter_context(locked(directory, key, shared=True))
         yield
 
 

@@ -27,9 +27,9 @@ class Job(Protocol):
 
 log = logging.getLogger(__name__)
 
-# Their message says all; any other error is for us to mend, and needs its traceback.
 # A full disk is as full the second time, and a loss comes out the same.
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
+# Their message says all; any other error is for us to mend, and needs its traceback.
 EXPLAINED = (*LASTING, WorkerDied)
 
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]

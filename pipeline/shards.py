@@ -73,19 +73,22 @@ def decode_image(data: bytes) -> Pixels:
     """The inverse of :func:`encode_image`.
 
     Raises:
-        ValueError: an array of another shape or type, or an image of another mode.
+        ValueError: no image, an array of another shape or type, or an image of another mode.
     """
     if data.startswith(_NPY):
         array: Pixels = np.load(io.BytesIO(data), allow_pickle=False)
         if array.ndim != 3 or array.dtype != np.uint8:
             raise ValueError(f"an image is {array.dtype} {array.shape}")
         return array
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode not in _MODES.values():  # a palette's indices are no shades
-            raise ValueError(
-                f"an image has Pillow's mode {image.mode}, not {', '.join(_MODES.values())}"
-            )
-        array = np.asarray(image)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in _MODES.values():  # a palette's indices are no shades
+                raise ValueError(
+                    f"an image has Pillow's mode {image.mode}, not {', '.join(_MODES.values())}"
+                )
+            array = np.asarray(image)
+    except (OSError, SyntaxError) as error:  # Pillow's words for cut off and broken
+        raise ValueError(f"an image cannot be read: {error}") from error
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 

@@ -14,7 +14,6 @@ from typing import IO
 import numpy as np
 import torch
 import webdataset as wds
-from PIL import UnidentifiedImageError
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -154,7 +153,7 @@ def _any_images(path: Location) -> Iterator[_Image]:
                 yield image
     except KeyError as error:
         raise BadShardError(f"{path}: a sample has no part {error}") from error
-    except (tarfile.TarError, ValueError, UnidentifiedImageError) as error:
+    except (tarfile.TarError, ValueError) as error:
         raise BadShardError(f"{path}: {str(error).splitlines()[0]}") from error
 
 

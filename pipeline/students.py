@@ -11,7 +11,7 @@ from pipeline.augmentation import GROUP
 from pipeline.config import Config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import UserError
-from pipeline.lock import locked
+from pipeline.lock import locked, reading
 from pipeline.ranks import from_first, is_first, own_share
 from pipeline.running import Runner
 from pipeline.storage import (
@@ -40,22 +40,22 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
         UserError: before training, if the dataset is incomplete or the student does not fit.
     """
     check_distillation(config, teacher)
-    check_complete(shard_states(config, teacher.digest))
-    noise = noise_config(config)
-    if config.distillation.noise_baseline:
-        from_first(
-            lambda: synthesize(noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}"))
-        )
+    directory = location(config.paths.students)
     with contextlib.ExitStack() as held:
-        directory = location(config.paths.students)
         if is_first():  # nobody makes other shards, or these students, meanwhile
+            held.enter_context(reading(location(config.paths.dataset), "paths.dataset"))
             held.enter_context(locked(directory, "paths.students"))
-            for read in (config, noise) if config.distillation.noise_baseline else (config,):
-                dataset = location(read.paths.dataset)
-                held.enter_context(locked(dataset, "paths.dataset", shared=True))
-        check_complete(shard_states(config, teacher.digest))  # now that it stays
+        check_complete(shard_states(config, teacher.digest))
         jobs = student_jobs(config, teacher)
         if config.distillation.noise_baseline:
+            noise = noise_config(config)
+            from_first(
+                lambda: synthesize(
+                    noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}")
+                )
+            )
+            if is_first():
+                held.enter_context(reading(location(noise.paths.dataset), "paths.dataset"))
             jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
         todo = from_first(lambda: _todo(directory, jobs))
         return run(distill, todo, "distillation") if todo else []
@@ -132,10 +132,12 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
 
 def _todo(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:
     _remove_others(directory, jobs)
-    todo = [job for job in jobs if not is_trained(job)]
+    todo = []
     for job in jobs:
-        if job not in todo:
+        if is_trained(job):
             remove(job.checkpoint)  # of a run to other parameters that was stopped
+        else:
+            todo.append(job)
     return todo
 
 

@@ -307,7 +307,7 @@ def _publish(
         row["offset"], row["size"] = member.offset, member.size
         row["sha256"] = bytes.fromhex(member.sha256)
     facts = teacher_facts(job.config)
-    del facts["license"], facts["input"]["interpolation"]  # of what the spec does not tell
+    del facts["license"], facts["input"]["interpolation"]  # they may change and leave the shard
     encoded = encode_rows(rows, {"spec": job.spec, "teacher": facts})
     write_bytes(root / parquet, encoded)
     agree = [row["teacher_pred"] == row["cls"] for row in rows]

@@ -369,6 +369,7 @@ def test_a_summary_of_nothing(capsys: pytest.CaptureFixture[str], params: Path) 
         ({"cls": b"1", "png": png("P")}, "Pillow's mode P, not L, RGB, RGBA"),
         ({"cls": b"1", "png": png("I;16")}, "Pillow's mode I;16"),
         ({"cls": b"1", "png": b"no picture"}, "cannot identify image file"),
+        ({"cls": b"1", "png": png("L")[:-25]}, "image file is truncated"),
         ({"cls": b"1", "jpg": png("L")}, "a sample has no part 'npy'"),
         ({"png": png("L")}, "a sample has no part 'cls'"),
         ({"cls": b"cat", "png": png("L")}, "invalid literal for int"),

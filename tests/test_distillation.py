@@ -20,6 +20,7 @@ from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
 from pipeline.config import DistillationConfig, parse_config
 from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.errors import BadShardError, UserError
+from pipeline.lock import locked, reading
 from pipeline.ranks import WHOLE, Share
 from pipeline.running import JobsFailed, open_runner
 from pipeline.shards import decode_image, read_tar
@@ -659,6 +660,14 @@ def test_nobody_changes_a_dataset_that_students_learn_from(made: Params) -> None
 
     distill_students(config, teacher, run)
     assert make(other) == [0, 1]
+
+
+def test_a_dataset_where_nothing_can_be_written_is_read_without_a_lock() -> None:
+    nowhere = Path("/proc/dreamshard/dataset")  # not even root can write there
+    with reading(nowhere, "paths.dataset"):
+        pass
+    with pytest.raises(OSError), locked(nowhere, "paths.dataset", shared=True):
+        pass
 
 
 def test_a_checkpoint_of_a_stopped_run_to_other_parameters_is_swept_up(made: Params) -> None:

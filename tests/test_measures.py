@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from pipeline.cli import main
+from pipeline.config import parse_config
 from pipeline.diversity import measure, on_foreign
-from pipeline.evaluation import load_student, share
+from pipeline.errors import UserError
+from pipeline.evaluation import check_evaluation, load_student, share
 from pipeline.measures import frechet_distance, likeness, mean_cosine, nearest, vendi_score
 from pipeline.streaming import ordered_batches
 from pipeline.students import STUDENT
@@ -116,6 +118,24 @@ def test_no_foreign_images(
     params = write_params(changed(made, {"evaluation.foreign": "none.tar"}), tmp_path / "p.yaml")
     assert main(["measure", "--params", str(params)]) == 2
     assert "evaluation.foreign: there is no file none.tar" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_with_is_known_before_a_long_run(
+    tiny: Params, tmp_path: Path
+) -> None:
+    check_evaluation(parse_config(tiny))
+    write_blobs(tmp_path / "real.tar", 3)
+    (tmp_path / "bad.tar").write_bytes(b"no tar" * 200)
+    whole = {"evaluation.data": str(tmp_path / "real.tar"), "evaluation.verifier": tiny["teacher"]}
+    check_evaluation(parse_config(changed(tiny, whole)))
+    gone = {**tiny["teacher"], "weights": "gone.safetensors"}
+    for change, said in (
+        ({"evaluation.data": "gone.tar"}, "evaluation.data: there is no file"),
+        ({"evaluation.foreign": str(tmp_path / "bad.tar")}, "evaluation.foreign: "),
+        ({"evaluation.verifier": gone}, "evaluation.verifier.weights: there is no file gone"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_evaluation(parse_config(changed(tiny, {**whole, **change})))
 
 
 def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> None:

@@ -46,7 +46,7 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
         assert (config.synthesis.images or 0) + rounds == 2048
         assert config.distillation.steps == 9
         datasets[row] = config.paths.dataset
-    for same in ("imitation", "adversarial", "hotter", "recipe", "sgd"):
+    for same in ("imitation", "adversarial", "recipe", "sgd"):
         assert datasets.pop(same) == datasets["spread"]
     assert len(set(datasets.values())) == len(datasets)
     other = configured("teacher.arguments.blocks=5", tmp_path)
