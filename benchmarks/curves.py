@@ -90,8 +90,8 @@ def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -
         [images], lr=objective.learning_rate, betas=objective.betas, fused=True
     )
     for iteration in range(max(paths)):
-        total, _ = engine.step(views.show(images, iteration), targets, factors)
-        total.backward()
+        view = views.show(images, iteration)
+        view.backward(engine.step(view, targets, factors)[0])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if iteration + 1 in paths:

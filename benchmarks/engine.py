@@ -108,7 +108,7 @@ class Ours:
         precision: Any,
         compiled: bool,
         objective: Objective = PRESETS["normalised"],
-        graphs: bool = False,
+        graphs: bool = True,
     ) -> None:
         self.engine = Engine(teacher, objective, precision, compiled, graphs=graphs)
         self.labels = labels

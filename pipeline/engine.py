@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpointing import checkpointed
 from pipeline.depthwise import UnitStride
+from pipeline.graphs import Graphed
 from pipeline.memory import is_out_of_memory
 from pipeline.objective import Objective, Precision, Terms, evaluate_terms
 from pipeline.statistics import FeatureStatistics
@@ -37,10 +39,9 @@ class Engine:
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a second forward pass, and is not compiled. ``graphs`` has a GPU repeat the compiled step as one
-    CUDA graph, which saves the launch of each kernel (tried in the main thread alone). ``held`` is
-    the largest batch that the device was found to hold, ``too_large`` the smallest that it does
-    not.
+    a second forward pass, and is not compiled. A GPU repeats a compiled step as one CUDA graph, but
+    without ``graphs``. ``held`` is the largest batch that the device was found to hold,
+    ``too_large`` the smallest that it does not.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Engine:
         compiled: bool = False,
         student: nn.Module | None = None,
         checkpointing: bool = False,
-        graphs: bool = False,
+        graphs: bool = True,
     ) -> None:
         self._layout = torch.contiguous_format
         if precision == "bfloat16":  # whose convolutions are faster so
@@ -66,6 +67,7 @@ class Engine:
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
         self._step = self._total
+        self._run: Callable[..., tuple[Tensor, Tensor]] = self._differentiate
         self._checkpointing = checkpointing
         self.held = 0
         self.too_large: int | None = None
@@ -78,8 +80,9 @@ class Engine:
             # Not dynamic: a batch's kernels must not depend on the sizes that came before it, nor
             # on how many came: what is over the limit is not compiled.
             dynamo.recompile_limit = COMPILED_SIZES
-            mode = "reduce-overhead" if graphs else None
-            self._step = torch.compile(self._total, dynamic=False, mode=mode)
+            self._step = torch.compile(self._total, dynamic=False)
+            if graphs and teacher.device.type == "cuda":
+                self._run = Graphed(self._differentiate)
 
     def __enter__(self) -> Engine:
         self._open.enter_context(self._statistics)
@@ -98,30 +101,27 @@ class Engine:
         self._open.close()
 
     def step(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean objective, to be differentiated, and the unweighted terms' means (detached).
+        """The gradient of the mean objective to ``images``, and the unweighted terms' means.
 
         ``labels`` are classes ``[B]`` or probabilities ``[B, K]``; ``factors`` are those of
-        :class:`Terms`. The second is ordered as :attr:`names`. Falls back to eager where compiling
-        fails.
+        :class:`Terms`. The means are ordered as :attr:`names`. The next step may write over both.
+        Falls back to eager where compiling fails.
         """
         images = images.contiguous(memory_format=self._layout)
-        with torch.autocast(
-            images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
-        ):
-            if not self._untried:
-                return self._step(images, labels, factors)
-            self._untried = False
-            try:
-                return self._step(images, labels, factors)
-            except Exception as error:
-                if is_out_of_memory(error):
-                    self._untried = True
-                    raise
-                reason = str(error).strip().splitlines()[0]
-                log.warning("the teacher does not compile here, going on without: %s", reason)
-                self._statistics.collect()
-                self._step = self._total
-                return self._step(images, labels, factors)
+        if not self._untried:
+            return self._run(images, labels, factors)
+        self._untried = False
+        try:
+            return self._run(images, labels, factors)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._untried = True
+                raise
+            reason = str(error).strip().splitlines()[0]
+            log.warning("the teacher does not compile here, going on without: %s", reason)
+            self._statistics.collect()
+            self._step, self._run = self._total, self._differentiate
+            return self._run(images, labels, factors)
 
     def judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         """The final word on a batch: eager, float32, without gradients."""
@@ -154,6 +154,17 @@ class Engine:
         """Of the values that :meth:`step` reports."""
         compete = ["compete"] if self._student is not None else []
         return ["total", "classification", "tv", "l2", "feature", *compete]
+
+    def _differentiate(
+        self, images: Tensor, labels: Tensor, factors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        images = images.detach().requires_grad_()
+        with torch.autocast(
+            images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
+        ):
+            total, means = self._step(images, labels, factors)
+        (gradient,) = torch.autograd.grad(total, images)
+        return gradient, means
 
     def _total(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         terms = self._judge(images, labels, factors).terms

@@ -149,15 +149,15 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
         optimizer.param_groups[0]["lr"] = learning_rate(objective, step, len(stage.steps))
         shown = resize(images, full) if enlarge else images
         view = stage.views.show(shown, iteration)
-        total, means = engine.step(view, stage.targets, stage.factors)
-        total.backward()
+        gradient, means = engine.step(view, stage.targets, stage.factors)
+        view.backward(gradient)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if objective.clamp:
             with torch.no_grad():
                 images.copy_(teacher.preprocessing.clamp(images))
         if iteration % max(1, stage.iterations // CURVE_POINTS) == 0:
-            # A copy: the next replay of a CUDA graph would write over it.
+            # A copy: the next step may write over it.
             stage.recorded.append((iteration, means.clone()))
         if stage.progress is not None:
             stage.progress(1)

@@ -20,6 +20,7 @@ from pipeline.adversary import draw_distances, moved
 from pipeline.augmentation import augment
 from pipeline.batchnorm import share_batchnorm
 from pipeline.config import DistillationConfig
+from pipeline.graphs import Graphed
 from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.memory import is_out_of_memory
 from pipeline.muon import Matrices, hidden_weights
@@ -32,7 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step saw: the loss, both networks' logits on the mixed images, and the clean ones."""
+    """What a step saw: the loss, both networks' logits on the mixed images, and the clean ones.
+
+    The next step may write over all but the last.
+    """
 
     loss: Tensor
     logits: Tensor
@@ -77,6 +81,9 @@ class Training:
             nesterov=config.momentum > 0,
         )
         self._judge = _compiled_loss() if config.compile else _loss
+        self._run: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._backward
+        if config.compile and teacher.device.type == "cuda" and self._share.of == 1:
+            self._run = Graphed(self._backward)
         self._untried = config.compile
         self._hooks = contextlib.ExitStack()
 
@@ -107,6 +114,7 @@ class Training:
         clean = self._teacher.preprocessing.normalise(pixels)
         images = augment(clean, self._config, generator, self._share)
         distances = draw_distances(len(images), self._config.adversarial, generator, self._share)
+        distances = distances.to(self._teacher.device, non_blocking=True)
         self.student.train()
         # For dropout and its like; apart in each process.
         noise = derive_seed(self._seed, number, 1 + self._share.index)
@@ -118,7 +126,7 @@ class Training:
         if self._average is not None:
             decay = min(self._config.ema, (1 + number) / (10 + number))  # the first ones fade fast
             follow(self._average, self.student, decay)
-        return Step(loss.detach(), logits.detach(), target, clean)
+        return Step(loss, logits, target, clean)
 
     def published(self) -> nn.Module:
         """The trained student: its average, if one is kept."""
@@ -154,35 +162,34 @@ class Training:
     def _differentiate(
         self, images: Tensor, distances: Tensor, noise: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss and gradients. Falls back to eager where compiling fails."""
+        """Loss, logits and target; gradients, too. Falls back to eager where compiling fails."""
+        torch.manual_seed(noise)
         if not self._untried:
-            return self._backward(images, distances, noise)
+            return self._run(images, distances)
         self._untried = False
         before = copy.deepcopy(self.student.state_dict())
         try:
-            return self._backward(images, distances, noise)
+            return self._run(images, distances)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             reason = str(error).strip().splitlines()[0]
             log.warning("the student does not compile here, going on without: %s", reason)
             self.student.load_state_dict(before)  # its BatchNorm may have seen the batch already
-            self._judge = _loss
-            return self._backward(images, distances, noise)
+            self._judge, self._run = _loss, self._backward
+            torch.manual_seed(noise)
+            return self._run(images, distances)
 
-    def _backward(
-        self, images: Tensor, distances: Tensor, noise: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        torch.manual_seed(noise)
+    def _backward(self, images: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._config.adversarial:
             images = self._harden(images, distances)
         if self._imitation is not None:
             self._imitation.forget()  # what was seen outside of a step
-        judged = self._compare(images, self._imitation)
+        loss, logits, target = self._compare(images, self._imitation)
         self.student.zero_grad(set_to_none=True)
         self._optimizer.zero_grad(set_to_none=True)  # the connectors too
-        judged[0].backward()
-        return judged
+        loss.backward()
+        return loss.detach(), logits.detach(), target
 
     def _harden(self, images: Tensor, distances: Tensor) -> Tensor:
         """Every second image moved to where the networks differ more."""
