@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.pieces import Pieces
+from pipeline.graphs import Graphs
 from pipeline.plan import derive_seed
 from pipeline.storage import replacing
 from pipeline.streaming import ordered_batches
@@ -70,9 +72,20 @@ def train(
     function: Callable[[Tensor], Tensor] = network
     if recipe.compiled:
         function = torch.compile(network, dynamic=False)
+
+    def differentiate(images: Tensor, labels: Tensor) -> None:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+            logits = function(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+    step: Callable[[Tensor, Tensor], None] = differentiate
+    if recipe.compiled and real[0].is_cuda:
+        step = functools.partial(Graphs().run, differentiate)
     for epoch in range(first, recipe.epochs):
         network.train()
-        _epoch(function, optimizer, preprocessing, real, recipe, epoch)
+        _epoch(step, optimizer, preprocessing, real, recipe, epoch)
         done = epoch + 1
         if done < recipe.epochs and (pieces.over or done % CHECKPOINT_EVERY == 0):
             with replacing(checkpoint) as file:
@@ -121,7 +134,7 @@ def accuracy(
 
 
 def _epoch(
-    function: Callable[[Tensor], Tensor],
+    differentiate: Callable[[Tensor, Tensor], None],
     optimizer: torch.optim.SGD,
     preprocessing: Preprocessing,
     real: tuple[Tensor, Tensor],
@@ -139,11 +152,7 @@ def _epoch(
             group["lr"] = rate(recipe, (epoch + (step + 1) / steps) / recipe.epochs)
         batch = preprocessing.normalise(images[index])
         batch = batch.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            logits = function(batch)
-        loss = F.cross_entropy(logits.float(), labels[index], label_smoothing=recipe.smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        differentiate(batch, labels[index])
         optimizer.step()
 
 

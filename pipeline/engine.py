@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpointing import checkpointed
 from pipeline.depthwise import UnitStride
-from pipeline.graphs import Graphed
+from pipeline.graphs import Graphs
 from pipeline.memory import is_out_of_memory
 from pipeline.objective import Objective, Precision, Terms, evaluate_terms
 from pipeline.statistics import FeatureStatistics
@@ -67,7 +66,7 @@ class Engine:
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
         self._step = self._total
-        self._run: Callable[..., tuple[Tensor, Tensor]] = self._differentiate
+        self._graphs: Graphs | None = None
         self._checkpointing = checkpointing
         self.held = 0
         self.too_large: int | None = None
@@ -82,7 +81,7 @@ class Engine:
             dynamo.recompile_limit = COMPILED_SIZES
             self._step = torch.compile(self._total, dynamic=False)
             if graphs and teacher.device.type == "cuda":
-                self._run = Graphed(self._differentiate)
+                self._graphs = Graphs()
 
     def __enter__(self) -> Engine:
         self._open.enter_context(self._statistics)
@@ -120,7 +119,7 @@ class Engine:
             reason = str(error).strip().splitlines()[0]
             log.warning("the teacher does not compile here, going on without: %s", reason)
             self._statistics.collect()
-            self._step, self._run = self._total, self._differentiate
+            self._step, self._graphs = self._total, None
             return self._run(images, labels, factors)
 
     def judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
@@ -154,6 +153,11 @@ class Engine:
         """Of the values that :meth:`step` reports."""
         compete = ["compete"] if self._student is not None else []
         return ["total", "classification", "tv", "l2", "feature", *compete]
+
+    def _run(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        if self._graphs is None:
+            return self._differentiate(images, labels, factors)
+        return self._graphs.run(self._differentiate, images, labels, factors)
 
     def _differentiate(
         self, images: Tensor, labels: Tensor, factors: Tensor

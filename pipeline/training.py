@@ -20,7 +20,7 @@ from pipeline.adversary import draw_distances, moved
 from pipeline.augmentation import augment
 from pipeline.batchnorm import share_batchnorm
 from pipeline.config import DistillationConfig
-from pipeline.graphs import Graphed
+from pipeline.graphs import Graphs
 from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.memory import is_out_of_memory
 from pipeline.muon import Matrices, hidden_weights
@@ -81,9 +81,8 @@ class Training:
             nesterov=config.momentum > 0,
         )
         self._judge = _compiled_loss() if config.compile else _loss
-        self._run: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._backward
-        if config.compile and teacher.device.type == "cuda" and self._share.of == 1:
-            self._run = Graphed(self._backward)
+        on_gpu = teacher.device.type == "cuda"
+        self._graphs = Graphs() if config.compile and on_gpu and self._share.of == 1 else None
         self._untried = config.compile
         self._hooks = contextlib.ExitStack()
 
@@ -176,9 +175,14 @@ class Training:
             reason = str(error).strip().splitlines()[0]
             log.warning("the student does not compile here, going on without: %s", reason)
             self.student.load_state_dict(before)  # its BatchNorm may have seen the batch already
-            self._judge, self._run = _loss, self._backward
+            self._judge, self._graphs = _loss, None
             torch.manual_seed(noise)
             return self._run(images, distances)
+
+    def _run(self, images: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self._graphs is None:
+            return self._backward(images, distances)
+        return self._graphs.run(self._backward, images, distances)
 
     def _backward(self, images: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._config.adversarial:

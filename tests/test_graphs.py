@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from benchmarks.gpu_checks import random_teacher
 from pipeline import graphs
 from pipeline.config import DistillationConfig
 from pipeline.engine import Engine
-from pipeline.graphs import WARM, Graphed
+from pipeline.graphs import WARM, Graphs
 from pipeline.inversion import Inverted, invert
 from pipeline.objective import PRESETS
 from pipeline.teacher import Teacher
@@ -78,7 +79,7 @@ def doubling(monkeypatch: pytest.MonkeyPatch) -> Doubling:
 
 
 def test_a_function_is_captured_once_for_each_shape_and_replayed(doubling: Doubling) -> None:
-    graphed = Graphed(doubling)
+    graphed = partial(Graphs().run, doubling)
     for number in range(WARM + 5):
         for count in (2, 3):
             values = torch.arange(count) + float(number)
@@ -94,7 +95,7 @@ def test_what_waits_for_the_gpu_is_never_captured(
 ) -> None:
     doubling.waits = True
     monkeypatch.delattr(torch.cuda, "graph")
-    graphed = Graphed(doubling)
+    graphed = partial(Graphs().run, doubling)
     with caplog.at_level(logging.WARNING, graphs.__name__), warnings.catch_warnings():
         warnings.simplefilter("error")
         for number in range(WARM + 5):
@@ -112,7 +113,7 @@ def test_what_cannot_be_captured_is_called_as_it_is(
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
-    graphed = Graphed(doubling)
+    graphed = partial(Graphs().run, doubling)
     with caplog.at_level(logging.WARNING, graphs.__name__):
         for number in range(WARM + 5):
             assert torch.equal(graphed(torch.full((2,), number)), torch.full((2,), 2 * number))
@@ -129,7 +130,7 @@ def test_what_asks_the_gpu_for_a_value_harms_nothing(caplog: pytest.LogCaptureFi
     def asking(values: Tensor) -> Tensor:
         return values * float(values.sum().item())
 
-    graphed = Graphed(asking)
+    graphed = partial(Graphs().run, asking)
     for number in range(1, WARM + 5):
         values = torch.full((2,), float(number), device="cuda")
         assert torch.equal(graphed(values), asking(values))
@@ -179,7 +180,7 @@ def test_students_are_the_same_with_and_without(
         student = nn.Sequential(wrn16_1(), nn.Dropout(0.1))
         training = Training(teacher, student, config, seed=0)
         if not graphed:
-            training._run = training._backward
+            training._graphs = None
         with training:
             losses = [training.step(n, batch).loss.item() for n, batch in enumerate(pixels)]
         return losses, training.published().state_dict()
