@@ -147,6 +147,8 @@ class Engine:
     def forget(self) -> None:
         """Drop what a step that failed has left behind."""
         self._statistics.collect()
+        if self._graphs is not None:  # those of a larger batch hold memory
+            self._graphs.forget()
 
     @property
     def names(self) -> list[str]:

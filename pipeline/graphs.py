@@ -61,6 +61,12 @@ class Graphs:
         kept: T = outputs
         return kept
 
+    def forget(self) -> None:
+        """Give back the memory of all graphs. They are captured anew."""
+        self._graphs.clear()
+        self._calls.clear()
+        self._pool = None
+
     def _aside(self, function: Callable[..., T], inputs: tuple[Tensor, ...]) -> T:
         """A call on the stream of the capture, so that what autograd keeps of it fits both."""
         current = torch.cuda.current_stream()

@@ -90,6 +90,17 @@ def test_a_function_is_captured_once_for_each_shape_and_replayed(doubling: Doubl
     assert doubling.modes == ["warn", 0] * 2
 
 
+def test_graphs_that_are_forgotten_are_captured_anew(doubling: Doubling) -> None:
+    graphs = Graphs()
+    values = torch.ones(2)
+    for _ in range(WARM + 2):
+        graphs.run(doubling, values)
+    graphs.forget()
+    for _ in range(WARM + 2):
+        assert torch.equal(graphs.run(doubling, values), 2 * values)
+    assert doubling.calls == 2 * (WARM + 1)
+
+
 def test_what_waits_for_the_gpu_is_never_captured(
     doubling: Doubling, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

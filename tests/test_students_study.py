@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import students
+from benchmarks import labels, students
 from pipeline.config import Config, load_config
 from pipeline.objective import PRESETS
 from pipeline.running import JobsFailed
 from pipeline.shards import Sample, write_tar
 from pipeline.streaming import ordered_batches
+from tests.conftest import Params, changed, dataset, write_blobs, write_params
 from tests.test_distillation import random
 
 
@@ -117,3 +119,33 @@ def test_the_first_real_images_are_one_shard(tmp_path: Path) -> None:
     ((found, labels),) = ordered_batches([tmp_path / "real/train/000000.tar"], 9)
     assert labels.tolist() == [0, 1, 2, 3]
     assert found.equal(pixels[:4])
+
+
+def test_what_a_teacher_says_of_the_wrong_classes() -> None:
+    logits = torch.tensor([[1.0, 9.0, 3.0], [6.0, 1.0, 1.0]])
+    gap, deviation = labels.wrong_classes(logits)
+    assert gap == pytest.approx((7.0 + 5.0) / 2)
+    assert deviation == pytest.approx((2**0.5 + 0.0) / 2)
+
+
+def test_a_student_may_learn_from_anybodys_images(
+    made: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_blobs(tmp_path / "real.tar", 30)
+    params = write_params(
+        changed(made, {"evaluation.data": str(tmp_path / "real.tar")}), tmp_path / "p"
+    )
+    tars = sorted((dataset(made) / "train").glob("*.tar"))
+    for tar in tars:
+        tar.rename(tmp_path / tar.name)
+    moved = [str(tmp_path / tar.name) for tar in tars]
+
+    def called() -> str:
+        assert labels.main([str(tmp_path / "out"), str(params), *moved]) == 0
+        return capsys.readouterr().out
+
+    text = called()
+    (student,) = (tmp_path / "out").glob("*.safetensors")
+    trained = student.stat().st_mtime_ns
+    assert text.startswith("teacher 100.00%, student ")
+    assert called() == text and student.stat().st_mtime_ns == trained

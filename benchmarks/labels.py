@@ -1,0 +1,99 @@
+"""What a teacher's answers teach: a student of given images, whoever made them.
+
+    python -m benchmarks.labels OUT PARAMS TAR [TAR ...] [--set KEY=VALUE ...]
+
+Teacher, student and distillation are those of the parameter file PARAMS; the images are shards of
+this project, of any teacher. Prints the accuracy of both networks on ``evaluation.data``, and of
+the teacher's logits there the mean gap between the largest and the mean of the others, and the mean
+standard deviation of the others: what it says of the wrong classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline import cores
+from pipeline.cli import report_errors
+from pipeline.config import Config, load_config, parse_overrides
+from pipeline.distillation import DistillJob, distill
+from pipeline.evaluation import real_data
+from pipeline.sources import build_network, load_weights
+from pipeline.storage import digest_file, digest_json
+from pipeline.streaming import ordered_batches
+from pipeline.teacher import Teacher, load_teacher
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_student(config: Config, teacher: Teacher, tars: list[Path], out: Path) -> nn.Module:
+    """Train the first seed's student on ``tars``; taken from ``out`` where it is there."""
+    digest = digest_json([digest_file(tar) for tar in tars])
+    key = hashlib.sha256(f"{digest} {teacher.digest} {config}".encode()).hexdigest()[:12]
+    job = DistillJob(
+        name=key,
+        teacher=config.teacher,
+        teacher_digest=teacher.digest,
+        student=config.student,
+        training=config.distillation,
+        shards=tuple(tars),
+        dataset=digest,
+        seed=config.distillation.seeds[0],
+        output=out / f"{key}.safetensors",
+    )
+    if not job.output.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=job.images, desc=key, unit="img", mininterval=10) as bar:
+            distill(job, DEVICE, bar.update)
+    student = build_network(config.student.source, config.student.arguments, "student")
+    load_weights(student, job.output, "student")
+    return student.eval().to(DEVICE)
+
+
+def answers(network: nn.Module, teacher: Teacher, data: Path) -> tuple[Tensor, Tensor]:
+    """Logits ``[N, K]`` of real images, and their classes ``[N]``."""
+    logits, labels = [], []
+    with torch.no_grad():
+        for pixels, classes in ordered_batches([data], 500):
+            logits.append(network(teacher.preprocessing.normalise(pixels.to(DEVICE))).cpu())
+            labels.append(classes)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def wrong_classes(logits: Tensor) -> tuple[float, float]:
+    """Of ``[N, K]`` logits the gap of the largest to the others' mean, and these' deviation."""
+    largest, others = logits.sort(1, descending=True).values.split([1, logits.shape[1] - 1], 1)
+    return (largest[:, 0] - others.mean(1)).mean().item(), others.std(1).mean().item()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("params", type=Path)
+    parser.add_argument("tars", type=Path, nargs="+")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    with report_errors() as outcome:
+        options = parser.parse_args(arguments)
+        config = load_config(options.params, parse_overrides(options.set))
+        data = real_data(config)
+        cores.use(config.distillation.threads)
+        teacher = load_teacher(config.teacher, torch.device(DEVICE))
+        says, labels = answers(teacher.network, teacher, data)
+        gap, deviation = wrong_classes(says)
+        learnt = answers(make_student(config, teacher, options.tars, options.out), teacher, data)[0]
+        right = [(logits.argmax(1) == labels).double().mean().item() for logits in (says, learnt)]
+        sys.stdout.write(
+            f"teacher {right[0]:.2%}, student {right[1]:.2%}; the teacher's largest logit is "
+            f"{gap:.2f} above the mean of the others, which deviate by {deviation:.2f}\n"
+        )
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
