@@ -17,6 +17,7 @@ from pipeline.config import Config
 from pipeline.costs import RoundSpeed, show_bytes, show_seconds
 from pipeline.distillation import DistillJob, distill
 from pipeline.executor import Work
+from pipeline.graphs import WARM
 from pipeline.memory import peak_memory
 from pipeline.plan import Plan
 from pipeline.running import local_runner, open_executor
@@ -141,9 +142,9 @@ class _Stopwatch:
         (job,) = jobs
         if isinstance(job, ShardJob):
             self._time_shard(job)
-        else:
+        else:  # each call captures its own graph
             self._student = _times(
-                lambda steps: distill(*self._at(_training(job, steps)))["seconds"], FEWEST
+                lambda steps: distill(*self._at(_training(job, steps)))["seconds"], WARM + 1
             )
         return [work(*self._at(job))]
 
