@@ -42,6 +42,16 @@ class Graphs:
         """
         if not self._possible:
             return function(*inputs)
+        with torch.cuda.device(inputs[0].device):
+            return self._run(function, inputs)
+
+    def forget(self) -> None:
+        """Give back the memory of all graphs. They are captured anew."""
+        self._graphs.clear()
+        self._calls.clear()
+        self._pool = None
+
+    def _run(self, function: Callable[..., T], inputs: tuple[Tensor, ...]) -> T:
         kind = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
         if kind not in self._graphs:
             calls = self._calls[kind] = self._calls.get(kind, 0) + 1
@@ -60,12 +70,6 @@ class Graphs:
         graph.replay()
         kept: T = outputs
         return kept
-
-    def forget(self) -> None:
-        """Give back the memory of all graphs. They are captured anew."""
-        self._graphs.clear()
-        self._calls.clear()
-        self._pool = None
 
     def _aside(self, function: Callable[..., T], inputs: tuple[Tensor, ...]) -> T:
         """A call on the stream of the capture, so that what autograd keeps of it fits both."""

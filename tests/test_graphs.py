@@ -68,6 +68,7 @@ def doubling(monkeypatch: pytest.MonkeyPatch) -> Doubling:
         def wait_stream(self, other: object) -> None:
             pass
 
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
