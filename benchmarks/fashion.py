@@ -53,9 +53,7 @@ def read_split(data: Path, name: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(np.frombuffer(labels, np.uint8).copy()).long()
 
 
-def train(
-    name: str, images: Tensor, labels: Tensor, epochs: int, smoothing: float = 0.1
-) -> nn.Module:
+def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
     """AdamW, one cycle, small shifts and flips, bfloat16 where that is fast."""
     cores.keep_memory()
     torch.manual_seed(0)
@@ -76,7 +74,7 @@ def train(
             batch = batch.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=dense):
                 logits = compiled(batch)
-            loss = F.cross_entropy(logits.float(), labels[index], label_smoothing=smoothing)
+            loss = F.cross_entropy(logits.float(), labels[index], label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -99,12 +97,12 @@ def pairs(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(images.split(500), labels.split(500), strict=True))
 
 
-def weights(name: str, data: Path, out: Path, epochs: int, smoothing: float = 0.1) -> Path:
+def weights(name: str, data: Path, out: Path, epochs: int) -> Path:
     """The trained weights of a network, made if they are not there."""
     path = out / f"{name}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        trained = train(name, *read_split(data, "train"), epochs, smoothing).state_dict()
+        trained = train(name, *read_split(data, "train"), epochs).state_dict()
         save_file({key: value.contiguous() for key, value in trained.items()}, path)
     return path
 
@@ -151,7 +149,7 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
 
 def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> str:
     """One line for one teacher."""
-    path = weights(name, data, out, options.epochs, options.smoothing)
+    path = weights(name, data, out, options.epochs)
     judge = load(options.judge, weights(options.judge, data, out, options.epochs))
     config = parameters(name, out, options)
     teacher = check(config, "dataset", "reports")
@@ -195,7 +193,6 @@ def main() -> int:
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--epochs", type=int, default=10, help="of each teacher")
-    parser.add_argument("--smoothing", type=float, default=0.1, help="of the teachers' labels")
     parser.add_argument("--workers", type=int, default=None)
     with report_errors() as outcome:
         options = parser.parse_args()

@@ -11,7 +11,6 @@ standard deviation of the others: what it says of the wrong classes.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from pipeline import cores
 from pipeline.cli import report_errors
 from pipeline.config import Config, load_config, parse_overrides
-from pipeline.distillation import DistillJob, distill
+from pipeline.distillation import DistillJob, distill, is_trained
 from pipeline.evaluation import real_data
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import digest_file, digest_json
@@ -35,7 +34,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def make_student(config: Config, teacher: Teacher, tars: list[Path], out: Path) -> nn.Module:
     """Train the first seed's student on ``tars``; taken from ``out`` where it is there."""
     digest = digest_json([digest_file(tar) for tar in tars])
-    key = hashlib.sha256(f"{digest} {teacher.digest} {config}".encode()).hexdigest()[:12]
+    key = digest_json([digest, teacher.digest, str(config.student), str(config.distillation)])[:12]
     job = DistillJob(
         name=key,
         teacher=config.teacher,
@@ -47,7 +46,7 @@ def make_student(config: Config, teacher: Teacher, tars: list[Path], out: Path) 
         seed=config.distillation.seeds[0],
         output=out / f"{key}.safetensors",
     )
-    if not job.output.exists():
+    if not is_trained(job):
         out.mkdir(parents=True, exist_ok=True)
         with tqdm(total=job.images, desc=key, unit="img", mininterval=10) as bar:
             distill(job, DEVICE, bar.update)

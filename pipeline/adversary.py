@@ -34,4 +34,4 @@ def moved(images: Tensor, gradient: Tensor, distances: Tensor) -> Tensor:
         way = F.avg_pool2d(way, 3, stride=1, padding=1)
     size = way.square().mean((1, 2, 3), keepdim=True).sqrt()
     way = way / size.clamp_min(torch.finfo(size.dtype).tiny)
-    return images + distances.to(images.device, non_blocking=True) * way
+    return images + distances * way

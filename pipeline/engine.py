@@ -38,9 +38,9 @@ class Engine:
 
     One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
     autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a second forward pass, and is not compiled. A GPU repeats a compiled step as one CUDA graph, but
-    without ``graphs``. ``held`` is the largest batch that the device was found to hold,
-    ``too_large`` the smallest that it does not.
+    a second forward pass, and is not compiled. With ``graphs`` a GPU repeats a compiled step as one
+    CUDA graph. ``held`` is the largest batch that the device was found to hold, ``too_large`` the
+    smallest that it does not.
     """
 
     def __init__(

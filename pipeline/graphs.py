@@ -62,7 +62,7 @@ class Graphs:
             try:
                 self._graphs[kind] = self._captured(function, inputs)
             except Exception as error:
-                self._give_up(str(error).strip().splitlines()[0])
+                self._give_up(str(error).strip().partition("\n")[0])
                 return function(*inputs)
         graph, places, outputs = self._graphs[kind]
         for place, tensor in zip(places, inputs, strict=True):

@@ -12,7 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import cifar_networks, cifar_teachers, gpu, gpu_checks, gpu_students
+from benchmarks import (
+    cifar_networks,
+    cifar_teachers,
+    gpu,
+    gpu_checks,
+    gpu_students,
+    student_step,
+)
 from benchmarks.engine import DEFAULT, PUBLISHED, WHOLE
 from benchmarks.pieces import Pieces
 from pipeline.engine import Engine
@@ -275,3 +282,9 @@ def test_the_rate_rises_and_falls_to_zero() -> None:
     recipe = cifar_teachers.Recipe(rate=0.4, rise=0.2)
     rates = [cifar_teachers.rate(recipe, done) for done in (0.0, 0.1, 0.2, 0.6, 1.0)]
     assert rates == pytest.approx([0.0, 0.2, 0.4, 0.2, 0.0])
+
+
+def test_a_students_step_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert student_step.main(["resnet34", "wrn16_1", "--toy", "--steps", "4"]) == 0
+    text = capsys.readouterr().out
+    assert float(text.split()[0]) > 0 and text.endswith(" ms a step, without CUDA graphs\n")
