@@ -17,6 +17,7 @@ from pipeline.config import Config
 from pipeline.dataset import Entry, dataset_files
 from pipeline.distillation import student_problem
 from pipeline.errors import BadShardError
+from pipeline.lock import locked
 from pipeline.markers import MARKER
 from pipeline.plan import Plan
 from pipeline.provenance import SCHEMA, ShardRecord
@@ -90,17 +91,21 @@ def repair(config: Config, run: Runner) -> list[str]:
 
     Returns:
         The names of the shards and students that were made again.
+
+    Raises:
+        UserError: before anything is touched, if another run is at work on the dataset.
     """
     root, again = location(config.paths.dataset), []
-    for round_ in range(1, config.adaptive.rounds + 1):
-        path = student_path(root, round_)
-        if student_problem(path) is not None:
-            remove(path.with_suffix(".json"))
-            again.append(f"students/{path.name}")
-    for number, record, _ in records_of(root, range(len(plan_of(config)))):
-        if record is None or list(_changed_files(record, _contents(root, number))):
-            remove(record_path(root, number))
-            again.append(f"shard {number:06d}")
+    with locked(root, "paths.dataset"):
+        for round_ in range(1, config.adaptive.rounds + 1):
+            path = student_path(root, round_)
+            if student_problem(path) is not None:
+                remove(path.with_suffix(".json"))
+                again.append(f"students/{path.name}")
+        for number, record, _ in records_of(root, range(len(plan_of(config)))):
+            if record is None or list(_changed_files(record, _contents(root, number))):
+                remove(record_path(root, number))
+                again.append(f"shard {number:06d}")
     synthesize(config, run)
     return again
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import parse_config
+from pipeline.errors import UserError
+from pipeline.lock import locked
 from pipeline.running import open_runner
 from pipeline.verification import repair, verify
 from tests.conftest import Params, changed, load, make, tree
@@ -62,6 +64,16 @@ def test_only_the_damaged_is_made_again(adaptive: Params) -> None:
 
 def test_nothing_to_mend(adaptive: Params) -> None:
     assert mended(adaptive) == []
+
+
+def test_nothing_is_touched_beside_another_run(adaptive: Params) -> None:
+    root = Path(adaptive["paths"]["dataset"])
+    (root / "train" / "000001.tar").write_bytes(b"")
+    (root / "students" / "000001.safetensors").write_bytes(b"")
+    before = tree(root)
+    with locked(root, "paths.dataset"), pytest.raises(UserError, match="in use by another run"):
+        mended(adaptive)
+    assert tree(root) == before
 
 
 def test_strangers_are_left_alone(adaptive: Params) -> None:
