@@ -21,7 +21,7 @@ from distributed import Client, Future, KilledWorker, Security, Worker, get_work
 from distributed.client import ClosedClientError
 
 from pipeline.code import source_digest
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.executor import Stopped, Work, WorkerDied
 from pipeline.storage import exists, location, remove, write_bytes
 
@@ -81,8 +81,7 @@ class DaskCluster:
         except (KilledWorker, CancelledError, Stopped) as error:
             if self._stopped:
                 raise Stopped("stopped") from error
-            reason = str(error).splitlines()[0]
-            raise WorkerDied(f"the Dask cluster lost {job}: {reason}") from error
+            raise WorkerDied(f"the Dask cluster lost {job}: {first_line(error)}") from error
         finally:
             with self._lock:
                 self._running.pop(key, None)
@@ -131,10 +130,10 @@ def _connect(address: str) -> Client:
         asyncio.run(_ask(address))
         return Client(address, timeout=CONNECT, set_as_default=False)
     except Exception as error:  # another service behind that port provokes any kind
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"execution.dask_address is {address}, and no Dask scheduler answers there ({text}): "
-            "start one with `dask scheduler`, or set the address to null to work on this machine"
+            f"execution.dask_address is {address}, and no Dask scheduler answers there "
+            f"({first_line(error)}): start one with `dask scheduler`, or set the address to null "
+            "to work on this machine"
         ) from error
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpointing import checkpointed
 from pipeline.depthwise import UnitStride
+from pipeline.errors import first_line
 from pipeline.graphs import Graphs
 from pipeline.memory import is_out_of_memory
 from pipeline.objective import Objective, Precision, Terms, evaluate_terms
@@ -22,6 +25,8 @@ from pipeline.teacher import Teacher
 COMPILED_SIZES = 64
 
 log = logging.getLogger(__name__)
+
+_Total = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +70,21 @@ class Engine:
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
-        self._step = self._total
+        self._compiled: _Total | None = None
+        self._compiles: dict[torch.Size, bool] = {}  # of each size that was tried
         self._graphs: Graphs | None = None
         self._checkpointing = checkpointing
         self.held = 0
         self.too_large: int | None = None
         self._open = contextlib.ExitStack()
-        self._untried = compiled and not checkpointing
-        if self._untried:
+        if compiled and not checkpointing:
             from torch._dynamo import config as dynamo
 
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             # Not dynamic: a batch's kernels must not depend on the sizes that came before it, nor
             # on how many came: what is over the limit is not compiled.
             dynamo.recompile_limit = COMPILED_SIZES
-            self._step = torch.compile(self._total, dynamic=False)
+            self._compiled = torch.compile(self._total, dynamic=False)
             if graphs and teacher.device.type == "cuda":
                 self._graphs = Graphs()
 
@@ -104,23 +109,20 @@ class Engine:
 
         ``labels`` are classes ``[B]`` or probabilities ``[B, K]``; ``factors`` are those of
         :class:`Terms`. The means are ordered as :attr:`names`. The next step may write over both.
-        Falls back to eager where compiling fails.
+        Where a size does not compile it is eager, whatever came before it.
         """
         images = images.contiguous(memory_format=self._layout)
-        if not self._untried:
-            return self._run(images, labels, factors)
-        self._untried = False
-        try:
-            return self._run(images, labels, factors)
-        except Exception as error:
-            if is_out_of_memory(error):
-                self._untried = True
-                raise
-            reason = str(error).strip().splitlines()[0]
-            log.warning("the teacher does not compile here, going on without: %s", reason)
-            self._statistics.collect()
-            self._step, self._graphs = self._total, None
-            return self._run(images, labels, factors)
+        size = images.shape
+        if self._compiled is not None and self._compiles.get(size, True):
+            try:
+                result = self._run(self._compiled, images, labels, factors)
+                self._compiles[size] = True
+                return result
+            except Exception as error:
+                if size in self._compiles or is_out_of_memory(error):
+                    raise
+                self._go_without(size, error)
+        return self._differentiate(self._total, images, labels, factors)
 
     def judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         """The final word on a batch: eager, float32, without gradients."""
@@ -156,19 +158,31 @@ class Engine:
         compete = ["compete"] if self._student is not None else []
         return ["total", "classification", "tv", "l2", "feature", *compete]
 
-    def _run(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def _go_without(self, size: torch.Size, error: Exception) -> None:
+        """Images of ``size`` do not compile, which is said once for all sizes."""
+        if all(self._compiles.values()):
+            log.warning(
+                "the teacher does not compile here, going on without: %s", first_line(error)
+            )
+        self._compiles[size] = False
+        self._statistics.collect()
+
+    def _run(
+        self, function: _Total, images: Tensor, labels: Tensor, factors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        differentiate = functools.partial(self._differentiate, function)
         if self._graphs is None:
-            return self._differentiate(images, labels, factors)
-        return self._graphs.run(self._differentiate, images, labels, factors)
+            return differentiate(images, labels, factors)
+        return self._graphs.run(differentiate, images, labels, factors)
 
     def _differentiate(
-        self, images: Tensor, labels: Tensor, factors: Tensor
+        self, function: _Total, images: Tensor, labels: Tensor, factors: Tensor
     ) -> tuple[Tensor, Tensor]:
         images = images.detach().requires_grad_()
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
         ):
-            total, means = self._step(images, labels, factors)
+            total, means = function(images, labels, factors)
         (gradient,) = torch.autograd.grad(total, images)
         return gradient, means
 

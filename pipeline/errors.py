@@ -1,6 +1,11 @@
 """What the user can fix, said in a sentence that tells how."""
 
 
+def first_line(error: BaseException) -> str:
+    """What ``error`` says, in one line; its type where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class UserError(Exception):
     """A wrong parameter, file or teacher. Commands print its text as one line and exit with 2."""
 

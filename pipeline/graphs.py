@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline.errors import first_line
+
 WARM = 3  # calls before the one that is captured: they compile, and let libraries choose
 _WAITS = "synchronizing CUDA operation"  # PyTorch's words
 
@@ -62,7 +64,7 @@ class Graphs:
             try:
                 self._graphs[kind] = self._captured(function, inputs)
             except Exception as error:
-                self._give_up(str(error).strip().partition("\n")[0])
+                self._give_up(first_line(error))
                 return function(*inputs)
         graph, places, outputs = self._graphs[kind]
         for place, tensor in zip(places, inputs, strict=True):

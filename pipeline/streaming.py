@@ -17,7 +17,7 @@ import webdataset as wds
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from pipeline.errors import BadShardError
+from pipeline.errors import BadShardError, first_line
 from pipeline.plan import derive_seed
 from pipeline.ranks import WHOLE, Share
 from pipeline.shards import IMAGES, Pixels, decode_image, image_part
@@ -154,7 +154,7 @@ def _any_images(path: Location) -> Iterator[_Image]:
     except KeyError as error:
         raise BadShardError(f"{path}: a sample has no part {error}") from error
     except (tarfile.TarError, ValueError) as error:
-        raise BadShardError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise BadShardError(f"{path}: {first_line(error)}") from error
 
 
 def _ahead(groups: Iterator[_Group]) -> Iterator[Batch]:

@@ -20,6 +20,7 @@ from pipeline.adversary import draw_distances, moved
 from pipeline.augmentation import augment
 from pipeline.batchnorm import share_batchnorm
 from pipeline.config import DistillationConfig
+from pipeline.errors import first_line
 from pipeline.graphs import Graphs
 from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.memory import is_out_of_memory
@@ -172,8 +173,9 @@ class Training:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
-            log.warning("the student does not compile here, going on without: %s", reason)
+            log.warning(
+                "the student does not compile here, going on without: %s", first_line(error)
+            )
             self.student.load_state_dict(before)  # its BatchNorm may have seen the batch already
             self._judge, self._graphs = _loss, None
             torch.manual_seed(noise)

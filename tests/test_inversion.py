@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -298,3 +299,39 @@ def test_normalising_and_quantising_bring_every_pixel_back() -> None:
     wide = preprocessing.clamp(100 * torch.randn(2, 3, 4, 4))
     back = wide * preprocessing.std + preprocessing.mean
     assert np.allclose([back.min().item(), back.max().item()], [0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(3, 2), (2, 3)])
+def test_a_size_that_does_not_compile_is_eager_whatever_came_before(
+    tiny: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    counts: tuple[int, int],
+) -> None:
+    """Batches of 2 do not; the stand-in for a compiled step says twice the objective."""
+    _, teacher = load(tiny)
+
+    def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def run(images: Tensor, *others: Tensor) -> Any:
+            if len(images) == 2:
+                raise AssertionError
+            total, means = function(images, *others)
+            return 2 * total, 2 * means
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    labels, factors = torch.tensor([0, 1, 2]), torch.ones(3, 2)
+    batches = [
+        (torch.randn(count, 1, 8, 8), labels[:count], factors[:count]) for count in counts * 2
+    ]
+    with Engine(teacher, Objective()) as engine:
+        eager = [engine.step(*batch) for batch in batches]
+    with Engine(teacher, Objective(), compiled=True) as engine:
+        found = [engine.step(*batch) for batch in batches]
+    for (images, *_), values, expected in zip(batches, found, eager, strict=True):
+        for value, other in zip(values, expected, strict=True):
+            assert torch.equal(value, other if len(images) == 2 else 2 * other)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the teacher does not compile here, going on without: AssertionError"
+    ]
