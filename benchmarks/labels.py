@@ -5,7 +5,8 @@
 Teacher, student and distillation are those of the parameter file PARAMS; the images are shards of
 this project, of any teacher. Prints the accuracy of both networks on ``evaluation.data``, and of
 the teacher's logits there the mean gap between the largest and the mean of the others, and the mean
-standard deviation of the others: what it says of the wrong classes.
+standard deviation of the others: what it says of the wrong classes. With ``evaluation.foreign``
+the student is asked about those images too, as ``python -m pipeline measure`` does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pipeline import cores
 from pipeline.cli import report_errors
 from pipeline.config import Config, load_config, parse_overrides
 from pipeline.distillation import DistillJob, distill, is_trained
-from pipeline.evaluation import real_data
+from pipeline.diversity import on_foreign
+from pipeline.evaluation import foreign_images, real_data
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import digest_file, digest_json
 from pipeline.streaming import ordered_batches
@@ -80,17 +82,21 @@ def main(arguments: list[str] | None = None) -> int:
     with report_errors() as outcome:
         options = parser.parse_args(arguments)
         config = load_config(options.params, parse_overrides(options.set))
-        data = real_data(config)
+        data, foreign = real_data(config), foreign_images(config)
         cores.use(config.distillation.threads)
         teacher = load_teacher(config.teacher, torch.device(DEVICE))
         says, labels = answers(teacher.network, teacher, data)
         gap, deviation = wrong_classes(says)
-        learnt = answers(make_student(config, teacher, options.tars, options.out), teacher, data)[0]
+        student = make_student(config, teacher, options.tars, options.out)
+        learnt = answers(student, teacher, data)[0]
         right = [(logits.argmax(1) == labels).double().mean().item() for logits in (says, learnt)]
         sys.stdout.write(
             f"teacher {right[0]:.2%}, student {right[1]:.2%}; the teacher's largest logit is "
             f"{gap:.2f} above the mean of the others, which deviate by {deviation:.2f}\n"
         )
+        if foreign is not None:
+            facts = on_foreign(student, teacher, foreign)
+            sys.stdout.write(", ".join(f"{key} {value:g}" for key, value in facts.items()) + "\n")
     return outcome.code
 
 

@@ -132,9 +132,8 @@ def test_a_student_may_learn_from_anybodys_images(
     made: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_blobs(tmp_path / "real.tar", 30)
-    params = write_params(
-        changed(made, {"evaluation.data": str(tmp_path / "real.tar")}), tmp_path / "p"
-    )
+    data = {name: str(tmp_path / "real.tar") for name in ("evaluation.data", "evaluation.foreign")}
+    params = write_params(changed(made, data), tmp_path / "p")
     tars = sorted((dataset(made) / "train").glob("*.tar"))
     for tar in tars:
         tar.rename(tmp_path / tar.name)
@@ -148,4 +147,5 @@ def test_a_student_may_learn_from_anybodys_images(
     (student,) = (tmp_path / "out").glob("*.safetensors")
     trained = student.stat().st_mtime_ns
     assert text.startswith("teacher 100.00%, student ")
+    assert text.endswith("foreign_images 30\n")
     assert called() == text and student.stat().st_mtime_ns == trained
