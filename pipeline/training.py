@@ -74,8 +74,13 @@ class Training:
         if config.optimizer == "muon" and (hidden := hidden_weights(self.student)):
             self._matrices = Matrices(hidden, config.momentum)
         others = [p for p in self.student.parameters() if not any(p is h for h in hidden)]
+        # Connectors see no other term: so their steps do not grow with its weight.
+        share = 1 / max(1.0, config.imitation)
         self._optimizer = torch.optim.SGD(
-            [*others, *self._connectors()],
+            [
+                {"params": others, "share": 1.0},
+                {"params": self._connectors(), "share": share},
+            ],
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -105,7 +110,7 @@ class Training:
         """Step ``number``, counted from 0, on this process's share of a batch, uint8."""
         rate = learning_rate(self._config, number)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
         # Nothing in a step may wait for a GPU, which would then wait for the next step's kernels.
         if self._teacher.device.type == "cuda":  # what is not pinned is waited for all the same

@@ -69,7 +69,7 @@ def test_the_loss_is_the_relative_error_of_each_common_size() -> None:
     expected = []
     for size, connect in zip(imitation.sizes, imitation.connectors, strict=True):
         for a, b in zip(connect(mine[size]), other[size], strict=True):
-            expected.append(float(F.mse_loss(a, b) / b.square().mean()))
+            expected.append((F.mse_loss(a, b) / b.square().mean()).item())
     assert found.item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
@@ -117,3 +117,23 @@ def test_connectors_are_trained_and_kept() -> None:
     ours, theirs = whole.state_dict()["connectors"], rest.state_dict()["connectors"]
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not torch.equal(ours["connectors.0.weight"], before["connectors.0.weight"])
+
+
+def test_connectors_move_as_far_whatever_the_weight() -> None:
+    """Else a large one makes them, and with them the student, diverge."""
+
+    def moved(imitation: float) -> Tensor:
+        config = DistillationConfig(
+            steps=4, batch_size=4, imitation=imitation, precision="float32", compile=False,
+            weight_decay=0,
+        )  # fmt: skip
+        torch.manual_seed(1)
+        training = Training(teacher(), slim(), config, seed=0)
+        before = training.state_dict()["connectors"]["connectors.0.weight"].clone()
+        with training:
+            training.step(0, torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8))
+        return training.state_dict()["connectors"]["connectors.0.weight"] - before
+
+    steps = [moved(weight) for weight in (1.0, 100.0)]
+    torch.testing.assert_close(*steps, rtol=1e-3, atol=1e-7)
+    assert steps[0].abs().max() > 1e-4
