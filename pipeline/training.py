@@ -29,6 +29,8 @@ from pipeline.plan import derive_seed
 from pipeline.ranks import average_gradients, own_share
 from pipeline.teacher import Teacher
 
+CONNECTING = 0.01  # the highest rate of Adam for the connectors of imitated maps
+
 log = logging.getLogger(__name__)
 
 
@@ -74,18 +76,17 @@ class Training:
         if config.optimizer == "muon" and (hidden := hidden_weights(self.student)):
             self._matrices = Matrices(hidden, config.momentum)
         others = [p for p in self.student.parameters() if not any(p is h for h in hidden)]
-        # Connectors see no other term: so their steps do not grow with its weight.
-        share = 1 / max(1.0, config.imitation)
         self._optimizer = torch.optim.SGD(
-            [
-                {"params": others, "share": 1.0},
-                {"params": self._connectors(), "share": share},
-            ],
+            others,
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.momentum > 0,
         )
+        # Adam's steps do not grow with the weight of imitation; SGD's would make these diverge.
+        self._connecting = None
+        if connectors := self._connectors():
+            self._connecting = torch.optim.Adam(connectors)
         self._judge = _compiled_loss() if config.compile else _loss
         on_gpu = teacher.device.type == "cuda"
         self._graphs = Graphs() if config.compile and on_gpu and self._share.of == 1 else None
@@ -109,8 +110,7 @@ class Training:
     def step(self, number: int, pixels: Tensor) -> Step:
         """Step ``number``, counted from 0, on this process's share of a batch, uint8."""
         rate = learning_rate(self._config, number)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+        self._set_rates(rate)
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
         # Nothing in a step may wait for a GPU, which would then wait for the next step's kernels.
         if self._teacher.device.type == "cuda":  # what is not pinned is waited for all the same
@@ -128,6 +128,8 @@ class Training:
         self._optimizer.step()
         if self._matrices is not None:
             self._matrices.step(rate)
+        if self._connecting is not None:
+            self._connecting.step()
         if self._average is not None:
             decay = min(self._config.ema, (1 + number) / (10 + number))  # the first ones fade fast
             follow(self._average, self.student, decay)
@@ -144,6 +146,7 @@ class Training:
             "connectors": None if self._imitation is None else self._imitation.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "matrices": None if self._matrices is None else self._matrices.state_dict(),
+            "connecting": None if self._connecting is None else self._connecting.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -155,6 +158,15 @@ class Training:
         self._optimizer.load_state_dict(state["optimizer"])
         if self._matrices is not None:
             self._matrices.load_state_dict(state["matrices"])
+        if self._connecting is not None:
+            self._connecting.load_state_dict(state["connecting"])
+
+    def _set_rates(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if self._connecting is not None:
+            for group in self._connecting.param_groups:
+                group["lr"] = CONNECTING * rate / self._config.learning_rate
 
     def _connect(self) -> Imitation:
         images = torch.zeros(2, *self._teacher.shape, device=self._teacher.device)
@@ -198,7 +210,8 @@ class Training:
             self._imitation.forget()  # what was seen outside of a step
         loss, logits, target = self._compare(images, self._imitation)
         self.student.zero_grad(set_to_none=True)
-        self._optimizer.zero_grad(set_to_none=True)  # the connectors too
+        if self._imitation is not None:
+            self._imitation.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach(), logits.detach(), target
 

@@ -120,7 +120,7 @@ def test_connectors_are_trained_and_kept() -> None:
 
 
 def test_connectors_move_as_far_whatever_the_weight() -> None:
-    """Else a large one makes them, and with them the student, diverge."""
+    """By Adam: else a large one makes them diverge, and with them the student."""
 
     def moved(imitation: float) -> Tensor:
         config = DistillationConfig(
