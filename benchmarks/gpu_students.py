@@ -7,7 +7,8 @@ and keeps everything. A call stops cleanly after ``--seconds``, with exit code 7
 call goes on from there; 0 says that all is done. A ResNet-34 and a WRN-40-2 are trained on the real
 images. Then all is the library's own: 50,000 images of each teacher by ``synthesize`` with the
 objective of ``examples/cifar10.yaml``, 100 iterations, batches of 1,000, and students from scratch
-by ``distill`` with its moved images. Real images give nothing to a student but its final accuracy.
+by ``distill`` with its moved images and its imitation. Real images give nothing to a student but
+its final accuracy.
 ``OUT/results.json`` and ``.md`` have the results.
 
 ``--effort 0.7`` takes 0.7 of the steps of each student. Give the same ``--effort`` to all calls: a
@@ -168,6 +169,7 @@ def make_student(run: Run, row: Row) -> None:
             only = None if len(numbers) == len(states) else numbers
             synthesize(config, run.pieces.runner(run.device.type), only)
     source = f"benchmarks.cifar_networks:{row.student}"
+    example = load_config(PARAMS).distillation
     job = DistillJob(
         name=row.name,
         teacher=config.teacher,
@@ -175,7 +177,8 @@ def make_student(run: Run, row: Row) -> None:
         student=StudentConfig(source=source, arguments=run.size.arguments),
         training=DistillationConfig(
             steps=row.steps,
-            adversarial=load_config(PARAMS).distillation.adversarial,
+            adversarial=example.adversarial,
+            imitation=example.imitation,
             **run.size.training,
         ),
         shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),

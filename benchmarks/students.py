@@ -62,7 +62,7 @@ ROWS: dict[str, str] = {
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
     "adversarial": "distillation.adversarial=0.4",
-    "recipe": "distillation.adversarial=0.4 distillation.temperature=50",
+    "recipe": "distillation.adversarial=0.4 distillation.temperature=50 distillation.imitation=50",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',
     "deepdream": 'synthesis.objective={"preset":"deepdream-cifar10"} synthesis.iterations=2000',
@@ -81,6 +81,7 @@ def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "distillation.threads": options.threads,
         "execution.device": options.device,
         "distillation.adversarial": 0.0,  # a step costs half as much again: a row of its own
+        "distillation.imitation": 0.0,
         "distillation.temperature": 8.0,  # of all rows but those about it
     }
 

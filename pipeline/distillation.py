@@ -230,7 +230,8 @@ def _log_row(number: int, step: Step, student: nn.Module, labels: Tensor) -> dic
     values = average(torch.stack([step.loss.cpu(), agreement.cpu(), correct])).tolist()
     if not math.isfinite(values[0]):
         raise FloatingPointError(
-            f"the loss is {values[0]} at step {number}: lower distillation.learning_rate"
+            f"the loss is {values[0]} at step {number}: lower distillation.learning_rate, or "
+            "distillation.imitation where that is large"
         )
     return {"step": number, **dict(zip(("loss", "agreement", "accuracy"), values, strict=True))}
 
