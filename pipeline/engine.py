@@ -26,7 +26,7 @@ COMPILED_SIZES = 64
 
 log = logging.getLogger(__name__)
 
-_Total = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+_Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Engine:
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
-        self._compiled: _Total | None = None
+        self._compiled: _Step | None = None
         self._compiles: dict[torch.Size, bool] = {}  # of each size that was tried
         self._graphs: Graphs | None = None
         self._checkpointing = checkpointing
@@ -84,9 +84,11 @@ class Engine:
             # Not dynamic: a batch's kernels must not depend on the sizes that came before it, nor
             # on how many came: what is over the limit is not compiled.
             dynamo.recompile_limit = COMPILED_SIZES
-            self._compiled = torch.compile(self._total, dynamic=False)
+            total = torch.compile(self._total, dynamic=False)
+            self._compiled = functools.partial(self._differentiate, total)
             if graphs and teacher.device.type == "cuda":
                 self._graphs = Graphs()
+                self._compiled = functools.partial(self._graphs.run, self._compiled)
 
     def __enter__(self) -> Engine:
         self._open.enter_context(self._statistics)
@@ -115,7 +117,7 @@ class Engine:
         size = images.shape
         if self._compiled is not None and self._compiles.get(size, True):
             try:
-                result = self._run(self._compiled, images, labels, factors)
+                result = self._compiled(images, labels, factors)
                 self._compiles[size] = True
                 return result
             except Exception as error:
@@ -167,22 +169,14 @@ class Engine:
         self._compiles[size] = False
         self._statistics.collect()
 
-    def _run(
-        self, function: _Total, images: Tensor, labels: Tensor, factors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        differentiate = functools.partial(self._differentiate, function)
-        if self._graphs is None:
-            return differentiate(images, labels, factors)
-        return self._graphs.run(differentiate, images, labels, factors)
-
     def _differentiate(
-        self, function: _Total, images: Tensor, labels: Tensor, factors: Tensor
+        self, total_of: _Step, images: Tensor, labels: Tensor, factors: Tensor
     ) -> tuple[Tensor, Tensor]:
         images = images.detach().requires_grad_()
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
         ):
-            total, means = function(images, labels, factors)
+            total, means = total_of(images, labels, factors)
         (gradient,) = torch.autograd.grad(total, images)
         return gradient, means
 
