@@ -65,7 +65,7 @@ def made(
     own = config.synthesis.objective.resolve()
     objective = PRESETS["deepinversion-cifar10"] if through_all else own
     runs = [marks] if through_all else [[mark] for mark in marks]
-    with Engine(teacher, objective, "bfloat16", compiled=True) as engine:
+    with Engine(teacher, objective, "auto", compiled=True) as engine:
         for seed, first in enumerate(range(0, images, BATCH)):
             labels = torch.arange(first, min(images, first + BATCH)) % teacher.classes
             for run in runs:
@@ -184,7 +184,7 @@ def image_iteration_seconds(options: argparse.Namespace) -> dict[str, float]:
     cores.use(options.threads)
     loops: dict[str, tuple[Published | Ours, int]] = {
         PUBLISHED: (published(len(labels)), 10),
-        OURS: (Ours(make_teacher(), labels, "bfloat16", True, objective), 50),
+        OURS: (Ours(make_teacher(), labels, "auto", True, objective), 50),
     }
     took: dict[str, list[float]] = {PUBLISHED: [], OURS: []}
     for turn in range(4):

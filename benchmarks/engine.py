@@ -5,11 +5,12 @@
 Measured on 2 cores of an AMD EPYC (AVX-512, bf16), torch 2.14.1: see docs/performance.md.
 The baseline is the recipe as it was published, written from the paper: eager, float32, the
 teacher's weights left to collect gradients, forward hooks that take mean and variance apart, every
-loss read to the host in every step. The default is the compiled bfloat16 loop with the default
-objective of this size, in which images have half the size for 30 % of the iterations; it runs a
-whole batch of its default length, from the first pixel to the last judgement. The others, which
-are slower, run a tenth of it, at full size. Each has a process of its own. The teacher is a
-CIFAR-10 ResNet-20 with random weights: what it computes does not change how long it takes.
+loss read to the host in every step. The default is the compiled loop, in bfloat16 where the cores
+have that, with the default objective of this size, in which images have half the size for 30 % of
+the iterations; it runs a whole batch of its default length, from the first pixel to the last
+judgement. The others, which are slower, run a tenth of it, at full size. Each has a process of its
+own. The teacher is a CIFAR-10 ResNet-20 with random weights: what it computes does not change how
+long it takes.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ from pipeline import cores
 from pipeline.engine import Engine
 from pipeline.inversion import invert
 from pipeline.objective import PRESETS, Objective
+from pipeline.precision import has_bfloat16
 from pipeline.storage import write_json
 from pipeline.teacher import Preprocessing, Teacher
 
 SHAPE = (3, 32, 32)
 DEFAULT_OBJECTIVE = PRESETS["normalised-medium"]
 PUBLISHED, WHOLE, DEFAULT = "published recipe", "compiled bfloat16", "default"
+CPU = torch.device("cpu")
+BFLOAT16 = has_bfloat16(CPU)
 
 
 def make_teacher() -> Teacher:
@@ -132,19 +136,19 @@ def ours(batch: int, precision: Any, compiled: bool) -> Ours:
 
 
 def default(batch: int) -> Ours:
-    return Ours(make_teacher(), labels_of(batch), "bfloat16", True, DEFAULT_OBJECTIVE)
+    return Ours(make_teacher(), labels_of(batch), "auto", True, DEFAULT_OBJECTIVE)
 
 
 def cores_peak(threads: int) -> float:
     torch.set_num_threads(threads)
-    return matrix_peak(torch.device("cpu"), 2048, repeats=1)
+    return matrix_peak(CPU, 2048, repeats=1, dtype=torch.bfloat16 if BFLOAT16 else torch.float32)
 
 
 LOOPS: dict[str, Callable[[int], Published | Ours]] = {
     PUBLISHED: published,
     "eager float32": lambda batch: ours(batch, "float32", False),
     "compiled float32": lambda batch: ours(batch, "float32", True),
-    WHOLE: lambda batch: ours(batch, "bfloat16", True),
+    **({WHOLE: lambda batch: ours(batch, "bfloat16", True)} if BFLOAT16 else {}),
     DEFAULT: default,
 }
 _loop: Published | Ours
@@ -213,7 +217,8 @@ def summarise(
     flops = 4 * 41e6 * (1 - 0.75 * DEFAULT_OBJECTIVE.coarse) * statistics.median(rates[DEFAULT])
     return {
         "loops": rows,
-        "bf16_matrix_peak_gflops": round(peak / 1e9, 1),
+        "precision": "bfloat16" if BFLOAT16 else "float32",
+        "matrix_peak_gflops": round(peak / 1e9, 1),
         "share_of_peak": round(flops / peak, 3),
         "options": options,
         "load": [round(value, 2) for value in os.getloadavg()],
@@ -231,7 +236,7 @@ def table(report: dict[str, Any]) -> str:
             f"| {low:.2f}-{high:.2f} |"
         )
     lines.append(
-        f"\nbf16 matrix peak {report['bf16_matrix_peak_gflops']} GFLOP/s, share of it "
+        f"\n{report['precision']} matrix peak {report['matrix_peak_gflops']} GFLOP/s, share of it "
         f"{report['share_of_peak']:.0%}; load {report['load']}, {report['machine']}, "
         f"torch {report['torch']}"
     )

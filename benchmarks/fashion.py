@@ -29,6 +29,7 @@ from pipeline.adaptive import synthesize
 from pipeline.cli import report_errors
 from pipeline.config import Config, parse_config, parse_overrides
 from pipeline.evaluation import evaluate
+from pipeline.precision import has_bfloat16
 from pipeline.reports import report_synthesis
 from pipeline.running import open_runner
 from pipeline.shards import Sample, write_tar
@@ -59,8 +60,9 @@ def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
     torch.manual_seed(0)
     network = NETWORKS[name]().train().to(memory_format=torch.channels_last)
     compiled = torch.compile(network)
-    # In bfloat16 the gradient of a depthwise weight is slow on a CPU.
+    # In bfloat16 the gradient of a depthwise weight is slow on a CPU, and on some all of it.
     dense = not any(getattr(module, "groups", 1) > 1 for module in network.modules())
+    bfloat16 = dense and has_bfloat16(torch.device("cpu"))
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     steps = epochs * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
@@ -72,7 +74,7 @@ def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
             flipped = torch.rand(len(batch), 1, 1, 1) < 0.5
             batch = torch.where(flipped, batch.flip(3), batch)
             batch = batch.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=dense):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 logits = compiled(batch)
             loss = F.cross_entropy(logits.float(), labels[index], label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)

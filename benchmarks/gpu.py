@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     report = {
         "toy": options.toy,
         "machine": describe(device),
-        "bf16_matrix_peak_tflops": round(peak / 1e12, 4),
+        "bf16_matrix_peak_tflops": round(peak / 1e12, 6),
         "cases": {},
         "warnings": warnings.seen,
     }

@@ -63,9 +63,11 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def matrix_peak(device: torch.device, side: int, repeats: int = 10) -> float:
-    """FLOP/s of a large bfloat16 matrix product, the best of five times ``repeats`` in a row."""
-    left, right = torch.randn(2, side, side, device=device).bfloat16()
+def matrix_peak(
+    device: torch.device, side: int, repeats: int = 10, dtype: torch.dtype = torch.bfloat16
+) -> float:
+    """FLOP/s of a large matrix product, the best of five times ``repeats`` in a row."""
+    left, right = torch.randn(2, side, side, device=device).to(dtype)
 
     def products() -> None:
         for _ in range(repeats):

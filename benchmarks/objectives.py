@@ -78,7 +78,7 @@ def class_cosine(features: Tensor, labels: Tensor) -> float:
 def made(teacher: Teacher, objective: Objective, labels: Tensor, iterations: int) -> Tensor:
     """Images of ``labels``, uint8."""
     torch.compiler.reset()
-    with Engine(teacher, objective, "bfloat16", compiled=True) as engine:
+    with Engine(teacher, objective, "auto", compiled=True) as engine:
         parts = [
             invert(engine, part, seed, iterations).pixels
             for seed, part in enumerate(labels.split(BATCH))

@@ -140,6 +140,7 @@ def _record(
         files={name: file_facts(io.BytesIO(data)) for name, data in files.items()},
         class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
         batches=[batch.size for batch in shard.batches],
+        precision="float32",
         agreement=1.0,
         confidence=0.999991,
         replaced={},

@@ -162,6 +162,7 @@ def publish(job: ShardJob) -> None:
         files={name: facts for name in names},
         class_counts={str(label): n for label, n in Counter(shard.labels.tolist()).items()},
         batches=[batch.size for batch in shard.batches],
+        precision="float32",
         agreement=1.0,
         confidence=0.9,
         replaced={},

@@ -2,7 +2,7 @@
 
     python -m benchmarks.step [--threads 1] [--pairs 5]
 
-- memory: steps of the compiled bfloat16 engine, ResNet-20, batch 256, in a process that keeps
+- memory: steps of the compiled engine, ResNet-20, batch 256, in a process that keeps
   freed memory (``pipeline/cores.py``) and in one that does not;
 - norms: steps of a MobileNetV3-small of random weights, 224 pixels, batch 16, R_TV and R_l2 summed
   row by row, and an image at once;
@@ -40,7 +40,7 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
     torch.set_num_threads(threads)
     if kept:
         cores.keep_memory()
-    return _stepping(engine.ours(256, "bfloat16", True))
+    return _stepping(engine.ours(256, "auto", True))
 
 
 def norms(rows: bool, threads: int) -> Callable[[], None]:
@@ -51,7 +51,7 @@ def norms(rows: bool, threads: int) -> Callable[[], None]:
     shape, classes, batch = (3, 224, 224), 1000, 16
     network = torchvision.models.mobilenet_v3_small(weights=None)
     teacher = random_teacher(network, shape, classes, batch, torch.device("cpu"))
-    return _stepping(engine.Ours(teacher, engine.labels_of(batch, classes), "bfloat16", True))
+    return _stepping(engine.Ours(teacher, engine.labels_of(batch, classes), "auto", True))
 
 
 def _stepping(ours: engine.Ours) -> Callable[[], None]:

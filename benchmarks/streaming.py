@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace, shards: list[Path]) -> dict[str, list[f
     """Steps a second of each source, one value a pair."""
     config = DistillationConfig(
         batch_size=options.batch,
-        precision="float32" if options.eager else "bfloat16",
+        precision="float32" if options.eager else "auto",
         compile=not options.eager,
     )
     torch.manual_seed(0)

@@ -21,7 +21,8 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.completion import complete_teacher, fitting_preset
 from pipeline.errors import UserError
-from pipeline.objective import PRESETS, FeatureForm, Objective, Precision, Schedule, Start
+from pipeline.objective import PRESETS, FeatureForm, Objective, Schedule, Start
+from pipeline.precision import PrecisionChoice
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -180,7 +181,7 @@ class SynthesisConfig(Section):
     attempts: Few = 3
     seed: Seed = 0
     threads: Few = 1
-    precision: Precision = "bfloat16"
+    precision: PrecisionChoice = "auto"
     compile: bool = True
     checkpointing: bool = False
     soft_labels: bool = False
@@ -220,7 +221,7 @@ class DistillationConfig(Section):
     cutout: Count = 0
     adversarial: Weight = 0.0
     ema: Decay = 0.0
-    precision: Precision = "bfloat16"
+    precision: PrecisionChoice = "auto"
     compile: bool = True
     shuffle: Positive = 2000
     threads: Few = 1

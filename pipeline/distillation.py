@@ -24,6 +24,7 @@ from pipeline import (
     cores,
     imitation,
     muon,
+    precision,
     ranks,
     sources,
     streaming,
@@ -101,6 +102,7 @@ class DistillJob:
             batchnorm,
             imitation,
             muon,
+            precision,
             ranks,
             streaming,
             teacher,
@@ -208,7 +210,7 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
             if due and is_first():
                 _save_checkpoint(job, spec_sha256, state, progress)
     if is_first():
-        _finish(job, spec_sha256, state.published(), progress.log)
+        _finish(job, spec_sha256, state, progress.log)
     return {**progress.log[-1], "seconds": time.perf_counter() - started}
 
 
@@ -271,10 +273,11 @@ def _save_checkpoint(
 
 
 def _finish(
-    job: DistillJob, spec_sha256: str, student: nn.Module, log: list[dict[str, float]]
+    job: DistillJob, spec_sha256: str, state: Training, log: list[dict[str, float]]
 ) -> None:
     """Weights, then the log, then the record that makes them count."""
-    weights = {name: t.detach().cpu().contiguous() for name, t in student.state_dict().items()}
+    weights = state.published().state_dict()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_bytes(job.output, save(weights))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(log[0]), lineterminator="\n")
@@ -284,6 +287,7 @@ def _finish(
     record = {
         "spec": job.spec(),
         "spec_sha256": spec_sha256,
+        "precision": state.precision,
         "sha256": digest_file(job.output),
         "log_sha256": digest_file(job.log),
     }

@@ -18,7 +18,8 @@ from pipeline.depthwise import UnitStride
 from pipeline.errors import first_line
 from pipeline.graphs import Graphs
 from pipeline.memory import is_out_of_memory
-from pipeline.objective import Objective, Precision, Terms, evaluate_terms
+from pipeline.objective import Objective, Terms, evaluate_terms
+from pipeline.precision import PrecisionChoice, precision_on
 from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Teacher
 
@@ -52,21 +53,21 @@ class Engine:
         self,
         teacher: Teacher,
         objective: Objective,
-        precision: Precision = "float32",
+        precision: PrecisionChoice = "float32",
         compiled: bool = False,
         student: nn.Module | None = None,
         checkpointing: bool = False,
         graphs: bool = True,
     ) -> None:
+        self.precision = precision_on(teacher.device, precision)
         self._layout = torch.contiguous_format
-        if precision == "bfloat16":  # whose convolutions are faster so
+        if self.precision == "bfloat16":  # whose convolutions are faster so
             self._layout = torch.channels_last
             # A copy: layout moves last bits, and others' must not depend on who was first.
             network = copy.deepcopy(teacher.network).to(memory_format=torch.channels_last)
             teacher = replace(teacher, network=network)
         self.teacher = teacher
         self.objective = objective
-        self._precision = precision
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
@@ -92,7 +93,7 @@ class Engine:
 
     def __enter__(self) -> Engine:
         self._open.enter_context(self._statistics)
-        if self._precision == "bfloat16" and self.teacher.device.type == "cpu":
+        if self.precision == "bfloat16" and self.teacher.device.type == "cpu":
             self._open.enter_context(UnitStride())
         if self._checkpointing:
             self._open.enter_context(checkpointed(self.teacher.network))
@@ -174,7 +175,7 @@ class Engine:
     ) -> tuple[Tensor, Tensor]:
         images = images.detach().requires_grad_()
         with torch.autocast(
-            images.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"
+            images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
         ):
             total, means = total_of(images, labels, factors)
         (gradient,) = torch.autograd.grad(total, images)

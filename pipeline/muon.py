@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.precision import has_bfloat16
+
 RATE = 0.15  # times the learning rate of everything else
 WEIGHT_DECAY = 0.01
 # x -> a x + b x^3 + c x^5, five times, brings what lies in [0.003, 1] to 0.7 to 1.2.
@@ -73,7 +75,8 @@ class Matrices:
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Each matrix ``[m, n]`` with its singular values made 1, nearly: ``U V^T`` of ``U S V^T``, by
-    Newton and Schulz's iteration in bfloat16. Those below 0.3 % of the matrix's norm stay smaller.
+    Newton and Schulz's iteration, in bfloat16 where the device has that. Singular values below
+    0.3 % of the matrix's norm stay smaller.
 
     Matrices of equal shorter sides are computed at once, with zeros, which stay, beside the narrow.
     """
@@ -95,7 +98,9 @@ def _newton_schulz(stack: Tensor) -> Tensor:
     """``[n, rows, columns]`` to the same, the singular values of each made 1."""
     a, b, c = COEFFICIENTS
     size = torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    stack = (stack / size).bfloat16()
+    stack = stack / size
+    if has_bfloat16(stack.device):
+        stack = stack.bfloat16()
     for _ in range(ITERATIONS):
         gram = stack @ stack.mT
         stack = torch.baddbmm(

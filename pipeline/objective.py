@@ -19,7 +19,6 @@ from pipeline.statistics import LayerStatistics
 FeatureForm = Literal["normalised", "published"]
 Start = Literal["white", "low-frequency", "grey", "varied"]
 Schedule = Literal["cosine", "constant"]
-Precision = Literal["float32", "bfloat16"]
 
 # Keeps the ratio of variances finite for channels that never fire.
 VARIANCE_FLOOR = 1e-5

@@ -89,11 +89,11 @@ class ShardRecord:
 
     ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
     ``batches`` are the numbers of images that were optimised together, more and smaller ones than
-    the spec's where the memory did not hold those; ``replaced`` counts the images that took the
-    place of one that was bad, by what was wrong with it, and ``flaws`` those that are still bad
-    themselves; ``curve`` is the mean of every term along the optimisation, averaged over the
-    batches; ``versions`` are those of Python and of the packages that computed and wrote it;
-    ``sha256`` seals all the rest.
+    the spec's where the memory did not hold those; ``precision`` is what the networks ran in, which
+    the spec may leave to the device; ``replaced`` counts the images that took the place of one that
+    was bad, by what was wrong with it, and ``flaws`` those that are still bad themselves; ``curve``
+    is the mean of every term along the optimisation, averaged over the batches; ``versions`` are
+    those of Python and of the packages that computed and wrote it; ``sha256`` seals all the rest.
     """
 
     shard: str
@@ -105,6 +105,7 @@ class ShardRecord:
     files: dict[str, dict[str, Any]]
     class_counts: dict[str, int]
     batches: list[int]
+    precision: str
     agreement: float
     confidence: float
     replaced: dict[str, int]

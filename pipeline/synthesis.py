@@ -31,6 +31,7 @@ from pipeline import (
     warm,
 )
 from pipeline import engine as engine_module
+from pipeline import precision as precision_module
 from pipeline.code import source_digest
 from pipeline.config import (
     AdaptiveConfig,
@@ -45,8 +46,9 @@ from pipeline.filtering import Flaw, Kept, Rules, flaw_counts, invert_surely
 from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.libraries import split
 from pipeline.markers import marked
-from pipeline.objective import Objective, Precision
+from pipeline.objective import Objective
 from pipeline.plan import Batch, Plan, ShardPlan, make_plan
+from pipeline.precision import Precision, PrecisionChoice
 from pipeline.provenance import ShardRecord, encode_rows, is_current, read_record, versions
 from pipeline.shards import Sample, write_tar
 from pipeline.soundness import check_soundness
@@ -75,6 +77,7 @@ _PIXEL_CODE = (
     inversion,
     objective,
     plan,
+    precision_module,
     shards,
     sources,
     splitting,
@@ -243,7 +246,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             for batch in shard.batches:
                 earlier = [kept.images.pixels for _, kept in batches]
                 batches += _invert(job, shard, batch, earlier, pool, engine, told)
-        _publish(job, shard, batches, root)
+        _publish(job, shard, batches, engine.precision, root)
     return Made(job.number, job.images, time.perf_counter() - started)
 
 
@@ -292,7 +295,11 @@ def _invert(
 
 
 def _publish(
-    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]], root: Location
+    job: ShardJob,
+    shard: ShardPlan,
+    batches: list[tuple[Batch, Kept]],
+    precision: Precision,
+    root: Location,
 ) -> None:
     if is_done(job):  # another run was faster, and what it wrote is whole
         return
@@ -321,6 +328,7 @@ def _publish(
         files={tar: tar_facts, parquet: file_facts(io.BytesIO(encoded))},
         class_counts=_class_counts(shard),
         batches=[batch.size for batch, _ in batches],
+        precision=precision,
         agreement=round(sum(agree) / len(agree), 6),
         confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
         replaced=flaw_counts(kept.replaced for _, kept in batches),
@@ -459,7 +467,7 @@ def _engine(job: ShardJob, device: str) -> Engine:
 def _cached_engine(
     loaded: Teacher,
     weights: Objective,
-    precision: Precision,
+    precision: PrecisionChoice,
     compiled: bool,
     checkpointing: bool,
     section: str,

@@ -26,6 +26,7 @@ from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.memory import is_out_of_memory
 from pipeline.muon import Matrices, hidden_weights
 from pipeline.plan import derive_seed
+from pipeline.precision import precision_on
 from pipeline.ranks import average_gradients, own_share
 from pipeline.teacher import Teacher
 
@@ -64,8 +65,9 @@ class Training:
         seed: int,
     ) -> None:
         self.student = share_batchnorm(student).to(teacher.device)
+        self.precision = precision_on(teacher.device, config.precision)
         self._layout = torch.contiguous_format
-        if config.precision == "bfloat16":
+        if self.precision == "bfloat16":
             self._layout = torch.channels_last
             self.student.to(memory_format=torch.channels_last)
         self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
@@ -236,7 +238,7 @@ class Training:
     ) -> tuple[Tensor, Tensor, Tensor]:
         config = self._config
         images = images.contiguous(memory_format=self._layout)
-        bfloat16 = config.precision == "bfloat16"
+        bfloat16 = self.precision == "bfloat16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             return self._judge(
                 self._teacher.network,

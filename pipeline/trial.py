@@ -48,6 +48,7 @@ class Findings:
     """What the trials found. ``memory`` is bytes an image, ``speed`` image-iterations a second."""
 
     parameters: int
+    precision: str
     layers: int
     untrained: int
     factor: float
@@ -85,6 +86,7 @@ def try_teacher(
     network = teacher.network
     return Findings(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        precision=engine.precision,
         layers=len(batchnorm_layers(network)),
         untrained=len(untrained_layers(network)),
         factor=range_factor(teacher),
@@ -111,7 +113,8 @@ def findings_text(findings: Findings, config: Config, workers: int) -> list[str]
         f"{findings.layers} BatchNorm layers{kept}, {teacher.classes} classes",
         f"input      {shape.channels} x {shape.height} x {shape.width}, {', '.join(numbers)}",
         f"objective  {config.synthesis.objective.preset}",
-        f"speed      {findings.speed:.0f} image-iterations a second, not compiled",
+        f"speed      {findings.speed:.0f} image-iterations a second, in {findings.precision}, "
+        "not compiled",
         f"memory     {findings.memory / 1e6:.1f} MB an image of a batch",
     ]
     lines += [

@@ -117,7 +117,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
         ("synthesis.keep", 0, "greater than 0"),
         ("synthesis.keep", 1.1, "less than or equal to 1"),
         ("synthesis.keep", 0.1, "leaves no image of a batch_size of 6"),
-        ("synthesis.precision", "float16", "'float32' or 'bfloat16'"),
+        ("synthesis.precision", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("synthesis.objective.tv", -0.1, "greater than or equal to 0"),
         ("synthesis.objective.tv", float("nan"), "finite"),
         ("synthesis.objective.learning_rate", float("inf"), "finite"),

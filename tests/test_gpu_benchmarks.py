@@ -93,7 +93,7 @@ def test_a_broken_engine_is_found(
 
     def broken(engine: Engine, *arguments: Tensor) -> Any:
         gradient, means = real(engine, *arguments)
-        if engine._precision == "float32":
+        if engine.precision == "float32":
             return gradient, means
         if what == "loss":
             return gradient, 1.1 * means

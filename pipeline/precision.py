@@ -1,0 +1,30 @@
+"""Which number format a device computes networks in: bfloat16 where its hardware has that."""
+
+from __future__ import annotations
+
+import platform
+from typing import Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+PrecisionChoice = Literal["auto", "float32", "bfloat16"]
+
+
+def precision_on(device: torch.device, choice: PrecisionChoice) -> Precision:
+    """``choice`` itself, and for ``auto`` what the device is fast in."""
+    if choice != "auto":
+        return choice
+    return "bfloat16" if has_bfloat16(device) else "float32"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware itself multiplies bfloat16. Where it does not, torch still does, many
+    times slower than float32: on x86 without AVX-512, on GPUs before NVIDIA's Ampere."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    # oneDNN takes AVX-512 for enough, and does without the instructions what is slower so.
+    return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()
