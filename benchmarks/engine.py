@@ -148,7 +148,7 @@ LOOPS: dict[str, Callable[[int], Published | Ours]] = {
     PUBLISHED: published,
     "eager float32": lambda batch: ours(batch, "float32", False),
     "compiled float32": lambda batch: ours(batch, "float32", True),
-    **({WHOLE: lambda batch: ours(batch, "bfloat16", True)} if BFLOAT16 else {}),
+    WHOLE: lambda batch: ours(batch, "bfloat16", True),
     DEFAULT: default,
 }
 _loop: Published | Ours
