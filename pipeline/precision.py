@@ -24,7 +24,8 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    onednn = torch.backends.mkldnn.is_available()
+    if not (onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
     # oneDNN takes AVX-512 for enough, and does without the instructions what is slower so.
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()

@@ -41,7 +41,13 @@ def test_a_cpu_has_bfloat16_where_it_has_the_instructions(
     assert has_bfloat16(CPU) is expected
 
 
-def test_this_cpu_is_asked() -> None:
+def test_without_onednn_a_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "ops", SimpleNamespace())  # such a build lacks the operator
+    assert has_bfloat16(CPU) is False
+
+
+def test_this_cpu_can_be_asked() -> None:
     assert isinstance(has_bfloat16(CPU), bool)
 
 
