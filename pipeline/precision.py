@@ -27,5 +27,5 @@ def has_bfloat16(device: torch.device) -> bool:
     onednn = torch.backends.mkldnn.is_available()
     if not (onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
-    # oneDNN takes AVX-512 for enough, and does without the instructions what is slower so.
+    # oneDNN says so of all AVX-512; without the instructions it emulates them, and is slow.
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()
