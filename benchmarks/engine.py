@@ -37,7 +37,7 @@ from pipeline import cores
 from pipeline.engine import Engine
 from pipeline.inversion import invert
 from pipeline.objective import PRESETS, Objective
-from pipeline.precision import has_bfloat16
+from pipeline.precision import precision_on
 from pipeline.storage import write_json
 from pipeline.teacher import Preprocessing, Teacher
 
@@ -45,7 +45,6 @@ SHAPE = (3, 32, 32)
 DEFAULT_OBJECTIVE = PRESETS["normalised-medium"]
 PUBLISHED, WHOLE, DEFAULT = "published recipe", "compiled bfloat16", "default"
 CPU = torch.device("cpu")
-BFLOAT16 = has_bfloat16(CPU)
 
 
 def make_teacher() -> Teacher:
@@ -141,7 +140,7 @@ def default(batch: int) -> Ours:
 
 def cores_peak(threads: int) -> float:
     torch.set_num_threads(threads)
-    return matrix_peak(CPU, 2048, repeats=1, dtype=torch.bfloat16 if BFLOAT16 else torch.float32)
+    return matrix_peak(CPU, 2048, repeats=1, dtype=getattr(torch, precision_on(CPU, "auto")))
 
 
 LOOPS: dict[str, Callable[[int], Published | Ours]] = {
@@ -217,7 +216,7 @@ def summarise(
     flops = 4 * 41e6 * (1 - 0.75 * DEFAULT_OBJECTIVE.coarse) * statistics.median(rates[DEFAULT])
     return {
         "loops": rows,
-        "precision": "bfloat16" if BFLOAT16 else "float32",
+        "precision": precision_on(CPU, "auto"),
         "matrix_peak_gflops": round(peak / 1e9, 1),
         "share_of_peak": round(flops / peak, 3),
         "options": options,

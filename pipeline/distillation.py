@@ -239,20 +239,22 @@ def _log_row(number: int, step: Step, student: nn.Module, labels: Tensor) -> dic
 
 
 def _resume(job: DistillJob, spec_sha256: str, state: Training) -> _Progress:
-    saved = from_first(lambda: _read_checkpoint(job))
-    if saved is None or saved["spec_sha256"] != spec_sha256:
+    saved = from_first(lambda: _read_checkpoint(job, spec_sha256, state))
+    if saved is None:
         return _Progress(step=0, epoch=0, position=0, log=[])
     state.load_state_dict(saved["training"])
     return _Progress(**saved["progress"])
 
 
-def _read_checkpoint(job: DistillJob) -> dict[str, Any] | None:
+def _read_checkpoint(job: DistillJob, spec_sha256: str, state: Training) -> dict[str, Any] | None:
+    """None where there is none of this spec, or its device computed in another precision."""
     try:
         data = io.BytesIO(read_bytes(job.checkpoint))
         saved: dict[str, Any] = torch.load(data, map_location="cpu", weights_only=True)
     except Exception:  # none, or one that a dying machine left broken: start over
         return None
-    return saved
+    same = saved["spec_sha256"] == spec_sha256 and saved["precision"] == state.precision
+    return saved if same else None
 
 
 def _save_checkpoint(
@@ -260,6 +262,7 @@ def _save_checkpoint(
 ) -> None:
     content = {
         "spec_sha256": spec_sha256,
+        "precision": state.precision,
         "training": state.state_dict(),
         "progress": {
             "step": progress.step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from typing import Literal
 
@@ -18,14 +19,15 @@ def precision_on(device: torch.device, choice: PrecisionChoice) -> Precision:
     return "bfloat16" if has_bfloat16(device) else "float32"
 
 
+@functools.cache  # Muon asks in each step
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware itself multiplies bfloat16. Where it does not, torch still does, many
-    times slower than float32: on x86 without AVX-512, on GPUs before NVIDIA's Ampere."""
+    """Whether the hardware itself multiplies bfloat16: NVIDIA's from Ampere on, x86 with AVX-512's
+    instructions for it. Elsewhere torch may do without: docs/performance.md has how slowly."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     onednn = torch.backends.mkldnn.is_available()
     if not (onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
-    # oneDNN says so of all AVX-512; without the instructions it emulates them, and is slow.
+    # oneDNN says so of all AVX-512: without the instructions it emulates them.
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,15 @@ from pipeline.students import student_jobs
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def ask_anew() -> Iterator[None]:
+    """What is kept of a device's answers, and of engines that follow them."""
+    has_bfloat16.cache_clear()
+    yield
+    has_bfloat16.cache_clear()
+    synthesis._cached_engine.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -92,8 +102,31 @@ def test_auto_makes_what_its_precision_makes_and_the_records_say_which(
         )
         assert json.loads(job.record.read_text())["precision"] == expected
         files.append([tree(dataset(params) / "train"), job.output.read_bytes()])
-    synthesis._cached_engine.cache_clear()
     assert files[0] == files[1]
+
+
+def test_a_student_does_not_go_on_in_another_precision(
+    made: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint may come to another device: bytes are those of one that began there."""
+    params = changed(made, {"distillation.precision": "auto"})
+    (job,) = student_jobs(*load(params))
+
+    def stop(images: float) -> None:
+        if job.checkpoint.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    with pytest.raises(KeyboardInterrupt):
+        distill(job, "cpu", stop)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    told: list[float] = []
+    distill(job, "cpu", told.append)
+    assert told[0] == 0
+    weights = job.output.read_bytes()
+    job.output.unlink()
+    distill(job, "cpu", lambda images: None)
+    assert job.output.read_bytes() == weights
 
 
 @pytest.mark.parametrize("has", [True, False])
