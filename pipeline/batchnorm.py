@@ -59,9 +59,12 @@ def share_batchnorm(network: nn.Module) -> nn.Module:
     """
     if own_share().of == 1:
         return network
+    if isinstance(network, SharedBatchNorm):  # by another of its names
+        return network
     if isinstance(network, _BatchNorm):
         return _shared(network)
-    for name, child in network.named_children():
+    children = [(name, child) for name, child in network._modules.items() if child is not None]
+    for name, child in children:
         setattr(network, name, share_batchnorm(child))
     return network
 

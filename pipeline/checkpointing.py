@@ -32,7 +32,8 @@ def checkpointed(network: nn.Module) -> Iterator[None]:
 
     The arithmetic is the same, done twice. ``network`` must be deterministic (eval mode).
     """
-    blocks = blocks_of(network)
+    blocks = list(dict.fromkeys(blocks_of(network)))  # one may be used twice
+    before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = functools.partial(
             checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
@@ -40,5 +41,7 @@ def checkpointed(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for block in blocks:
+        for block, own in zip(blocks, before, strict=True):
             del block.forward
+            if own is not None:
+                block.forward = own

@@ -240,6 +240,18 @@ class StudentsConfig(DistillationConfig):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     noise_baseline: bool = False
 
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds are those of different students, and one is there twice")
+        return self
+
+
+class RoundTrainingConfig(DistillationConfig):
+    """How the student learns that the next round competes with."""
+
+    steps: Positive = 1000
+
 
 class AdaptiveConfig(Section):
     """Rounds of Adaptive DeepInversion after the first synthesis."""
@@ -249,7 +261,7 @@ class AdaptiveConfig(Section):
     compete: Weight | None = None
     masked: bool = False
     warm: Fraction = 0.0
-    training: DistillationConfig = DistillationConfig(steps=1000)
+    training: RoundTrainingConfig = RoundTrainingConfig()
 
 
 class EvaluationConfig(Section):
@@ -294,7 +306,10 @@ class PathsConfig(Section):
         paths = [Path(p).resolve() for p in (self.dataset, self.students, self.reports)]
         if len(set(paths)) < 3:
             raise ValueError("dataset, students and reports must be three directories")
+        noise = paths[0].with_name(f"{paths[0].name}-noise")
         for name, path in (("students", paths[1]), ("reports", paths[2])):
+            if path == noise:
+                raise ValueError(f"{name} must not be {noise.name}: that is for images of noise")
             if paths[0] in path.parents:
                 raise ValueError(f"{name} must not lie in dataset, which holds just its own files")
         return self

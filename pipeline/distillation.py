@@ -26,6 +26,7 @@ from pipeline import (
     muon,
     precision,
     ranks,
+    seeding,
     sources,
     streaming,
     teacher,
@@ -35,6 +36,7 @@ from pipeline.code import source_digest
 from pipeline.config import DistillationConfig, StudentConfig, TeacherConfig
 from pipeline.memory import enough_memory
 from pipeline.ranks import average, from_first, is_first, own_share
+from pipeline.seeding import seed_all
 from pipeline.sources import build_network, load_weights
 from pipeline.storage import (
     Location,
@@ -104,6 +106,7 @@ class DistillJob:
             muon,
             precision,
             ranks,
+            seeding,
             streaming,
             teacher,
             training,
@@ -178,7 +181,7 @@ def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> di
     cores.use(config.threads)
     loaded = cached_teacher(job.teacher.model_dump_json(), job.teacher_digest, device)
     spec_sha256 = digest_json(job.spec())
-    torch.manual_seed(job.seed)
+    seed_all(job.seed)
     student = build_network(job.student.source, job.student.arguments, "student")
     if job.start:
         load_weights(student, job.start, "student")
@@ -280,7 +283,8 @@ def _finish(
 ) -> None:
     """Weights, then the log, then the record that makes them count."""
     weights = state.published().state_dict()
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    # Clones: the format refuses names that share memory, as those of a module used twice do.
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     write_bytes(job.output, save(weights))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(log[0]), lineterminator="\n")

@@ -66,9 +66,10 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
         **_spread(seen),
         "near_duplicates": _round((values > DUPLICATE).double().mean().item()),
         "nearest_is_of_the_same_class": _round(same.double().mean().item()),
-        "statistics_gap": _round(statistics.gap()),
         **_certainty(seen),
     }
+    if (gap := statistics.gap()) is not None:
+        report["statistics_gap"] = _round(gap)
     seed = config.distillation.seeds[0]
     if exists(weights_path(config, STUDENT, seed)):
         warn_of_others(config, teacher)
@@ -214,10 +215,10 @@ class _Statistics:
         ]
         self._count += count
 
-    def gap(self) -> float:
-        """``R_feature``, normalised, of the whole set; NaN for a network without BatchNorm."""
+    def gap(self) -> float | None:
+        """``R_feature``, normalised, of the whole set; None for a network without BatchNorm."""
         if not self._layers:
-            return float("nan")
+            return None
         merged = []
         for first, second, layer in self._layers:
             mean = first / self._count

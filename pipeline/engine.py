@@ -19,7 +19,7 @@ from pipeline.errors import first_line
 from pipeline.graphs import Graphs
 from pipeline.memory import is_out_of_memory
 from pipeline.objective import Objective, Terms, evaluate_terms
-from pipeline.precision import PrecisionChoice, precision_on
+from pipeline.precision import PrecisionChoice, channels_last, precision_on
 from pipeline.statistics import FeatureStatistics
 from pipeline.teacher import Teacher
 
@@ -64,8 +64,7 @@ class Engine:
         if self.precision == "bfloat16":  # whose convolutions are faster so
             self._layout = torch.channels_last
             # A copy: layout moves last bits, and others' must not depend on who was first.
-            network = copy.deepcopy(teacher.network).to(memory_format=torch.channels_last)
-            teacher = replace(teacher, network=network)
+            teacher = replace(teacher, network=channels_last(copy.deepcopy(teacher.network)))
         self.teacher = teacher
         self.objective = objective
         self._student = student
@@ -138,9 +137,10 @@ class Engine:
             images = torch.zeros(2, self.teacher.shape[0], *sides, device=self.teacher.device)
             try:
                 with torch.no_grad():
-                    for network in filter(None, (self.teacher.network, self._student)):
-                        network(images)
-                self._taken[sides] = True
+                    networks = filter(None, (self.teacher.network, self._student))
+                    answers = [network(images) for network in networks]
+                # One that flattens anything may take two small images for one.
+                self._taken[sides] = all(len(answer) == len(images) for answer in answers)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise

@@ -55,7 +55,11 @@ class FeatureMaps:
 
     def _recorder(self, size: Size) -> Callable[[nn.Module, Any, Tensor], None]:
         def record(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._seen[size] = output
+            if (
+                output.shape[-2],
+                output.shape[-1],
+            ) == size:  # not of another call of a layer that is used twice
+                self._seen[size] = output
 
         return record
 

@@ -47,6 +47,12 @@ def check_soundness(teacher: Teacher, random: bool = False) -> None:
     if len(untrained) == len(layers):
         return
     factor = range_factor(teacher)
+    if factor is None:
+        raise UserError(
+            f"none of the teacher's {len(layers)} BatchNorm layers is called in its forward pass, "
+            "and nothing can be matched to them: call them there as modules, or set "
+            "synthesis.objective.preset to without-batchnorm and synthesis.objective.feature to 0"
+        )
     if not 1 / FARTHEST < factor < FARTHEST:
         raise UserError(
             f"teacher.input.mean and std are obviously off: the variance at the first BatchNorm "
@@ -69,10 +75,11 @@ def expectation(network: nn.Module) -> str:
     )
 
 
-def range_factor(teacher: Teacher) -> float:
+def range_factor(teacher: Teacher) -> float | None:
     """Variance of our images at the first BatchNorm layer that runs, over its running variance.
 
     The median over its channels, of images that fill the range of pixels coarsely and finely.
+    None where no layer runs.
     """
     generator = torch.Generator().manual_seed(0)
     images = _test_images(teacher, generator)
@@ -80,7 +87,7 @@ def range_factor(teacher: Teacher) -> float:
         teacher.network(images)
         seen = statistics.collect()
     if not seen:
-        return 1.0
+        return None
     ratio = (seen[0].variance + 1e-12) / (seen[0].running_variance + 1e-12)
     return float(ratio.median())
 

@@ -32,14 +32,14 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict")
 def build_network(
     source: str, arguments: Mapping[str, Any], role: str, weights: str | None = None
 ) -> nn.Module:
-    """The network that ``source`` names, with its own initial weights.
+    """The network that ``source`` names, with its own initial weights, in float32.
 
     A factory is imported and called only because the user named it. ``role`` ("teacher",
     "student") is the section of the parameters that errors point at. ``weights``, which are not
     read, tell a library which variant of the model they are of.
 
     Raises:
-        UserError: the source cannot be found, or did not return a module.
+        UserError: the source cannot be found, or did not return a Python module.
     """
     factory = _factory(source, role, weights)
     try:
@@ -54,7 +54,12 @@ def build_network(
         raise UserError(
             f"{role}.source {source} returned {type(network).__name__}, not a torch.nn.Module"
         )
-    return network
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise UserError(
+            f"{role}.source {source} returned TorchScript, into whose layers nobody can look: "
+            f"name a factory of the Python class, and save its state_dict() for {role}.weights"
+        )
+    return network.float()
 
 
 def load_weights(network: nn.Module, path: Location, role: str) -> None:

@@ -159,6 +159,7 @@ def check_student(
     ``section``, its training, asks for."""
     network = sources.build_network(config.student.source, config.student.arguments, "student")
     teacher.check_classes(network.eval(), loaded.shape, loaded.classes, "student")
+    teacher.check_classes(network.train(), loaded.shape, loaded.classes, "student in training mode")
     if training.imitation:
         images = torch.zeros(2, *loaded.shape)
         try:

@@ -16,6 +16,7 @@ from pipeline import cores
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
 from pipeline.libraries import split
+from pipeline.seeding import seed_all
 from pipeline.sources import (
     build_network,
     digest_network,
@@ -91,7 +92,7 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
         UserError: the source, weights, input or class count do not fit together.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a factory's own random weights are then the same in every process
+        seed_all(0)  # a factory's own random weights are then the same in every process
         network = build_network(config.source, config.arguments, role, config.weights)
     if config.weights is not None:
         path = weights_file(config.source, config.weights, role)
@@ -139,7 +140,8 @@ def check_classes(
     except Exception as error:
         raise UserError(_refusal(network, shape, role, error)) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise UserError(f"the {role} must return logits [batch, classes]")
+        kind = f"{logits.ndim} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the {role} must return logits [batch, classes], and returns {kind}")
     if logits.shape[1] != classes:
         raise UserError(
             f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits"

@@ -26,8 +26,9 @@ from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.memory import is_out_of_memory
 from pipeline.muon import Matrices, hidden_weights
 from pipeline.plan import derive_seed
-from pipeline.precision import precision_on
+from pipeline.precision import channels_last, precision_on
 from pipeline.ranks import average_gradients, own_share
+from pipeline.seeding import seed_all
 from pipeline.teacher import Teacher
 
 CONNECTING = 0.01  # the highest rate of Adam for the connectors of imitated maps
@@ -69,7 +70,7 @@ class Training:
         self._layout = torch.contiguous_format
         if self.precision == "bfloat16":
             self._layout = torch.channels_last
-            self.student.to(memory_format=torch.channels_last)
+            channels_last(self.student)
         self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
         self._average = copy.deepcopy(self.student).eval() if config.ema else None
         self._imitation = self._connect() if config.imitation else None
@@ -182,7 +183,7 @@ class Training:
         self, images: Tensor, distances: Tensor, noise: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, logits and target; gradients, too. Falls back to eager where compiling fails."""
-        torch.manual_seed(noise)
+        seed_all(noise)
         if not self._untried:
             return self._run(images, distances)
         self._untried = False
@@ -197,7 +198,7 @@ class Training:
             )
             self.student.load_state_dict(before)  # its BatchNorm may have seen the batch already
             self._judge, self._graphs = _loss, None
-            torch.manual_seed(noise)
+            seed_all(noise)
             return self._run(images, distances)
 
     def _run(self, images: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -274,7 +275,7 @@ def learning_rate(config: DistillationConfig, step: int) -> float:
 @torch.no_grad()
 def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
     """``average = decay average + (1 - decay) student``; whole numbers are taken over."""
-    ours, theirs = (list(network.state_dict().values()) for network in (average, student))
+    ours, theirs = (_state(network) for network in (average, student))
     real = [tensor.is_floating_point() for tensor in ours]
     torch._foreach_lerp_(
         [tensor for tensor, is_real in zip(ours, real, strict=True) if is_real],
@@ -284,6 +285,12 @@ def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
     for own, other, is_real in zip(ours, theirs, real, strict=True):
         if not is_real:
             own.copy_(other)
+
+
+def _state(network: nn.Module) -> list[Tensor]:
+    """What is saved of it; once, where it has several names."""
+    tensors = network.state_dict(keep_vars=True).values()
+    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def _loss(

@@ -51,7 +51,7 @@ class Findings:
     precision: str
     layers: int
     untrained: int
-    factor: float
+    factor: float | None
     speed: float
     memory: float
     trials: list[Trial]
@@ -103,7 +103,7 @@ def findings_text(findings: Findings, config: Config, workers: int) -> list[str]
     """The findings for a person, a line each."""
     teacher, shape = config.teacher, config.teacher.input
     numbers = ["mean " + _row(shape.mean), "std " + _row(shape.std)]
-    if findings.layers:
+    if findings.factor is not None:
         numbers.append(f"variance at the first BatchNorm {findings.factor:.2g} of the trained")
     per_image = findings.iterations / findings.speed
     images = len(plan_of(config).labels)

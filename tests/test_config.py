@@ -93,6 +93,13 @@ def test_an_unknown_key_names_the_nearest(tiny: Params, key: str, nearest: str) 
     assert f"did you mean {nearest}?" in text
 
 
+def test_a_rounds_student_keeps_its_steps_beside_other_values(tiny: Params) -> None:
+    whole = changed(tiny, {"adaptive": {"rounds": 1}})
+    some = changed(tiny, {"adaptive": {"rounds": 1, "training": {"ema": 0.9}}})
+    steps = [parse_config(params).adaptive.training.steps for params in (whole, some)]
+    assert steps == [1000, 1000]
+
+
 def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
     text = complaint(changed(tiny, {"paths.zzz": 1}))
     assert "unknown key paths.zzz" in text
@@ -164,6 +171,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
         ({"teacher.sha256": "0" * 64, "teacher.weights": None}, "sha256 is that of a weights file"),
         ({"paths.reports": "d/r", "paths.dataset": "d"}, "reports must not lie in dataset"),
         ({"paths.students": "d/s", "paths.dataset": "d"}, "students must not lie in dataset"),
+        ({"paths.students": "d-noise", "paths.dataset": "d/"}, "students must not be d-noise"),
+        ({"distillation.seeds": [3, 0, 3]}, "one is there twice"),
     ],
 )
 def test_values_that_do_not_go_together(tiny: Params, changes: dict[str, Any], said: str) -> None:
