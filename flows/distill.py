@@ -28,7 +28,8 @@ def distill(params: str = "params.yaml", overrides: dict[str, Any] | None = None
     """
     config = load_config(Path(params), overrides)
     teacher = check(config)
-    with open_executor(config, config.distillation.threads) as executor:
+    outputs = ("dataset", "students")
+    with open_executor(config, config.distillation.threads, outputs) as executor:
         trained = distill_students(
             config, teacher, prefect_runner(executor, config.execution.retries)
         )

@@ -17,7 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from pipeline.executor import Executor, Work
-from pipeline.running import LASTING, Runner, progress_bar, raise_failures, stopping
+from pipeline.running import LASTING, Runner, progress_bar, raise_failures, stopping, until_full
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
     """
 
     def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
-        progress = _Progress(description, len(jobs))
+        progress, serve = _Progress(description, len(jobs)), until_full(executor)
         with (
             progress_bar(executor, jobs, description, progress.show) as finished,
             _threads(executor.workers) as threads,
@@ -45,7 +45,7 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
                     persist_result=False,
                 )
                 def one() -> Any:
-                    result = executor.run(work, job)
+                    result = serve(work, job)
                     finished(job)
                     return result
 

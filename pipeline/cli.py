@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pipeline import cores
 from pipeline.config import Config, load_config, parse_overrides
-from pipeline.errors import BadShardError, UserError
+from pipeline.errors import BadShardError, TryAgainError, UserError
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -52,7 +52,7 @@ def report_errors() -> Iterator[Outcome]:
     except BadShardError as error:
         outcome.code = _fail(f"{error}: a shard of the dataset `verify --repair` makes again", 2)
     except UserError as error:
-        outcome.code = _fail(str(error), 2)
+        outcome.code = _fail(str(error), 1 if isinstance(error, TryAgainError) else 2)
     except KeyboardInterrupt:
         outcome.code = _fail(GO_ON, 130)
     except (RuntimeError, OSError, FloatingPointError) as error:
@@ -271,7 +271,9 @@ def _distill(config: Config, options: argparse.Namespace) -> int:
 
     with joined(config.execution.device) as rank_device:
         teacher = check(config)
-        with open_runner(config, config.distillation.threads, rank_device) as run:
+        with open_runner(
+            config, config.distillation.threads, rank_device, ("dataset", "students")
+        ) as run:
             trained = distill_students(config, teacher, run)
         if is_first():
             report_distillation(config, trained)

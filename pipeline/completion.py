@@ -64,7 +64,7 @@ def fitting_preset(source: str, arguments: Mapping[str, Any], shape: tuple[int, 
 def read_names(path: Path) -> list[str]:
     """Class names from a JSON list or a text file with one name a line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"teacher.class_names: {path} cannot be read: {error}") from error

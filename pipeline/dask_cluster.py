@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,14 +33,17 @@ TOPIC = "dreamshard"  # of Dask's event log, which keeps the last 100,000 events
 class DaskCluster:
     """Jobs as Dask tasks. A worker that is lost loses its job to another; Dask sees to that."""
 
-    def __init__(self, address: str, device: str, workers: int | None, output: str) -> None:
+    def __init__(
+        self, address: str, device: str, workers: int | None, outputs: Mapping[str, str]
+    ) -> None:
         """Connect, and ask every worker whether it can do this run's work.
 
         Args:
             address: of the scheduler, such as ``tcp://10.0.0.1:8786``.
             device: ``auto`` is decided by each worker.
             workers: jobs given to the cluster at once; None for as many as it has workers.
-            output: a directory or URL that the workers have to share with this process.
+            outputs: directories or URLs that the workers have to share with this process, by the
+                parameter that names each.
 
         Raises:
             UserError: nothing answers there, or a worker must not do this work.
@@ -53,7 +56,7 @@ class DaskCluster:
         self._stopped = False
         self._client = _connect(address)
         try:
-            self._inspect(output)
+            self._inspect(outputs)
         except BaseException:
             self._client.close()
             raise
@@ -100,11 +103,14 @@ class DaskCluster:
     def close(self) -> None:
         self._client.close()
 
-    def _inspect(self, output: str) -> None:
+    def _inspect(self, outputs: Mapping[str, str]) -> None:
         """Before any work: every worker there now is one that can do it."""
-        with _witness(output) as witness:
+        with contextlib.ExitStack() as held:
+            witnesses = {
+                key: held.enter_context(_witness(key, place)) for key, place in outputs.items()
+            }
             answers = self._client.run(
-                _problem, self._software, self._device, witness, on_error="return"
+                _problem, self._software, self._device, witnesses, on_error="return"
             )
         if not answers and self._wanted is None:
             raise UserError(
@@ -150,8 +156,9 @@ async def _ask(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _witness(output: str) -> Iterator[str]:
-    """A file in ``output``, or in what there is above it, for as long as the block."""
+def _witness(key: str, output: str) -> Iterator[str]:
+    """A file in ``output``, which ``key`` names, or in what there is above it: while the block
+    lasts."""
     root = place = location(output)
     while isinstance(place, Path) and not place.is_dir():
         place = place.parent
@@ -159,7 +166,7 @@ def _witness(output: str) -> Iterator[str]:
     try:
         write_bytes(file, b"")
     except OSError as error:
-        raise UserError(f"paths.dataset {root} cannot be written: {error}") from error
+        raise UserError(f"{key} {root} cannot be written: {error}") from error
     try:
         yield str(file)
     finally:
@@ -172,7 +179,7 @@ def _witness(output: str) -> Iterator[str]:
 def _serve(work: Work, job: Any, device: str, software: dict[str, str]) -> Any:
     """A task: refuse what would be recorded wrongly, then do the job as any other worker would."""
     worker = get_worker()
-    problem = _problem(software, device, None, worker)
+    problem = _problem(software, device, {}, worker)
     if problem is not None:  # of a worker that came after the run had begun
         raise UserError(f"the Dask worker {worker.address} {problem}")
     try:
@@ -182,7 +189,7 @@ def _serve(work: Work, job: Any, device: str, software: dict[str, str]) -> Any:
 
 
 def _problem(
-    software: dict[str, str], device: str, witness: str | None, dask_worker: Worker
+    software: dict[str, str], device: str, witnesses: Mapping[str, str], dask_worker: Worker
 ) -> str | None:
     """Why this worker must not work for a run of ``software``, or None. Dask fills in the last."""
     threads = dask_worker.state.nthreads
@@ -197,16 +204,16 @@ def _problem(
             )
     if device == "cuda" and _device("auto") != "cuda":
         return "has no CUDA device and execution.device is cuda: use cpu or auto"
-    if witness is not None:
+    for key, witness in witnesses.items():
         try:
             if not exists(location(witness)):
                 return (
-                    f"does not see what this run writes to paths.dataset (it looks for {witness} "
+                    f"does not see what this run writes to {key} (it looks for {witness} "
                     f"from {Path.cwd()}): share that directory under the same path, start the "
                     "worker where the run starts, or name a URL"
                 )
         except (OSError, UserError) as error:
-            return f"cannot open paths.dataset: {error}"
+            return f"cannot open {key}: {error}"
     return None
 
 

@@ -10,5 +10,9 @@ class UserError(Exception):
     """A wrong parameter, file or teacher. Commands print its text as one line and exit with 2."""
 
 
+class TryAgainError(UserError):
+    """Nothing is wrong with the input: what stands in the way may be over later. Exit code 1."""
+
+
 class BadShardError(UserError):
     """A tar, or an image in it, that is not what this project writes or reads."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import TryAgainError, UserError
 
 SCHEMES = ("torchvision", "timm", "hf", "hub")
 PRETRAINED = "pretrained"
@@ -157,7 +157,7 @@ def _fetched(url: str, role: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), digest or None, progress=False)
         except Exception as error:
-            raise UserError(
+            raise TryAgainError(
                 f"{role}.weights: {path.name} is not in the cache of torch.hub "
                 f"and cannot be fetched ({type(error).__name__})"
             ) from error
@@ -188,7 +188,7 @@ def _transformers_builder(name: str, role: str) -> Callable[..., nn.Module]:
             config, trust_remote_code=False
         )
         network.register_forward_hook(_only_logits)
-        return network.float()
+        return network
 
     return factory
 
@@ -201,7 +201,7 @@ def _only_logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
 def required_file(name: str, file: str, role: str) -> Path:
     path = hugging_face_file(name, file)
     if path is None:
-        raise UserError(
+        raise TryAgainError(
             f"{role}: {file} of {name} is neither a local file nor in the Hugging Face cache, "
             "and cannot be fetched"
         )

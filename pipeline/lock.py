@@ -11,8 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import TryAgainError, UserError
 from pipeline.storage import Location
+
+
+class NoLockError(UserError):
+    """Where the lock would be, none can be taken by anyone."""
 
 
 @contextlib.contextmanager
@@ -29,22 +33,29 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
         shared: other shared holders are welcome; runs on parts of one dataset are.
 
     Raises:
-        UserError: another run holds it.
+        TryAgainError: another run holds it.
+        NoLockError: there can be no lock.
     """
     if not isinstance(directory, Path):
         yield
         return
     directory = directory.resolve()
     path = directory.parent / f".{directory.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with contextlib.ExitStack() as opened:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = opened.enter_context(path.open("a+"))
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise TryAgainError(
                 f"{key} {directory} is in use by another run ({_holder(path)}): "
                 "wait for it, stop it, or choose another directory"
             ) from None
+        except OSError as error:
+            raise NoLockError(
+                f"{key} {directory}: its lock {path} cannot be taken ({error.strerror}): name a "
+                "directory inside one that can be written, on a file system with locks"
+            ) from error
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
@@ -57,7 +68,7 @@ def reading(directory: Location, key: str) -> Iterator[None]:
     """Keep others from changing ``directory`` for the length of the block; what lies where nothing
     can be written is read without."""
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(NoLockError):
             held.enter_context(locked(directory, key, shared=True))
         yield
 

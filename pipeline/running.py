@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sys
 import threading
@@ -31,9 +32,13 @@ log = logging.getLogger(__name__)
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
 # Their message says all; any other error is for us to mend, and needs its traceback.
 EXPLAINED = (*LASTING, WorkerDied)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
+
+
+Serve = Callable[[Work, Any], Any]
 
 
 class JobsFailed(RuntimeError):
@@ -42,32 +47,38 @@ class JobsFailed(RuntimeError):
 
 @contextlib.contextmanager
 def open_runner(
-    config: Config, threads: int = 1, rank_device: str | None = None
+    config: Config,
+    threads: int = 1,
+    rank_device: str | None = None,
+    outputs: Sequence[str] = ("dataset",),
 ) -> Iterator[Runner]:
     """A runner on the devices that ``execution`` names, for jobs of ``threads`` CPU threads; or of
-    a process of torchrun's, on ``rank_device``."""
+    a process of torchrun's, on ``rank_device``. ``outputs`` are the fields of ``paths`` whose files
+    the jobs read and write."""
     if rank_device is not None:
         yield rank_runner(rank_device)
         return
-    with open_executor(config, threads) as executor:
+    with open_executor(config, threads, outputs) as executor:
         yield local_runner(executor, config.execution.retries)
 
 
 @contextlib.contextmanager
-def open_executor(config: Config, threads: int) -> Iterator[Executor]:
+def open_executor(
+    config: Config, threads: int, outputs: Sequence[str] = ("dataset",)
+) -> Iterator[Executor]:
     """The executor that ``execution`` asks for; its workers end with the block."""
     execution = config.execution
     if execution.dask_address is None:
         executor = create_executor(execution.device, execution.workers, threads)
     else:
-        executor = _connect(execution.dask_address, config)
+        executor = _connect(execution.dask_address, config, outputs)
     try:
         yield executor
     finally:
         executor.close()
 
 
-def _connect(address: str, config: Config) -> Executor:
+def _connect(address: str, config: Config, outputs: Sequence[str]) -> Executor:
     try:
         from pipeline.dask_cluster import DaskCluster
     except ImportError as error:
@@ -76,17 +87,19 @@ def _connect(address: str, config: Config) -> Executor:
             "pip install -c constraints.txt -e '.[dask]', or set it to null"
         ) from error
     execution = config.execution
-    return DaskCluster(address, execution.device, execution.workers, config.paths.dataset)
+    places = {f"paths.{name}": str(getattr(config.paths, name)) for name in outputs}
+    return DaskCluster(address, execution.device, execution.workers, places)
 
 
 def local_runner(executor: Executor, retries: int) -> Runner:
     """A runner of plain threads, for where there is no Prefect."""
 
     def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
+        serve = until_full(executor)
         with progress_bar(executor, jobs, description) as finished:
 
             def one(job: Any) -> Any:
-                result = _attempt(executor, work, job, retries)
+                result = _attempt(serve, work, job, retries)
                 finished(job)
                 return result
 
@@ -99,6 +112,24 @@ def local_runner(executor: Executor, retries: int) -> Runner:
             log.error("the first failure:", exc_info=unexplained[0])
         raise_failures(errors, len(jobs))
         return [future.result() for future in futures]
+
+    return run
+
+
+def until_full(executor: Executor) -> Serve:
+    """``executor.run``, until there is no place to write to: what was computed after would be
+    lost, so later jobs fail at once."""
+    full: list[OSError] = []
+
+    def run(work: Work, job: Any) -> Any:
+        if full:
+            raise full[0]
+        try:
+            return executor.run(work, job)
+        except OSError as error:
+            if error.errno in FULL:
+                full.append(error)
+            raise
 
     return run
 
@@ -180,10 +211,10 @@ def progress_bar(
             refresh()
 
 
-def _attempt(executor: Executor, work: Work, job: Any, retries: int) -> Any:
+def _attempt(serve: Serve, work: Work, job: Any, retries: int) -> Any:
     for attempt in range(retries + 1):
         try:
-            return executor.run(work, job)
+            return serve(work, job)
         except LASTING:
             raise
         except Exception as error:

@@ -10,6 +10,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -23,7 +24,7 @@ from pipeline.errors import UserError
 Location = Path | UPath
 """A real local path, or a place on another file system; both join and name their parts alike."""
 
-READERS = 32  # requests under way at once
+REQUESTS = 32  # requests under way at once
 S3_ATTEMPTS = 7  # with the SDK's growing pauses: about half a minute of errors is ridden out
 
 
@@ -139,7 +140,7 @@ def read_many(paths: Sequence[Location]) -> list[bytes | None]:
         return [_read_if_there(path) for path in paths]
     names = [path.path for path in paths if isinstance(path, UPath)]
     with _asking(paths[0]):
-        found = paths[0].fs.cat_ranges(names, None, None, batch_size=READERS, on_error="return")
+        found = paths[0].fs.cat_ranges(names, None, None, batch_size=REQUESTS, on_error="return")
         for result in found:
             if isinstance(result, BaseException) and not isinstance(result, FileNotFoundError):
                 raise result
@@ -207,9 +208,9 @@ def remove_all(root: Location, names: Iterable[str]) -> None:
     if isinstance(root, Path):
         for name in names:
             (root / name).unlink(missing_ok=True)
-    elif paths := [(root / name).path for name in names]:
-        with _asking(root), contextlib.suppress(FileNotFoundError):
-            root.fs.rm(paths)
+    else:  # each by itself: `rm` of many takes brackets for patterns, and ends at one that is gone
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            list(pool.map(lambda name: remove(root / name), names))
 
 
 def digest_bytes(data: bytes) -> str:

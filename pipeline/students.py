@@ -10,7 +10,7 @@ from pipeline.adaptive import synthesize
 from pipeline.augmentation import GROUP
 from pipeline.config import Config
 from pipeline.distillation import DistillJob, distill, is_trained
-from pipeline.errors import UserError
+from pipeline.errors import TryAgainError, UserError
 from pipeline.lock import locked, reading
 from pipeline.ranks import from_first, is_first, own_share
 from pipeline.running import Runner
@@ -58,7 +58,13 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
                 held.enter_context(reading(location(noise.paths.dataset), "paths.dataset"))
             jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
         todo = from_first(lambda: _todo(directory, jobs))
-        return run(distill, todo, "distillation") if todo else []
+        if not todo:
+            return []
+        try:
+            return run(distill, todo, "distillation")
+        finally:
+            if is_first():
+                _refuse_changed(config, todo)
 
 
 def check_distillation(config: Config, teacher: Teacher) -> None:
@@ -128,6 +134,25 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
         )
         for seed in seeds
     ]
+
+
+def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
+    """Runs of shard ranges share the dataset with those who read it: what they changed meanwhile,
+    these students have seen before and after."""
+    root = location(config.paths.dataset)
+    ours = [job for job in jobs if job.name.startswith(f"{STUDENT}-")]
+    try:
+        now = dataset_digest(root, range(len(plan_of(config))))
+    except UserError:  # a shard is being made again
+        now = ""
+    if any(job.dataset != now for job in ours):
+        for job in ours:
+            remove(job.record)
+            remove(job.checkpoint)
+        raise TryAgainError(
+            f"paths.dataset {root} was changed while students learnt from it: make it whole with "
+            "synthesize, then run this command again"
+        )
 
 
 def _todo(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:

@@ -41,7 +41,7 @@ from pipeline.config import (
     SynthesisConfig,
 )
 from pipeline.engine import Engine
-from pipeline.errors import UserError
+from pipeline.errors import TryAgainError, UserError
 from pipeline.filtering import Flaw, Kept, Rules, flaw_counts, invert_surely
 from pipeline.imitation import FeatureMaps, Imitation
 from pipeline.libraries import split
@@ -477,7 +477,7 @@ def _cached_engine(
     student = None
     if competitor is not None:
         if digest_file(competitor.weights) != competitor.sha256:
-            raise UserError(
+            raise TryAgainError(
                 f"{competitor.weights} is not the student that the round began with: "
                 "another run trained it anew; run the same command again"
             )

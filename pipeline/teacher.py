@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline import cores
 from pipeline.config import TeacherConfig
-from pipeline.errors import UserError
+from pipeline.errors import TryAgainError, UserError
 from pipeline.libraries import split
 from pipeline.seeding import seed_all
 from pipeline.sources import (
@@ -116,7 +116,7 @@ def cached_teacher(section: str, digest: str, device: str) -> Teacher:
     """A worker serves many jobs with one teacher. ``section`` is its config as JSON."""
     loaded = load_teacher(TeacherConfig.model_validate_json(section), torch.device(device))
     if loaded.digest != digest:
-        raise UserError(
+        raise TryAgainError(
             "the teacher is not the one that the run began with: run the same command again"
         )
     return loaded

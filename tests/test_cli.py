@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.__main__ import main as flow
 from pipeline import adaptive
 from pipeline.cli import main, parse_range
-from pipeline.errors import UserError
+from pipeline.errors import TryAgainError, UserError
 from pipeline.sources import read_state_dict
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
 
@@ -444,6 +445,14 @@ def test_an_agreement_that_is_no_share(
     assert "--agreement is" in text
 
 
+def test_the_flow_of_the_students_only_reads_the_dataset(
+    params: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.__main__._run", lambda *arguments: None)
+    assert flow(["distill", "--params", str(params)]) == 0
+    assert not dataset(tiny).exists()
+
+
 @pytest.mark.parametrize("seconds", ["0", "inf", "nan"])
 def test_a_trial_of_no_time(capsys: pytest.CaptureFixture[str], params: Path, seconds: str) -> None:
     text = refused(capsys, "probe", "--params", str(params), "--seconds", seconds)
@@ -456,6 +465,8 @@ def test_a_trial_of_no_time(capsys: pytest.CaptureFixture[str], params: Path, se
         (KeyboardInterrupt(), 130, "run the same command again"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (RuntimeError("two\nlines"), 1, "two lines"),
+        (UserError("a wrong value"), 2, "a wrong value"),
+        (TryAgainError("in use"), 1, "in use"),
         (FloatingPointError("the loss is nan"), 1, "the loss is nan"),
     ],
 )

@@ -95,6 +95,7 @@ def test_bytes_for_people(count: float, text: str) -> None:
     [
         (0.123, "0.12 s"),
         (99, "99 s"),
+        (99.7, "2 min"),
         (100, "2 min"),
         (3570, "1 h 0 min"),
         (3600 * 47 + 60, "47 h 1 min"),
@@ -113,6 +114,14 @@ def test_a_dataset_is_no_larger_than_estimated(tiny: Params, soft_labels: bool) 
     estimate = dataset_bytes(400, 2, sample_bytes(parse_config(params)))
     found = sum(path.stat().st_size for path in dataset(params).glob("*/*"))
     assert 0.7 * estimate < found < 1.1 * estimate
+
+
+def test_no_dataset_of_small_shards_is_larger_than_estimated(tiny: Params) -> None:
+    """Then what a shard takes beside its images is most of it."""
+    params = changed(tiny, {"synthesis.images": 12, "synthesis.shard_size": 2})
+    make(params)
+    estimate = dataset_bytes(12, 6, sample_bytes(parse_config(params)))
+    assert sum(path.stat().st_size for path in dataset(params).glob("*/*")) < estimate
 
 
 @pytest.mark.parametrize("rounds", [0, 2])

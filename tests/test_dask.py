@@ -48,7 +48,7 @@ def executor(cluster: LocalCluster, tmp_path: Path) -> Iterator[DaskCluster]:
 
 
 def connect(cluster: LocalCluster, output: Path | str, device: str = "auto") -> DaskCluster:
-    return DaskCluster(cluster.scheduler_address, device, None, str(output))
+    return DaskCluster(cluster.scheduler_address, device, None, {"paths.dataset": str(output)})
 
 
 def on_dask(params: Params, cluster: LocalCluster, **changes: Any) -> Params:
@@ -183,7 +183,7 @@ def test_a_cluster_without_workers_and_then_without_a_scheduler(
     with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
         with pytest.raises(UserError, match="has no workers"):
             connect(empty, tmp_path)
-        waiting = DaskCluster(empty.scheduler_address, "auto", 3, str(tmp_path))
+        waiting = DaskCluster(empty.scheduler_address, "auto", 3, {"paths.dataset": str(tmp_path)})
         assert waiting.workers == 3
         thread = threading.Thread(target=run)
         thread.start()
@@ -224,6 +224,9 @@ def test_a_worker_without_what_the_run_needs_is_refused(
     with pytest.raises(UserError, match="has no CUDA device"):
         connect(cluster, tmp_path, "cuda")
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"does not see what this run writes to paths\.students"):
+        places = {"paths.dataset": str(ROOT), "paths.students": "students"}
+        DaskCluster(cluster.scheduler_address, "auto", None, places).close()
     with pytest.raises(UserError, match=r"does not see what this run writes to paths\.dataset"):
         connect(cluster, "dataset")
     assert not list(tmp_path.iterdir())

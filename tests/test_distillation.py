@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline import streaming, training
+from pipeline.adaptive import synthesize
 from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
 from pipeline.config import DistillationConfig, parse_config
 from pipeline.distillation import DistillJob, distill, is_trained
-from pipeline.errors import BadShardError, UserError
-from pipeline.lock import locked, reading
+from pipeline.errors import BadShardError, TryAgainError, UserError
+from pipeline.lock import NoLockError, locked, reading
 from pipeline.ranks import WHOLE, Share
 from pipeline.running import JobsFailed, open_runner
 from pipeline.shards import decode_image, read_tar
@@ -662,11 +663,37 @@ def test_nobody_changes_a_dataset_that_students_learn_from(made: Params) -> None
     assert make(other) == [0, 1]
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_students_of_images_that_a_range_run_changed_meanwhile_do_not_count(
+    made: Params, half: bool
+) -> None:
+    config, teacher = load(made)
+    others = parse_config(changed(made, {"synthesis.seed": 7}))
+
+    def run(work: Any, jobs: list[Any], description: str) -> list[Any]:
+        rows = [work(job, "cpu", lambda images: None) for job in jobs]
+        with open_runner(others) as other:
+            synthesize(others, other, range(0, 1))
+        if half:
+            (dataset(made) / "metadata" / "000000.json").unlink()
+        return rows
+
+    with pytest.raises(TryAgainError, match="was changed while students learnt from it"):
+        distill_students(config, teacher, run)
+    make(made)
+    assert not is_trained(job_of(made))
+
+
 def test_a_dataset_where_nothing_can_be_written_is_read_without_a_lock() -> None:
     nowhere = Path("/proc/dreamshard/dataset")  # not even root can write there
     with reading(nowhere, "paths.dataset"):
         pass
-    with pytest.raises(OSError), locked(nowhere, "paths.dataset", shared=True):
+    with (
+        pytest.raises(
+            NoLockError, match=r"paths.dataset .*\.dataset\.lock cannot be taken \(No such"
+        ),
+        locked(nowhere, "paths.dataset", shared=True),
+    ):
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -15,6 +16,11 @@ from pipeline import executor as executors
 from pipeline.errors import UserError
 from pipeline.executor import InProcess, PerDevice, Stopped, create_executor
 from pipeline.running import JobsFailed, local_runner
+
+
+@dataclass
+class Job:
+    images: int = 1
 
 
 def test_stop_ends_its_own_workers_and_nobody_elses() -> None:
@@ -45,6 +51,19 @@ def test_stop_ends_its_own_workers_and_nobody_elses() -> None:
     assert bystander.is_alive()
     bystander.kill()
     bystander.join()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_nothing_is_begun_once_a_disk_is_full(number: int) -> None:
+    begun = []
+
+    def work(job: Job, device: str, report: Callable[[float], None]) -> None:
+        begun.append(job)
+        raise OSError(number, "as it is")
+
+    with pytest.raises(JobsFailed, match=r"3 of 3 jobs failed; the first: \[Errno"):
+        local_runner(InProcess("cpu"), retries=2)(work, [Job()] * 3, "naps")
+    assert len(begun) == (1 if number == errno.ENOSPC else 3)
 
 
 @pytest.mark.parametrize(("workers", "given"), [(None, ["0", "4", "7"]), (2, ["0", "4"])])
@@ -89,10 +108,6 @@ def test_a_worker_has_its_environment() -> None:
 def test_only_an_error_that_does_not_explain_itself_has_a_traceback(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @dataclass
-    class Job:
-        images: int = 1
-
     attempts = []
 
     def work(job: Job, device: str, report: Callable[[float], None]) -> None:

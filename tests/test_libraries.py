@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.completion import read_names
 from pipeline.config import Config, parse_config
 from pipeline.descriptions import describe
 from pipeline.errors import UserError
@@ -160,6 +161,11 @@ def test_timm_weights_of_a_local_folder(tmp_path: Path, tiny: Params) -> None:
     teacher = check(config)
     assert torch.equal(teacher.network.conv1[0].weight, network.conv1[0].weight)  # type: ignore[index, union-attr]
     assert public_source(section["source"]) == "timm:local-dir:mynet"
+
+
+def test_names_of_a_file_that_begins_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert read_names(tmp_path / "names.txt") == ["cat", "dog"]
 
 
 def test_a_hugging_face_classifier(vit_folder: Path, tiny: Params) -> None:

@@ -30,6 +30,7 @@ from pipeline.storage import (
     location,
     read_bytes,
     read_many,
+    remove_all,
     replacing,
     size_of,
     write_bytes,
@@ -118,6 +119,14 @@ def test_what_a_store_cannot_do_names_the_file(memory: Any, monkeypatch: Any) ->
         read_bytes(location("memory://tank/x"))
     with pytest.raises(OSError, match=said):
         read_many([location("memory://tank/x")])
+
+
+def test_files_at_a_url_are_removed_whatever_their_names_and_the_others(memory: Any) -> None:
+    root = location("memory://tank/run[1]")
+    for name in ("a", "b", "c*"):
+        write_bytes(root / name, b"x")
+    remove_all(root, ["a", "gone", "c*"])
+    assert list(listing(root)) == ["b"]
 
 
 def test_no_lock_at_a_url(memory: Any) -> None:
