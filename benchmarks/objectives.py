@@ -102,7 +102,7 @@ def student_accuracy(
     with training:
         for number, batch in enumerate(batches(pixels, config.batch_size, config.steps)):
             training.step(number, batch)
-    network = training.published(iter(pixels.split(config.batch_size))).eval()
+    network = training.published().eval()
     return accuracy(network, pairs(real.pixels, real.labels))
 
 
@@ -117,7 +117,10 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
     seconds = time.perf_counter() - started
     features = outputs(real.trunk, pixels)
     config = DistillationConfig(
-        steps=options.steps, threads=options.threads, optimizer=options.optimizer
+        steps=options.steps,
+        threads=options.threads,
+        optimizer=options.optimizer,
+        temperature=options.temperature,
     )
     return {
         "teacher": options.teacher,
@@ -145,6 +148,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000, help="of the student")
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--optimizer", choices=["muon", "sgd"], default="muon")
+    parser.add_argument("--temperature", type=float, default=50.0, help="of Eq. 1")
     parser.add_argument("--epochs", type=int, default=10, help="of the teacher")
     parser.add_argument("--threads", type=int, default=1)
     with report_errors() as outcome:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def main() -> int:
     cores.use(options.threads)
     with tempfile.TemporaryDirectory() as directory:
         rates = measure(options, write_shards(Path(directory)))
-    report = {
+    report: dict[str, Any] = {
         "sources": {name: summarise(values, rates["memory"]) for name, values in rates.items()},
         "options": vars(options),
         "load": [round(value, 2) for value in os.getloadavg()],

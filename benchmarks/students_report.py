@@ -101,10 +101,10 @@ def table(rows: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> str
     every = {str(number): r for number, r in enumerate(results) if r["row"] != REAL}
     kinds = [predictions(kind) for kind in (learnt(rows), learnt(every), every)]
     for measure in sorted(kinds[-1], key=lambda name: -abs(kinds[-1][name][0])):
-        values = (
+        cells = [
             "{:+.2f} ({})".format(*kind[measure]) if measure in kind else "-" for kind in kinds
-        )
-        lines.append(f"| {measure} | {MEASURES[measure]} | {' | '.join(values)} |")
+        ]
+        lines.append(f"| {measure} | {MEASURES[measure]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

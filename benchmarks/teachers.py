@@ -112,6 +112,7 @@ def _hugging_face(name: str, row: Row, out: Path) -> Path:
     common: dict[str, Any] = {"num_channels": channels, "id2label": labels}
     common["label2id"] = {text: index for index, text in labels.items()}
     small: dict[str, Any] = {"depths": [1, 1], "hidden_sizes": [16, 32]}
+    config: Any
     model: Any
     if name == "hf-resnet":
         config = transformers.ResNetConfig(embedding_size=16, layer_type="basic", **small, **common)
@@ -133,7 +134,11 @@ def _hugging_face(name: str, row: Row, out: Path) -> Path:
     model.register_forward_hook(lambda module, inputs, output: output.logits)
     calibrate(model, row.shape)
     model.save_pretrained(out / name)
-    processor = {"do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255}
+    processor: dict[str, Any] = {
+        "do_normalize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+    }
     processor |= {"image_mean": [0.45] * channels, "image_std": [0.25] * channels}
     processor |= {"size": {"height": height, "width": width}}
     (out / name / "preprocessor_config.json").write_text(json.dumps(processor))

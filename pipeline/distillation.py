@@ -166,7 +166,7 @@ def student_problem(output: Location) -> str | None:
     return None
 
 
-def distill(job: DistillJob, device: str, report: Callable[[float], None]) -> dict[str, float]:
+def distill(job: DistillJob, device: str, report: Callable[[float], object]) -> dict[str, float]:
     """Train one student to ``job.output``; go on from its checkpoint where there is one.
 
     Where torchrun started this process, all of them call this together, and the first one writes.
