@@ -185,13 +185,14 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
 
 {images} images of {config.teacher.classes} classes in {len(entries)} shards, \
 {shape.channels} x {shape.height} x {shape.width}. No real image was used: each was optimised \
-until the teacher gave it the label it carries (DeepInversion, Yin et al., CVPR 2020).
+for the label it carries (DeepInversion, Yin et al., CVPR 2020).
 
 | | |
 |---|---|
 | teacher | `{public_source(config.teacher.source)}`, sha256 `{teacher_digest[:16]}...` |
 | its licence | {config.teacher.license or "not stated by its source"} |
-| its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)} |
+| its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)}\
+{f"; real images are resized to it with {shape.interpolation}" if shape.interpolation else ""} |
 | objective | `{config.synthesis.objective.preset}`, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 | label that the teacher confirms | {agreement:.1%} of images |

@@ -183,6 +183,7 @@ def test_a_network_in_half_precision_is_taken_in_float32(tiny: Params, source: s
     assert {weight.dtype for weight in teacher.network.parameters()} == {torch.float32}
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_torchscript_is_refused(tiny: Params, source: str) -> None:
     params = changed(tiny, {"teacher.source": f"{source}scripted", "teacher.weights": None})
     with pytest.raises(UserError, match="TorchScript"):
