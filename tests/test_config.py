@@ -59,6 +59,18 @@ def test_the_example_is_valid() -> None:
     assert config.synthesis.images == 2000
 
 
+@pytest.mark.parametrize("name", ["own", "cifar10", "imagenet"])
+def test_the_other_examples_are_valid_and_have_what_dvc_asks_for(name: str) -> None:
+    path = EXAMPLE.parent / "examples" / f"{name}.yaml"
+    assert load_config(path).adaptive.rounds == 0
+    values = YAML(typ="safe", pure=True).load(path)
+    stages = YAML(typ="safe", pure=True).load(EXAMPLE.with_name("dvc.yaml"))["stages"]
+    sections = {section for stage in stages.values() for section in stage.get("params", [])}
+    assert sections <= set(values)
+    assert {"dataset", "students", "reports"} <= set(values["paths"])
+    assert "weights" in values["teacher"] and "data" in values["evaluation"]
+
+
 def test_the_example_shows_every_key_and_no_other() -> None:
     model = keys_of(Config)
     values = YAML(typ="safe", pure=True).load(EXAMPLE)
