@@ -141,7 +141,10 @@ def check_classes(
         raise UserError(_refusal(network, shape, role, error)) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         kind = f"{logits.ndim} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the {role} must return logits [batch, classes], and returns {kind}")
+        raise UserError(
+            f"the {role} must return logits [batch, classes], and returns {kind}: let its factory "
+            "wrap it"
+        )
     if logits.shape[1] != classes:
         raise UserError(
             f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits"
