@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline import depthwise
 from pipeline.depthwise import UnitStride
+from pipeline.engine import Engine
+from pipeline.objective import Objective
+from tests.conftest import Params, load
 
 
 def both_ways(layer: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -56,3 +62,21 @@ def test_the_strided_gradient_is_never_taken() -> None:
 def test_other_convolutions_keep_their_bytes(layer: nn.Module) -> None:
     (expected, gradient), (found, ours) = both_ways(layer, torch.randn(2, 4, 9, 9))
     assert torch.equal(found, expected) and torch.equal(ours, gradient)
+
+
+def test_an_engine_in_bfloat16_computes_within_it(
+    tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = depthwise.conv2d
+
+    def watched(*arguments: Any, **options: Any) -> Tensor:
+        seen.append(arguments)
+        result: Tensor = real(*arguments, **options)
+        return result
+
+    monkeypatch.setattr(depthwise, "conv2d", watched)
+    for precision, called in (("float32", False), ("bfloat16", True)):
+        with Engine(load(tiny)[1], Objective(), precision) as engine:  # type: ignore[arg-type]
+            engine.step(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), torch.ones(2, 2))
+        assert bool(seen) == called

@@ -38,6 +38,7 @@ from pipeline.streaming import ordered_batches
 from pipeline.synthesis import plan_of
 from pipeline.teacher import Teacher
 from pipeline.verification import verify
+from pipeline.warm import Pool
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -487,3 +488,32 @@ def test_of_twice_as_many_those_are_kept_that_the_teacher_is_less_sure_of(tiny: 
         return math.fsum(row["teacher_entropy"] for row in rows(params)) / 20
 
     assert mean_entropy(half) > 1.2 * mean_entropy(whole)
+
+
+def test_new_attempts_start_from_the_pool_too(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[Any] = []
+    real = filtering.invert
+
+    def watched(*arguments: Any) -> Any:
+        pools.append(arguments[-1])
+        return real(*arguments)
+
+    monkeypatch.setattr(filtering, "invert", watched)
+    pool = Pool(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([0]), 0.5)
+    with Engine(teacher, Objective(flip=False)) as engine, pytest.raises(UserError):
+        invert_surely(
+            engine, torch.tensor([0, 1]), 7, 1, Rules(attempts=3, min_confidence=1.0), pool=pool
+        )
+    assert pools == [pool] * 3
+
+
+def test_what_diverged_is_no_part_of_the_curve(teacher: Teacher, starts: Any) -> None:
+    def broken(call: int, images: Tensor) -> None:
+        if call == 0:
+            images[2] = torch.nan
+
+    starts(broken)
+    kept = surely(teacher)
+    assert all(math.isfinite(v) for p in kept.images.curve for v in p.values())

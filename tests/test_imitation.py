@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.cifar10 import resnet
+from pipeline import training as steps
 from pipeline.config import DistillationConfig
 from pipeline.errors import UserError
 from pipeline.imitation import FeatureMaps, Imitation
@@ -137,3 +138,44 @@ def test_connectors_move_as_far_whatever_the_weight() -> None:
     steps = [moved(weight) for weight in (1.0, 100.0)]
     torch.testing.assert_close(*steps, rtol=1e-3, atol=1e-7)
     assert steps[0].abs().max() > 1e-4
+
+
+def test_connecting_leaves_the_student_alone_and_one_pixel_is_no_map() -> None:
+    student = nn.Sequential(
+        nn.Conv2d(3, 5, 3, 1, 1), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(5, 10),
+    )  # fmt: skip
+    before = copy.deepcopy(student.state_dict())
+    config = DistillationConfig(
+        steps=4, batch_size=4, imitation=1.0, compile=False, precision="float32"
+    )
+    made = Training(teacher(), student, config, seed=0)
+    assert all(
+        torch.equal(before[name], value) for name, value in made.student.state_dict().items()
+    )
+    assert FeatureMaps(student, images()).channels == {(32, 32): 5}
+
+
+def test_connectors_follow_the_schedule() -> None:
+    config = DistillationConfig(
+        steps=10, warmup=5, batch_size=4, imitation=1.0, compile=False, precision="float32"
+    )
+    made = Training(teacher(), slim(), config, seed=0)
+    with made:
+        made.step(0, torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8))
+    assert made._connecting is not None
+    assert made._connecting.param_groups[0]["lr"] == pytest.approx(steps.CONNECTING / 5)
+
+
+def test_gradients_of_all_that_learns_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(steps, "average_gradients", seen.extend)
+    config = DistillationConfig(
+        steps=4, batch_size=4, imitation=1.0, compile=False, precision="float32"
+    )
+    made = Training(teacher(), slim(), config, seed=0)
+    with made:
+        made.step(0, torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8))
+    assert made._imitation is not None
+    learning = [*made.student.parameters(), *made._imitation.parameters()]
+    assert {id(weight) for weight in seen} == {id(weight) for weight in learning}

@@ -335,3 +335,12 @@ def test_a_size_that_does_not_compile_is_eager_whatever_came_before(
     assert [record.getMessage() for record in caplog.records] == [
         "the teacher does not compile here, going on without: AssertionError"
     ]
+
+
+def test_the_curve_ends_near_what_is_judged(teacher: Teacher) -> None:
+    with Engine(teacher, Objective(flip=False)) as engine:
+        result = invert(engine, torch.tensor([0, 1, 2]), 7, 4)
+    for name in ("classification", "tv", "l2", "feature"):
+        assert result.curve[-1][name] == pytest.approx(
+            getattr(result.terms, name).mean().item(), rel=1e-4
+        )

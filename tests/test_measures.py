@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.cli import main
 from pipeline.config import parse_config
+from pipeline.distillation import distill
 from pipeline.diversity import measure, on_foreign
 from pipeline.errors import UserError
-from pipeline.evaluation import check_evaluation, load_student, share
+from pipeline.evaluation import check_evaluation, evaluate, load_student, share
 from pipeline.measures import frechet_distance, likeness, mean_cosine, nearest, vendi_score
 from pipeline.streaming import ordered_batches
-from pipeline.students import STUDENT
+from pipeline.students import STUDENT, student_jobs
 from pipeline.training import distillation_loss
-from tests.conftest import Params, changed, load, write_blobs, write_params
+from tests.conftest import Params, changed, dataset, load, write_blobs, write_params
 
 
 def test_spread_of_known_sets() -> None:
@@ -150,3 +152,32 @@ def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> No
 def test_no_dataset(tiny: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", "--params", str(write_params(tiny, tmp_path / "p.yaml"))]) == 2
     assert "run synthesize first" in capsys.readouterr().err
+
+
+def test_what_is_said_of_a_student(made: Params, tmp_path: Path) -> None:
+    write_blobs(tmp_path / "real.tar", 30)
+    params = changed(made, {"evaluation.data": str(tmp_path / "real.tar")})
+    config, teacher = load(params)
+    distill(student_jobs(config, teacher)[0], "cpu", lambda images: None)
+    student = load_student(config, teacher, STUDENT, 0)
+
+    def said(paths: list[Path]) -> tuple[Tensor, ...]:
+        pixels, labels = (
+            torch.cat(parts) for parts in zip(*ordered_batches(paths, 99), strict=True)
+        )
+        shown = teacher.preprocessing.normalise(pixels)
+        with torch.no_grad():
+            return student(shown), teacher.network(shown), labels
+
+    ours, theirs, labels = said(sorted((dataset(made) / "train").glob("*.tar")))
+    report, _ = measure(config, teacher)
+    differ = ours.argmax(1) != theirs.argmax(1)
+    assert report["student_disagreement"] == pytest.approx(differ.double().mean().item(), rel=1e-5)
+    assert 0 < report["student_disagreement"] != (ours.argmax(1) != labels).double().mean().item()
+    chances = theirs.double().softmax(1).sort(1, descending=True).values
+    assert report["teacher_margin"] == pytest.approx(
+        (chances[:, 0] - chances[:, 1]).mean().item(), rel=1e-4
+    )
+    ours, theirs, _ = said([tmp_path / "real.tar"])
+    found = evaluate(config, teacher)
+    assert found["agreement"] == share(ours.argmax(1), theirs.argmax(1))

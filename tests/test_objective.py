@@ -286,18 +286,27 @@ def test_gradients_of_a_constant_image_are_finite(form: FeatureForm, value: floa
     assert torch.isfinite(images.grad).all()
 
 
-def test_presets_are_the_published_ones() -> None:
-    cifar10, imagenet = PRESETS["deepinversion-cifar10"], PRESETS["deepinversion-imagenet"]
-    # One norm over the published batch of 256 against a mean of norms: sqrt(256) = 16.
-    assert (cifar10.tv / 16, cifar10.l2 / 16) == pytest.approx((2.5e-5, 3e-8))
-    assert (cifar10.feature, cifar10.learning_rate, cifar10.jitter) == (10.0, 0.05, 2)
-    assert (imagenet.tv / 16, imagenet.l2 / 16) == pytest.approx((1e-4, 1e-5))
-    assert (imagenet.feature, imagenet.learning_rate, imagenet.jitter) == (0.01, 0.25, 30)
-    for data in ("cifar10", "imagenet"):
-        assert PRESETS[f"deepdream-{data}"].feature == 0
-        assert PRESETS[f"deepinversion-{data}"].compete == 0
-        assert PRESETS[f"adaptive-{data}"].compete > 0
-        assert PRESETS[f"deepinversion-{data}"].feature_form == "published"
+# One norm over the published batch of 256 against a mean of norms: sqrt(256) = 16.
+PUBLISHED = {
+    "cifar10": Objective(
+        tv=16 * 2.5e-5, l2=16 * 3e-8, feature=10.0, feature_form="published", start="white",
+        learning_rate=0.05, betas=(0.9, 0.999), warmup=0, schedule="constant", jitter=2,
+        flip=False, clamp=False, compete=0.0,
+    ),
+    "imagenet": Objective(
+        tv=16 * 1e-4, l2=16 * 1e-5, feature=0.01, feature_form="published", start="white",
+        learning_rate=0.25, betas=(0.5, 0.9), warmup=100, schedule="cosine", jitter=30, flip=True,
+        clamp=True, compete=0.0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "compete"), [("cifar10", 10.0), ("imagenet", 0.2)])
+def test_presets_are_the_published_ones(data: str, compete: float) -> None:
+    whole = PUBLISHED[data]
+    assert PRESETS[f"deepinversion-{data}"] == whole
+    assert PRESETS[f"deepdream-{data}"] == replace(whole, feature=0.0)
+    assert PRESETS[f"adaptive-{data}"] == replace(whole, compete=compete)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

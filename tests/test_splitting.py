@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import synthesis
+from pipeline import splitting, synthesis
 from pipeline.config import parse_config
 from pipeline.engine import Engine
 from pipeline.errors import UserError
@@ -28,9 +28,11 @@ from pipeline.plan import Batch, derive_seed, make_plan
 from pipeline.probe import probe_devices
 from pipeline.running import JobsFailed, open_runner
 from pipeline.splitting import Report, _partitions, invert_in_parts
+from pipeline.streaming import ordered_batches
 from pipeline.training import Training
 from pipeline.verification import repair, verify
 from tests.conftest import Params, changed, dataset, load, make, tree
+from tests.test_filtering import cosines, rows
 
 CPU_ERROR = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -206,20 +208,32 @@ def test_candidates_count_against_the_memory(tiny: Params, capacity: Capacity) -
     assert verify(config, teacher, 0.0, lambda images: None) == []
 
 
-def test_a_process_that_knows_the_limit_makes_what_one_that_finds_it_makes() -> None:
+def test_a_process_that_knows_the_limit_makes_what_one_that_finds_it_makes(
+    tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sizes that fail are those above the capacity, in whatever order they are met."""
+    monkeypatch.setattr(splitting, "release", lambda device: None)
+    _, teacher = load(tiny)
 
-    def parts(size: int, capacity: int, too_large: int | None) -> list[int] | None:
-        for partition in _partitions(whole(size, 0)):
-            largest = partition[0].size
-            if largest <= capacity and (too_large is None or largest < too_large):
-                return [part.size for part in partition]
-        return None
+    def sizes(size: int, most: int, known: int | None) -> list[int] | None:
+        def made(part: Any, labels: Tensor, before: list[Any], tell: Any) -> Any:
+            if part.candidates > most:
+                raise ERRORS[0]
+            return part
 
-    for capacity in range(2, 40):
-        for size in range(1, 80):
-            fresh = parts(size, capacity, None)
-            assert all(parts(size, capacity, known) == fresh for known in range(capacity + 1, 90))
+        engine = Engine(teacher, Objective())
+        engine.too_large = known
+        try:
+            found = invert_in_parts(
+                engine, whole(size, 0), torch.zeros(size).long(), made, lambda n: None
+            )
+        except UserError:
+            return None
+        return [part.size for part, _ in found]
+
+    for most, size in itertools.product((2, 3, 4, 5, 8, 13), range(1, 40)):
+        fresh = sizes(size, most, None)
+        assert all(sizes(size, most, known) == fresh for known in (most + 1, most + 2, 2 * most))
 
 
 def test_too_little_memory_for_anything_is_one_error(tiny: Params, capacity: Capacity) -> None:
@@ -356,3 +370,14 @@ def test_what_says_that_memory_is_out() -> None:
         torch.empty(1 << 50)
     with pytest.raises(ValueError, match="other"), enough_memory("buy more"):
         raise ValueError("other")
+
+
+def test_parts_see_each_others_images(tiny: Params, capacity: Capacity) -> None:
+    capacity(3)
+    params = changed(tiny, {"synthesis.max_similarity": 0.3, "synthesis.images": 6})
+    make(params)
+    assert record(params, 0)["batches"] == [3, 3]
+    ((pixels, _),) = ordered_batches([dataset(params) / "train" / "000000.tar"], 12)
+    fine = torch.tensor([row["flaw"] is None for row in rows(params)])
+    assert int(fine.sum()) > 2
+    assert float(cosines(pixels[fine]).max()) <= 0.3 + 1e-6

@@ -215,3 +215,12 @@ def test_a_network_without_batchnorm_is_seen_by_its_input() -> None:
     assert seen.mean.tolist() == pytest.approx(images.mean((0, 2, 3)).tolist())
     assert seen.running_mean.tolist() == pytest.approx([0.5, 0.6])
     assert seen.running_variance.tolist() == [2.0, 3.0]
+
+
+def test_variances_are_never_negative() -> None:
+    layer = nn.BatchNorm2d(64).eval()
+    levels = torch.linspace(900, 1100, 64).view(1, 64, 1, 1).expand(7, 64, 5, 5)
+    with FeatureStatistics(layer) as statistics:
+        layer(levels)
+        (seen,) = statistics.collect()
+    assert seen.variance.min() >= 0

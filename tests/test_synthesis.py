@@ -18,12 +18,14 @@ from ruamel.yaml import YAML
 from pipeline import adaptive, synthesis
 from pipeline.adaptive import finalize, missing_jobs
 from pipeline.config import parse_config
+from pipeline.distillation import distill
 from pipeline.errors import UserError
 from pipeline.plan import make_plan
 from pipeline.provenance import NULLABLE, SCHEMA
 from pipeline.running import JobsFailed
 from pipeline.shards import decode_image, read_tar
 from pipeline.storage import digest_file
+from pipeline.students import student_jobs
 from pipeline.survey import shard_states
 from pipeline.synthesis import Competitor, ShardJob, make_shard, round_objective
 from pipeline.verification import verify
@@ -755,7 +757,22 @@ def test_what_a_round_cannot_do_is_said_before_any_work(
     assert not dataset(competing).exists() or files(dataset(competing)) == []
 
 
-def test_a_finished_dataset_with_rounds_verifies(competing: Params) -> None:
-    make(competing)
-    config, teacher = load(competing)
-    assert verify(config, teacher, 0.0, lambda images: None) == []
+def test_masked_reaches_the_rounds_alone(tiny: Params) -> None:
+    config = parse_config(changed(tiny, {"adaptive.rounds": 1, "adaptive.masked": True}))
+    assert [round_objective(config, round_).masked for round_ in (0, 1)] == [False, True]
+
+
+def test_jobs_compute_with_the_threads_they_are_to(made: Params) -> None:
+    config, teacher = load(made)
+    (student,) = student_jobs(config, teacher)
+    torch.set_num_threads(2)
+    try:
+        distill(student, "cpu", lambda images: None)
+        assert torch.get_num_threads() == 1
+        (dataset(made) / "train/000001.tar").unlink()
+        torch.set_num_threads(2)
+        (shard,) = missing_jobs(config, teacher.digest, 0, None, range(2))
+        make_shard(shard, "cpu", lambda images: None)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline import inversion
 from pipeline.engine import Engine
 from pipeline.inversion import invert
 from pipeline.objective import PRESETS, Objective
@@ -155,3 +156,25 @@ def test_presets_without_batchnorm_use_every_prior() -> None:
     for name in ("normalised", "deepinversion-cifar10"):
         preset = PRESETS[name]
         assert (preset.colour, preset.zoom, preset.coarse) == (0, 1, 0)
+
+
+def test_each_stage_has_a_schedule_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def rate(objective: Objective, iteration: int, iterations: int) -> float:
+        asked.append((iteration, iterations))
+        return 0.1
+
+    monkeypatch.setattr(inversion, "learning_rate", rate)
+    with Engine(teacher_of(flat(8), 8), Objective(coarse=0.6)) as engine:
+        invert(engine, LABELS, 7, 5)
+    assert asked == [(0, 3), (1, 3), (2, 3), (0, 2), (1, 2)]
+
+
+def test_a_flip_is_left_to_right() -> None:
+    views = Views(Objective(jitter=0, flip=True), 20, torch.Generator().manual_seed(0))
+    picture = torch.arange(12.0).view(1, 1, 3, 4)
+    shown = [views.show(picture, iteration) for iteration in range(20)]
+    flipped = [torch.equal(view, picture.flip(3)) for view in shown]
+    assert 0 < sum(flipped) < 20
+    assert all(f or torch.equal(view, picture) for f, view in zip(flipped, shown, strict=True))

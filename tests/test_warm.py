@@ -5,7 +5,7 @@ import torch
 from pipeline.streaming import ordered_batches
 from pipeline.synthesis import plan_of
 from pipeline.teacher import Preprocessing
-from pipeline.warm import Pool
+from pipeline.warm import Pool, earlier_pool
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 PREPROCESSING = Preprocessing(torch.full((1, 1, 1, 1), 0.5), torch.full((1, 1, 1, 1), 0.25))
@@ -73,3 +73,11 @@ def test_adaptive_rounds_go_on_from_earlier_images(tiny: Params) -> None:
     cold = changed(params, {"adaptive.warm": 0.0})
     assert make(cold) == list(layout.of_round(1))
     assert tree(root) != before
+
+
+def test_earlier_shards_take_turns(made: Params) -> None:
+    for number, turn in ((2, 0), (3, 1), (4, 0)):
+        tar = dataset(made) / "train" / f"{turn:06d}.tar"
+        ((pixels, labels),) = ordered_batches([tar], 99)
+        pool = earlier_pool(dataset(made), number, 2, 0.5)
+        assert torch.equal(pool.pixels, pixels) and torch.equal(pool.labels, labels)

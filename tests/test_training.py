@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config import DistillationConfig
+from pipeline.teacher import Preprocessing, Teacher
+from pipeline.training import Training, learning_rate
+from tests.test_muon import batch, network
+
+
+def test_the_rate_of_a_student_warms_up_and_falls_to_zero() -> None:
+    config = DistillationConfig(learning_rate=2.0, warmup=4, steps=20)
+    rates = [learning_rate(config, step) for step in range(21)]
+    assert rates[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert [rates[8], rates[12], rates[20]] == pytest.approx([1 + 0.5**0.5, 1.0, 0.0])
+    short = DistillationConfig(learning_rate=1.0, warmup=100, steps=5)
+    assert [learning_rate(short, step) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
+
+
+def plain(**changes: Any) -> Training:
+    """A student on its way without any augmentation."""
+    one = torch.ones(1, 3, 1, 1)
+    frozen = Teacher(
+        network().eval().requires_grad_(False), Preprocessing(one / 2, one / 4), (3, 8, 8), 4, ""
+    )
+    settings = {
+        "steps": 6, "batch_size": 4, "optimizer": "sgd", "compile": False, "shift": 0,
+        "flip": False, "mixup": 0.0, "cutmix": 0.0, "warmup": 2, "precision": "float32",
+    }  # fmt: skip
+    student = changes.pop("student", network())
+    return Training(frozen, student, DistillationConfig(**{**settings, **changes}), seed=0)
+
+
+def test_each_step_draws_its_own_augmentation() -> None:
+    made = plain(mixup=1.0)
+    first, second, again = (made.step(number, batch(0)).target.clone() for number in (0, 1, 0))
+    assert torch.equal(first, again) and not torch.allclose(first, second)
+
+
+def test_each_step_draws_its_own_dropout() -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 4))
+    made = plain(student=student, learning_rate=1e-9)
+    first, second, again = (made.step(number, batch(0)).logits.clone() for number in (0, 1, 0))
+    torch.testing.assert_close(first, again)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_everything_else_moves_by_nesterovs_momentum_and_decays() -> None:
+    made = plain(weight_decay=0.1, momentum=0.8, learning_rate=0.05)
+    config = DistillationConfig(steps=6, warmup=2, learning_rate=0.05)
+    expected = [nn.Parameter(weight.detach().clone()) for weight in made.student.parameters()]
+    sgd = torch.optim.SGD(expected, 0.05, momentum=0.8, weight_decay=0.1, nesterov=True)
+    for number in range(3):
+        made.step(number, batch(number))
+        sgd.param_groups[0]["lr"] = learning_rate(config, number)
+        for own, weight in zip(expected, made.student.parameters(), strict=True):
+            own.grad = weight.grad
+        sgd.step()
+    for own, weight in zip(expected, made.student.parameters(), strict=True):
+        torch.testing.assert_close(own.detach(), weight.detach())
