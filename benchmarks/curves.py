@@ -4,7 +4,7 @@
 
 ``OUT`` is as for ``benchmarks.students``, and keeps everything: a killed call goes on. Of each
 recipe and number of iterations 2,048 images are made; a student of ``--steps`` learns from them;
-ResNet-32 says how many have their label and how far they are from real ones (Frechet distance in
+ResNet-32 says how many have their label and how far they are from real ones (Fréchet distance in
 its features). The published recipe has a constant learning rate, so that one long run passes
 through all its shorter ones; its images come from the fast engine with the published objective,
 and are clamped to the pixel range as saved images are. Ours, ``examples/cifar10.yaml``, is run anew
@@ -215,7 +215,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line a recipe and mark, the times beside the published recipe's longest."""
     longest = max([row["seconds"] for row in rows if row["recipe"] == PUBLISHED], default=0.0)
     lines = [
-        "| recipe | iterations | seconds | faster | student | Frechet | confirmed |",
+        "| recipe | iterations | seconds | faster | student | Fréchet | confirmed |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -5,7 +5,7 @@
 ``DATA`` and ``OUT`` are as for ``benchmarks.fashion``, whose teachers it takes (and trains). Each
 further argument changes fields of the teacher's default objective. A row has the share of images
 that an independent CNN gives their label, how far their features in it are from those of real
-ones (Frechet distance), how alike images of a class are there (mean cosine), and the real accuracy
+ones (Fréchet distance), how alike images of a class are there (mean cosine), and the real accuracy
 of a student after ``--steps``. Rows are also kept in ``OUT/objectives.jsonl``.
 """
 

@@ -45,7 +45,7 @@ SHOWN = {  # in the plot
     "foreign_loss": "Eq. 1 on images of another recipe (foreign_loss)",
     "statistics_gap": "gap to the teacher's BatchNorm statistics",
     "class_vendi_per_100": "Vendi score within a class, of 100 images",
-    "frechet_distance": "Frechet distance to real images",
+    "frechet_distance": "Fréchet distance to real images",
 }
 
 
@@ -122,21 +122,23 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     every = learnt({str(n): r for n, r in enumerate(results) if r["row"] != REAL})
     found = predictions(every)
     figure, axes = pyplot.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3.4), sharey=True)
+    counts = sorted({row["images"] for row in every.values()})
     for axis, (measure, name) in zip(axes, SHOWN.items(), strict=True):
-        for images in sorted({row["images"] for row in every.values()}):
+        for number, images in enumerate(counts):  # each in its colour, whatever the others measured
             points = [
                 (row[measure], 100 * row["student_accuracy"])
                 for row in every.values()
                 if row["images"] == images and measure in row
             ]
             if points:
-                axis.plot(*zip(*points, strict=True), "o", alpha=0.6, label=f"{images:,} images")
+                label, colour = f"{images:,} images", f"C{number}"
+                axis.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.6, label=label)
         axis.set_xlabel(name)
         if measure in found:
             axis.set_title("rank correlation {:+.2f} ({})".format(*found[measure]), fontsize=9)
     axes[0].set_ylabel("student, % of real images right")
-    if axes[0].has_data():
-        axes[0].legend(fontsize=8)
+    if axes[-1].has_data():
+        axes[-1].legend(fontsize=8)
     save_figure(figure, path)
 
 
