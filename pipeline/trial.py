@@ -14,6 +14,7 @@ from ruamel.yaml.compat import StringIO
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.costs import show_seconds
 from pipeline.engine import Engine
 from pipeline.inversion import Inverted, invert
 from pipeline.memory import peak_memory
@@ -128,7 +129,7 @@ def findings_text(findings: Findings, config: Config, workers: int) -> list[str]
         f"{1 / per_image:.2g} images a second a worker"
     )
     lines.append(
-        f"a run      {images} images in about {images * per_image / workers / 60:.0f} minutes "
+        f"a run      {images} images in about {show_seconds(images * per_image / workers)} "
         f"with {workers} worker{'s' if workers > 1 else ''}"
     )
     if findings.checkpointing:
