@@ -79,7 +79,9 @@ def claim(root: Location, files: Mapping[str, Stat]) -> None:
         UserError: something else is there, which must not be pruned.
     """
     folder = root / "metadata"
-    inside = [name for name in files if name.startswith("metadata/")]
+    inside = [
+        name for name in files if name.startswith("metadata/") and not _LEFTOVER.fullmatch(name)
+    ]
     if any(_SHARD_FILE.fullmatch(name) for name in inside):
         return
     # A first run that was killed may have left a tar alone.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpointing import checkpointed
 from pipeline.depthwise import UnitStride
+from pipeline.disk import refuse_full_disk
 from pipeline.errors import first_line
 from pipeline.graphs import Graphs
 from pipeline.memory import is_out_of_memory
@@ -123,6 +124,7 @@ class Engine:
             except Exception as error:
                 if size in self._compiles or is_out_of_memory(error):
                     raise
+                refuse_full_disk(error)
                 self._go_without(size, error)
         return self._differentiate(self._total, images, labels, factors)
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from pipeline.config import Config
+from pipeline.disk import FULL
 from pipeline.errors import UserError
 from pipeline.executor import Executor, InProcess, Stopped, Work, WorkerDied, create_executor
 from pipeline.ranks import is_first
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
 # Their message says all; any other error is for us to mend, and needs its traceback.
 EXPLAINED = (*LASTING, WorkerDied)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_PLACE = (*FULL, errno.EROFS)
 
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
@@ -127,7 +128,7 @@ def until_full(executor: Executor) -> Serve:
         try:
             return executor.run(work, job)
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in NO_PLACE:
                 full.append(error)
             raise
 

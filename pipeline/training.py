@@ -20,6 +20,7 @@ from pipeline.adversary import draw_distances, moved
 from pipeline.augmentation import augment
 from pipeline.batchnorm import share_batchnorm
 from pipeline.config import DistillationConfig
+from pipeline.disk import refuse_full_disk
 from pipeline.errors import first_line
 from pipeline.graphs import Graphs
 from pipeline.imitation import FeatureMaps, Imitation
@@ -193,6 +194,7 @@ class Training:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
+            refuse_full_disk(error)
             log.warning(
                 "the student does not compile here, going on without: %s", first_line(error)
             )

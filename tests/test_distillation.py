@@ -400,6 +400,23 @@ def test_where_nothing_compiles_the_student_is_trained_all_the_same(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_full_disk_is_no_reason_to_train_uncompiled(
+    made: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student would be another one, and nothing would tell."""
+
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError(
+            "CppCompileError: C++ compile error\nwriting x.o: No space left on device"
+        )
+
+    monkeypatch.setattr(training, "_compiled_loss", lambda: broken)
+    job = job_of(changed(made, {"distillation.compile": True}))
+    with pytest.raises(OSError, match="No space left on device: compiling needs some"):
+        distill(job, "cpu", lambda images: None)
+    assert not is_trained(job)
+
+
 def test_a_student_may_start_from_another(made: Params, tmp_path: Path) -> None:
     job = job_of(made)
     distill(job, "cpu", lambda images: None)

@@ -344,3 +344,22 @@ def test_the_curve_ends_near_what_is_judged(teacher: Teacher) -> None:
         assert result.curve[-1][name] == pytest.approx(
             getattr(result.terms, name).mean().item(), rel=1e-4
         )
+
+
+def test_a_full_disk_is_no_reason_to_invert_uncompiled(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard would be another one, and nothing would tell."""
+
+    def full(*arguments: Any) -> Any:
+        raise RuntimeError(
+            "CppCompileError: C++ compile error\n"
+            "g++: internal compiler error: File size limit exceeded signal terminated program"
+        )
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: full)
+    with (
+        pytest.raises(OSError, match="File too large: compiling needs some"),
+        Engine(teacher, Objective(), compiled=True) as engine,
+    ):
+        engine.step(torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2]), torch.ones(3, 2))

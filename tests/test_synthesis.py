@@ -427,6 +427,19 @@ def test_a_crash_at_any_write_is_made_good(
     )  # each failed once
 
 
+def test_a_first_run_that_power_ended_goes_on(competing: Params) -> None:
+    """With its first tar in place, and half of the first Parquet file; no marker is on the disk."""
+    make(competing)
+    root = dataset(competing)
+    before = tree(root)
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        if path.name != "000000.tar":
+            path.unlink()
+    (root / "metadata" / ".000000.parquet.x1.tmp").write_bytes(b"half")
+    make(competing)
+    assert tree(root) == before
+
+
 def test_leftovers_of_a_killed_run_are_swept_up(competing: Params) -> None:
     make(competing)
     root = dataset(competing)
