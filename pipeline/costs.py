@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A row of a Parquet file; what a shard takes beside its images and rows: its record, the frame of
-# the Parquet file, the padding of the tar. Measured on CIFAR-10 and the digits: mostly small.
+# A row of a Parquet file, measured on CIFAR-10; and a bound of what a shard takes beside its images
+# and rows: record, frame of the Parquet file, padding of the tar (15 kB for the digits).
 ROW_BYTES, SHARD_BYTES = 130, 35_000
 
 

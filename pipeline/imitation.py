@@ -55,10 +55,8 @@ class FeatureMaps:
 
     def _recorder(self, size: Size) -> Callable[[nn.Module, Any, Tensor], None]:
         def record(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            if (
-                output.shape[-2],
-                output.shape[-1],
-            ) == size:  # not of another call of a layer that is used twice
+            height, width = output.shape[-2:]
+            if (height, width) == size:  # a layer may be used for several
                 self._seen[size] = output
 
         return record

@@ -201,7 +201,7 @@ def _only_logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
 def required_file(name: str, file: str, role: str) -> Path:
     path = hugging_face_file(name, file)
     if path is None:
-        raise TryAgainError(
+        raise UserError(
             f"{role}: {file} of {name} is neither a local file nor in the Hugging Face cache, "
             "and cannot be fetched"
         )

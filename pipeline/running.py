@@ -33,13 +33,12 @@ log = logging.getLogger(__name__)
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
 # Their message says all; any other error is for us to mend, and needs its traceback.
 EXPLAINED = (*LASTING, WorkerDied)
-NO_PLACE = (*FULL, errno.EROFS)
+NO_PLACE = (*FULL, errno.EROFS)  # to write to
 
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
-
-
 Serve = Callable[[Work, Any], Any]
+"""``serve(work, job)``: the result of one job."""
 
 
 class JobsFailed(RuntimeError):

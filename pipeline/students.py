@@ -42,11 +42,11 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     check_distillation(config, teacher)
     directory = location(config.paths.students)
     with contextlib.ExitStack() as held:
-        if is_first():  # nobody makes other shards, or these students, meanwhile
+        if is_first():  # no other run makes all shards, or these students, meanwhile
             held.enter_context(reading(location(config.paths.dataset), "paths.dataset"))
             held.enter_context(locked(directory, "paths.students"))
         check_complete(shard_states(config, teacher.digest))
-        jobs = student_jobs(config, teacher)
+        jobs = ours = student_jobs(config, teacher)
         if config.distillation.noise_baseline:
             noise = noise_config(config)
             from_first(
@@ -56,7 +56,7 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
             )
             if is_first():
                 held.enter_context(reading(location(noise.paths.dataset), "paths.dataset"))
-            jobs += _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
+            jobs = ours + _jobs(noise, teacher, NOISE, config.distillation.seeds[:1])
         todo = from_first(lambda: _todo(directory, jobs))
         if not todo:
             return []
@@ -64,7 +64,7 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
             return run(distill, todo, "distillation")
         finally:
             if is_first():
-                _refuse_changed(config, todo)
+                _refuse_changed(config, [job for job in todo if job in ours])
 
 
 def check_distillation(config: Config, teacher: Teacher) -> None:
@@ -140,13 +140,12 @@ def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
     """Runs of shard ranges share the dataset with those who read it: what they changed meanwhile,
     these students have seen before and after."""
     root = location(config.paths.dataset)
-    ours = [job for job in jobs if job.name.startswith(f"{STUDENT}-")]
     try:
         now = dataset_digest(root, range(len(plan_of(config))))
     except UserError:  # a shard is being made again
         now = ""
-    if any(job.dataset != now for job in ours):
-        for job in ours:
+    if any(job.dataset != now for job in jobs):
+        for job in jobs:
             remove(job.record)
             remove(job.checkpoint)
         raise TryAgainError(
