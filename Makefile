@@ -27,6 +27,7 @@ bench: $(VENV)/installed
 check: $(VENV)/installed-dev
 	ruff format --check .
 	ruff check .
+	lint-imports
 	mypy
 
 $(VENV)/installed: pyproject.toml constraints.txt

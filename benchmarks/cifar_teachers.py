@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.pieces import Pieces
-from pipeline.graphs import Graphs
-from pipeline.plan import derive_seed
+from pipeline.dataset.plan import derive_seed
+from pipeline.dataset.stream import ordered_batches
+from pipeline.device.cuda_graphs import Graphs
 from pipeline.storage import replacing
-from pipeline.streaming import ordered_batches
-from pipeline.teacher import Preprocessing
+from pipeline.teachers.teacher import Preprocessing
 
 CHECKPOINT_EVERY = 5  # epochs: a call that is killed loses no more
 

@@ -32,24 +32,27 @@ from torchvision.utils import save_image
 
 from benchmarks.engine import Ours, Published, labels_of, make_teacher, published
 from benchmarks.students import PARAMS, common, tar_job
-from pipeline import cores
-from pipeline.cli import report_errors
-from pipeline.config import Config, load_config
-from pipeline.distillation import distill
-from pipeline.diversity import look
-from pipeline.engine import Engine
+from pipeline.config.schema import Config
+from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.tar import Sample, write_tar
+from pipeline.device.threads import use_threads
+from pipeline.distillation.job import distill
 from pipeline.errors import UserError
-from pipeline.evaluation import evaluate
-from pipeline.inversion import invert, starting_images
-from pipeline.measures import frechet_distance
-from pipeline.objective import PRESETS, draw_factors
-from pipeline.pictures import save_figure
-from pipeline.shards import Sample, write_tar
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.dataset_measures import look
+from pipeline.evaluation.similarity import frechet_distance
+from pipeline.exit_codes import report_errors
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import invert
+from pipeline.inversion.starts import starting_images
+from pipeline.inversion.views import Views
+from pipeline.objective.presets import PRESETS
+from pipeline.objective.terms import draw_factors
+from pipeline.params import load_config
+from pipeline.reports.pictures import save_figure
 from pipeline.storage import replacing, write_json
-from pipeline.streaming import ordered_batches
-from pipeline.synthesis import check
-from pipeline.teacher import Teacher, load_teacher
-from pipeline.views import Views
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.teacher import Teacher, load_teacher
 
 PUBLISHED, OURS = "published", "ours"
 MARKS = (25, 50, 100, 200, 400, 1000, 2000)
@@ -160,9 +163,9 @@ def settings(options: argparse.Namespace, folder: Path) -> Config:
 def run(options: argparse.Namespace, recipe: str) -> None:
     folder = options.out / "curves" / recipe
     config = settings(options, folder)
-    check(config)
+    load_checked_teacher(config)
     teacher = load_teacher(config.teacher, torch.device(options.device))
-    cores.use(options.threads)
+    use_threads(options.threads)
     made(teacher, config, recipe, sorted(options.marks), folder, options.images)
     for mark in options.marks:
         result = folder / f"{mark}.json"
@@ -181,7 +184,7 @@ def image_iteration_seconds(options: argparse.Namespace) -> dict[str, float]:
     labels = labels_of(min(BATCH, options.images))
     config = settings(options, options.out / "curves" / OURS)
     objective = config.synthesis.objective.resolve()
-    cores.use(options.threads)
+    use_threads(options.threads)
     loops: dict[str, tuple[Published | Ours, int]] = {
         PUBLISHED: (published(len(labels)), 10),
         OURS: (Ours(make_teacher(), labels, "auto", True, objective), 50),

@@ -33,13 +33,13 @@ from torch import Tensor, nn
 
 from benchmarks.machine import matrix_peak
 from examples.cifar10 import resnet
-from pipeline import cores
-from pipeline.engine import Engine
-from pipeline.inversion import invert
-from pipeline.objective import PRESETS, Objective
-from pipeline.precision import precision_on
+from pipeline.device.precision import precision_on
+from pipeline.device.threads import use_threads
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import invert
+from pipeline.objective.presets import PRESETS, Objective
 from pipeline.storage import write_json
-from pipeline.teacher import Preprocessing, Teacher
+from pipeline.teachers.teacher import Preprocessing, Teacher
 
 SHAPE = (3, 32, 32)
 DEFAULT_OBJECTIVE = PRESETS["normalised-medium"]
@@ -165,7 +165,7 @@ def _open(name: str, batch: int, threads: int) -> None:
     if name == PUBLISHED:
         torch.set_num_threads(threads)
     else:
-        cores.use(threads)
+        use_threads(threads)
     _loop = LOOPS[name](batch)
 
 

@@ -23,9 +23,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import report_errors
-from pipeline.config import Config, load_config, parse_overrides
+from pipeline.config.schema import Config
 from pipeline.errors import UserError
+from pipeline.exit_codes import report_errors
+from pipeline.params import load_config, parse_overrides
 from pipeline.storage import write_json
 
 Figures = dict[str, float]
@@ -33,10 +34,11 @@ Figures = dict[str, float]
 
 def said(config: Config, device: str) -> Figures:
     """Seconds of all shards, seconds before them, and bytes, as a probe has them."""
-    from pipeline.probe import ProbeJob, probe
-    from pipeline.synthesis import check, plan_of
+    from pipeline.dataset.plan import plan_of
+    from pipeline.estimation.device_timing import ProbeJob, probe
+    from pipeline.synthesis.check import load_checked_teacher
 
-    check(config)
+    load_checked_teacher(config)
     found = probe(ProbeJob(config, 0), device, lambda images: None)
     speed = found.speeds[0]
     seconds = speed.image * len(plan_of(config).labels)
@@ -45,10 +47,10 @@ def said(config: Config, device: str) -> Figures:
 
 def measured(config: Config, device: str) -> Figures:
     """The same of a run."""
-    from pipeline.adaptive import synthesize
-    from pipeline.executor import InProcess
-    from pipeline.memory import peak_memory
-    from pipeline.running import local_runner
+    from pipeline.device.memory import peak_memory
+    from pipeline.execution.executor import InProcess
+    from pipeline.execution.runner import local_runner
+    from pipeline.stages.synthesize import synthesize
 
     first, *others = synthesize(config, local_runner(InProcess(device), retries=0))
     if not others:

@@ -24,19 +24,20 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from benchmarks.networks import NETWORKS
-from pipeline import cores
-from pipeline.adaptive import synthesize
-from pipeline.cli import report_errors
-from pipeline.config import Config, parse_config, parse_overrides
-from pipeline.evaluation import evaluate
-from pipeline.precision import has_bfloat16
-from pipeline.reports import report_synthesis
-from pipeline.running import open_runner
-from pipeline.shards import Sample, write_tar
+from pipeline.config.schema import Config
+from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.tar import Sample, write_tar
+from pipeline.device.precision import has_bfloat16
+from pipeline.device.threads import keep_memory
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.execution.runner import open_runner
+from pipeline.exit_codes import report_errors
+from pipeline.params import parse_config, parse_overrides
+from pipeline.reports.files import report_synthesis
+from pipeline.stages.distill import distill_students
+from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_json, replacing
-from pipeline.streaming import ordered_batches
-from pipeline.students import distill_students
-from pipeline.synthesis import check
+from pipeline.synthesis.check import load_checked_teacher
 
 MEAN, STD, BATCH = 0.286, 0.353, 128
 JUDGE = "judge"
@@ -56,7 +57,7 @@ def read_split(data: Path, name: str) -> tuple[Tensor, Tensor]:
 
 def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
     """AdamW, one cycle, small shifts and flips, bfloat16 where that is fast."""
-    cores.keep_memory()
+    keep_memory()
     torch.manual_seed(0)
     network = NETWORKS[name]().train().to(memory_format=torch.channels_last)
     compiled = torch.compile(network)
@@ -154,7 +155,7 @@ def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> st
     path = weights(name, data, out, options.epochs)
     judge = load(options.judge, weights(options.judge, data, out, options.epochs))
     config = parameters(name, out, options)
-    teacher = check(config, "dataset", "reports")
+    teacher = load_checked_teacher(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
         made = synthesize(config, run)
     report_synthesis(config, made)

@@ -41,7 +41,7 @@ from benchmarks.faults_kills import kills, workers
 from benchmarks.faults_long import flat
 from benchmarks.faults_power import power
 from benchmarks.faults_server import server
-from pipeline.code import source_digest
+from pipeline.source_digest import source_digest
 
 Kind = Callable[[Path, int, random.Random], Outcome]
 

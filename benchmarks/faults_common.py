@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from pipeline.config import Config, parse_config
-from pipeline.sources import build_network
+from pipeline.config.schema import Config
+from pipeline.params import parse_config
 from pipeline.storage import digest_file
-from pipeline.survey import shard_states
-from pipeline.synthesis import check
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.shard_states import shard_states
+from pipeline.teachers.networks import build_network
 
 Params = dict[str, Any]
 Stamps = dict[str, tuple[int, int]]
@@ -156,7 +157,7 @@ def difference(found: dict[str, str], expected: dict[str, str]) -> str:
 def load(params: Params) -> tuple[Config, str]:
     """The checked config and the teacher's digest."""
     config = parse_config(params)
-    return config, check(config).digest
+    return config, load_checked_teacher(config).digest
 
 
 def complete(params: Params, digest: str) -> list[int]:

@@ -31,11 +31,11 @@ from benchmarks.faults_common import (
     tree,
     undisturbed,
 )
-from pipeline import verification
-from pipeline.adaptive import synthesize
-from pipeline.config import parse_config
-from pipeline.running import open_runner
-from pipeline.synthesis import check
+from pipeline.execution.runner import open_runner
+from pipeline.params import parse_config
+from pipeline.stages import verify
+from pipeline.stages.synthesize import synthesize
+from pipeline.synthesis.check import load_checked_teacher
 
 SMALL = {
     "synthesis.images": 24,
@@ -53,7 +53,7 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
     outcome = Outcome()
     params = parameters(place, SMALL)
     config = parse_config(params)
-    teacher = check(config)
+    teacher = load_checked_teacher(config)
     with open_runner(config) as run:
         synthesize(config, run)
         expected = tree(dataset(params))
@@ -69,9 +69,9 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
             path.write_bytes(flipped)
             outcome.faults += 1
             where = f"byte {position} of {name}"
-            found += bool(verification.verify(config, teacher, 0.0, lambda images: None))
+            found += bool(verify.verify(config, teacher, 0.0, lambda images: None))
             outcome.expect(found == outcome.faults, f"not found: {where}")
-            verification.repair(config, run)
+            verify.repair(config, run)
             wrong = difference(tree(dataset(params)), expected)
             repaired += not wrong
             outcome.expect(not wrong, f"after {where} was repaired {wrong} differs")
@@ -142,7 +142,7 @@ def _broken(params: Params, digest: str) -> list[str]:
     """What verify says of the shards that count as complete."""
     config = parse_config(params)
     names = tuple(f"shard {number:06d}:" for number in complete(params, digest))
-    found = verification.verify(config, check(config), 0.0, lambda images: None)
+    found = verify.verify(config, load_checked_teacher(config), 0.0, lambda images: None)
     return [problem for problem in found if problem.startswith(names)] if names else []
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults_common import Outcome, Params, parameters
-from pipeline.adaptive import synthesize
-from pipeline.config import parse_config
-from pipeline.executor import Work
-from pipeline.running import open_runner
+from pipeline.execution.executor import Work
+from pipeline.execution.runner import open_runner
+from pipeline.params import parse_config
+from pipeline.stages.synthesize import synthesize
 
 EVERY = 100  # shards between two looks at the memory
 

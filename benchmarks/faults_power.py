@@ -30,12 +30,12 @@ from benchmarks.faults_common import (
     parameters,
     tree,
 )
-from pipeline.adaptive import synthesize
-from pipeline.config import parse_config
-from pipeline.markers import MARKER
-from pipeline.running import open_runner
+from pipeline.dataset.run_markers import MARKER
+from pipeline.execution.runner import open_runner
+from pipeline.params import parse_config
+from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_file
-from pipeline.survey import Found, survey
+from pipeline.synthesis.shard_states import Found, survey
 
 ONE_SHARD = {
     "synthesis.images": 6,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.engine import Engine
-from pipeline.objective import PRESETS
-from pipeline.teacher import Preprocessing, Teacher
+from pipeline.inversion.engine import Engine
+from pipeline.objective.presets import PRESETS
+from pipeline.teachers.teacher import Preprocessing, Teacher
 
 OBJECTIVE = PRESETS["normalised"]
 STEPS = 3

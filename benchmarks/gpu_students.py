@@ -34,13 +34,17 @@ from benchmarks.cifar_teachers import Recipe, accuracy, read_images, train
 from benchmarks.gpu_report import students_table
 from benchmarks.machine import Warnings, choose_device, describe
 from benchmarks.pieces import OutOfTime, Pieces
-from pipeline.adaptive import synthesize
-from pipeline.config import Config, DistillationConfig, StudentConfig, load_config, parse_config
-from pipeline.distillation import DistillJob, distill, is_trained
-from pipeline.sources import build_network, load_weights
+from pipeline.config.distillation import DistillationConfig
+from pipeline.config.networks import StudentConfig
+from pipeline.config.schema import Config
+from pipeline.dataset.records import dataset_digest
+from pipeline.distillation.job import DistillJob, distill, is_trained
+from pipeline.params import load_config, parse_config
+from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location, write_bytes, write_json
-from pipeline.survey import dataset_digest, shard_states
-from pipeline.teacher import load_teacher, preprocessing
+from pipeline.synthesis.shard_states import shard_states
+from pipeline.teachers.networks import build_network, load_weights
+from pipeline.teachers.teacher import load_teacher, preprocessing
 
 MORE = 75  # the exit code of a call that is to be repeated
 COMPILING = 75.0  # seconds, about

@@ -43,7 +43,7 @@ from benchmarks.faults_common import (
     kill_tree,
     parameters,
 )
-from pipeline.dask_cluster import TOPIC
+from pipeline.execution.dask_cluster import TOPIC
 from pipeline.storage import digest_bytes, listing, location, read_many
 
 MAIN, CUT, OTHER = "10.213.77.1", "10.213.77.2", "10.213.77.3"

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline import cores
-from pipeline.cli import report_errors
-from pipeline.config import Config, load_config, parse_overrides
-from pipeline.distillation import DistillJob, distill, is_trained
-from pipeline.diversity import on_foreign
-from pipeline.evaluation import foreign_images, real_data
-from pipeline.sources import build_network, load_weights
+from pipeline.config.schema import Config
+from pipeline.dataset.stream import ordered_batches
+from pipeline.device.threads import use_threads
+from pipeline.distillation.job import DistillJob, distill, is_trained
+from pipeline.evaluation.dataset_measures import on_foreign
+from pipeline.evaluation.inputs import foreign_images, real_data
+from pipeline.exit_codes import report_errors
+from pipeline.params import load_config, parse_overrides
 from pipeline.storage import digest_file, digest_json
-from pipeline.streaming import ordered_batches
-from pipeline.teacher import Teacher, load_teacher
+from pipeline.teachers.networks import build_network, load_weights
+from pipeline.teachers.teacher import Teacher, load_teacher
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         config = load_config(options.params, parse_overrides(options.set))
         data, foreign = real_data(config), foreign_images(config)
-        cores.use(config.distillation.threads)
+        use_threads(config.distillation.threads)
         teacher = load_teacher(config.teacher, torch.device(DEVICE))
         says, labels = answers(teacher.network, teacher, data)
         gap, deviation = wrong_classes(says)

@@ -25,17 +25,18 @@ from torch import Tensor, nn
 
 from benchmarks.fashion import JUDGE, MEAN, STD, accuracy, load, pairs, read_split, weights
 from benchmarks.networks import NETWORKS
-from pipeline import cores
-from pipeline.cli import report_errors
-from pipeline.config import DistillationConfig, parse_overrides
-from pipeline.engine import Engine
+from pipeline.config.distillation import DistillationConfig
+from pipeline.device.threads import use_threads
+from pipeline.distillation.step import Training
 from pipeline.errors import UserError
-from pipeline.inversion import invert
-from pipeline.measures import frechet_distance, mean_cosine
-from pipeline.objective import PRESETS, Objective
-from pipeline.statistics import batchnorm_layers
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.training import Training
+from pipeline.evaluation.similarity import frechet_distance, mean_cosine
+from pipeline.exit_codes import report_errors
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import invert
+from pipeline.objective.bn_statistics import batchnorm_layers
+from pipeline.objective.presets import PRESETS, Objective
+from pipeline.params import parse_overrides
+from pipeline.teachers.teacher import Preprocessing, Teacher
 
 BATCH = 256
 _ONE = torch.ones(1, 1, 1, 1)
@@ -153,7 +154,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     with report_errors() as outcome:
         options = parser.parse_args()
-        cores.use(options.threads)
+        use_threads(options.threads)
         nets = [
             load(name, weights(name, options.data, options.out, options.epochs))
             for name in (options.teacher, JUDGE)

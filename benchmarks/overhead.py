@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the workers, which import this module, can do without
-    from pipeline.executor import PerDevice
-    from pipeline.running import Runner
+    from pipeline.execution.executor import PerDevice
+    from pipeline.execution.runner import Runner
 
 BAR = 1.05
 
@@ -67,8 +67,8 @@ def main() -> int:
 
 def _measure(run: Callable[[PerDevice, list[Nap]], float], jobs: list[Nap], slots: int) -> float:
     """Seconds that ``jobs`` take, in workers that are up."""
-    from pipeline.executor import PerDevice
-    from pipeline.running import local_runner
+    from pipeline.execution.executor import PerDevice
+    from pipeline.execution.runner import local_runner
 
     executor = PerDevice([{} for _ in range(slots)], "cpu")
     try:
@@ -80,7 +80,7 @@ def _measure(run: Callable[[PerDevice, list[Nap]], float], jobs: list[Nap], slot
 
 
 def _local(executor: PerDevice, jobs: list[Nap]) -> float:
-    from pipeline.running import local_runner
+    from pipeline.execution.runner import local_runner
 
     return _timed(local_runner(executor, 0), jobs)
 

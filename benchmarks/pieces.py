@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DistillationConfig
-from pipeline.executor import Work
-from pipeline.running import Runner
+from pipeline.config.distillation import DistillationConfig
+from pipeline.execution.executor import Work
+from pipeline.execution.runner import Runner
 from pipeline.storage import write_json
 
 

@@ -27,12 +27,14 @@ import numpy as np
 
 from benchmarks.faults import machine, say
 from benchmarks.faults_common import PROJECT, Params, changed, environment, load, parameters
-from pipeline.config import Config
-from pipeline.plan import ShardPlan
-from pipeline.provenance import ShardRecord, versions
-from pipeline.shards import Sample, write_tar
+from pipeline.config.schema import Config
+from pipeline.dataset.layout import record_path
+from pipeline.dataset.plan import ShardPlan, plan_of
+from pipeline.dataset.records import ShardRecord, versions
+from pipeline.dataset.tar import Sample, write_tar
 from pipeline.storage import digest_json, json_bytes
-from pipeline.synthesis import file_facts, plan_of, record_path, round_spec, shard_spec
+from pipeline.synthesis.make_shard import file_facts
+from pipeline.synthesis.spec import round_spec, shard_spec
 
 SECONDS, BYTES = 60.0, 2 * 2**30
 CLASSES, IMAGES = 1000, 13  # an image a pixel; ImageNet's 1.28 million in 100,000 shards

@@ -34,15 +34,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.faults_common import FACTORY
-from pipeline.adaptive import synthesize
-from pipeline.config import Config, parse_config
-from pipeline.costs import show_seconds
-from pipeline.distillation import DistillJob
-from pipeline.executor import Work
-from pipeline.provenance import ShardRecord, versions
-from pipeline.running import Runner, local_runner
+from pipeline.config.schema import Config
+from pipeline.dataset.plan import plan_of
+from pipeline.dataset.records import ShardRecord, versions
+from pipeline.distillation.job import DistillJob
+from pipeline.estimation.cost import show_seconds
+from pipeline.execution.executor import Work
+from pipeline.execution.runner import Runner, local_runner
+from pipeline.params import parse_config
+from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_bytes, digest_json, write_bytes, write_json
-from pipeline.synthesis import Made, ShardJob, plan_of
+from pipeline.synthesis.job import Made, ShardJob
 
 CLASSES = 1000
 LOSSES = ("waves", "student", "plan", "orchestration", "finalize")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the workers, which import this module, load when they are ready to
-    from pipeline.executor import PerDevice, Work
+    from pipeline.execution.executor import PerDevice, Work
 
 BAR = 0.93
 
@@ -33,16 +33,16 @@ class Team:
     """Some workers that stay, and the images/s of what they make."""
 
     def __init__(self, options: argparse.Namespace, workers: int) -> None:
-        from pipeline.executor import PerDevice
+        from pipeline.execution.executor import PerDevice
 
         self._options, self._workers = options, workers
         self._executor: PerDevice = PerDevice([{} for _ in range(workers)], "cpu")
 
     def rate(self, shards: int) -> float:
         """Images a second over ``shards`` shards a worker, in a dataset that is thrown away."""
-        from pipeline.adaptive import synthesize
-        from pipeline.config import load_config
-        from pipeline.running import local_runner
+        from pipeline.execution.runner import local_runner
+        from pipeline.params import load_config
+        from pipeline.stages.synthesize import synthesize
 
         params = Path(self._options.params)
         size = load_config(params).synthesis.shard_size

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from benchmarks import engine
 from benchmarks.gpu_checks import random_teacher
-from pipeline import cores, objective
-from pipeline.depthwise import UnitStride
+from pipeline.device.depthwise import UnitStride
+from pipeline.device.threads import keep_memory, use_threads
+from pipeline.objective import terms
 from pipeline.storage import write_json
 
 
@@ -39,15 +40,15 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
     """A few steps of an engine that is compiled already."""
     torch.set_num_threads(threads)
     if kept:
-        cores.keep_memory()
+        keep_memory()
     return _stepping(engine.ours(256, "auto", True))
 
 
 def norms(rows: bool, threads: int) -> Callable[[], None]:
     """The same of an engine whose images are large."""
-    cores.use(threads)
+    use_threads(threads)
     if not rows:
-        objective._norm = _at_once
+        terms._norm = _at_once
     shape, classes, batch = (3, 224, 224), 1000, 16
     network = torchvision.models.mobilenet_v3_small(weights=None)
     teacher = random_teacher(network, shape, classes, batch, torch.device("cpu"))
@@ -73,7 +74,7 @@ def _at_once(values: Tensor) -> Tensor:
 
 def convolution(unit: bool, threads: int) -> Callable[[], None]:
     """A strided depthwise convolution and the gradient of its input."""
-    cores.use(threads)
+    use_threads(threads)
     images = torch.randn(64, 96, 28, 28).bfloat16().to(memory_format=torch.channels_last)
     images.requires_grad_(True)
     weight = torch.randn(96, 1, 3, 3).bfloat16()

@@ -31,12 +31,12 @@ from torch import Tensor
 
 from benchmarks.engine import SHAPE, make_teacher
 from examples.cifar10 import resnet
-from pipeline import cores
-from pipeline.config import DistillationConfig
-from pipeline.shards import Sample, write_tar
+from pipeline.config.distillation import DistillationConfig
+from pipeline.dataset.stream import ImageStream
+from pipeline.dataset.tar import Sample, write_tar
+from pipeline.device.threads import use_threads
+from pipeline.distillation.step import Training
 from pipeline.storage import replacing, write_json
-from pipeline.streaming import ImageStream
-from pipeline.training import Training
 
 SHARDS, IMAGES = 4, 1024
 
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--eager", action="store_true", help="float32, not compiled")
     options = parser.parse_args()
-    cores.use(options.threads)
+    use_threads(options.threads)
     with tempfile.TemporaryDirectory() as directory:
         rates = measure(options, write_shards(Path(directory)))
     report: dict[str, Any] = {

@@ -17,8 +17,8 @@ import torch
 from benchmarks import cifar_networks
 from benchmarks.gpu_checks import random_teacher
 from benchmarks.machine import choose_device, seconds
-from pipeline.config import DistillationConfig
-from pipeline.training import Training
+from pipeline.config.distillation import DistillationConfig
+from pipeline.distillation.step import Training
 
 
 def main(arguments: list[str] | None = None) -> int:

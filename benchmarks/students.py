@@ -26,20 +26,21 @@ from typing import Any
 
 import torch
 
-from pipeline.adaptive import synthesize
-from pipeline.cli import report_errors
-from pipeline.config import Config, load_config, parse_overrides
-from pipeline.distillation import DistillJob, distill
-from pipeline.diversity import measure, on_foreign
-from pipeline.evaluation import evaluate, load_student
-from pipeline.pictures import read_log
-from pipeline.running import JobsFailed, open_runner
-from pipeline.shards import Sample, write_tar
+from pipeline.config.schema import Config
+from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.tar import Sample, write_tar
+from pipeline.distillation.job import DistillJob, distill
+from pipeline.evaluation.accuracy import evaluate, load_student
+from pipeline.evaluation.dataset_measures import measure, on_foreign
+from pipeline.execution.runner import JobsFailed, open_runner
+from pipeline.exit_codes import report_errors
+from pipeline.params import load_config, parse_overrides
+from pipeline.reports.pictures import read_log
+from pipeline.stages.distill import STUDENT, distill_students, weights_path
+from pipeline.stages.synthesize import synthesize
 from pipeline.storage import Location, digest_file, digest_json, replacing, write_json
-from pipeline.streaming import ordered_batches
-from pipeline.students import STUDENT, distill_students, weights_path
-from pipeline.synthesis import check
-from pipeline.teacher import Teacher, load_teacher
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.teacher import Teacher, load_teacher
 
 PARAMS = Path("examples/cifar10.yaml")
 FOREIGN = Path("foreign.tar")
@@ -118,7 +119,7 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Images, a student and every measure of one row, made or taken from an earlier call, and the
     seconds that this call took."""
     config = configured(out, name, options)
-    check(config, "dataset", "reports")
+    load_checked_teacher(config, "dataset", "reports")
     teacher = load_teacher(config.teacher, torch.device(options.device))
     started = time.perf_counter()
     with open_runner(config, config.synthesis.threads) as run:

@@ -20,7 +20,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from benchmarks.students import COLLECTED, REAL
-from pipeline.pictures import save_figure
+from pipeline.reports.pictures import save_figure
 
 PLOT = Path("docs/students.png")
 MEASURES = {  # and what they need

@@ -26,9 +26,10 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from pipeline.cli import main as command
-from pipeline.config import Config, load_config
-from pipeline.sources import build_network
-from pipeline.statistics import batchnorm_layers
+from pipeline.config.schema import Config
+from pipeline.objective.bn_statistics import batchnorm_layers
+from pipeline.params import load_config
+from pipeline.teachers.networks import build_network
 
 HUBCONF = """
 dependencies = ["torchvision"]

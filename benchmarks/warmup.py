@@ -20,14 +20,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import report_errors
-from pipeline.config import Config, load_config
+from pipeline.config.schema import Config
+from pipeline.exit_codes import report_errors
+from pipeline.params import load_config
 from pipeline.storage import write_json
 
 
 def make(params: Path, threads: int, dataset: str) -> dict[str, float]:
     """Two shards, in this process; seconds of the second, and of the steps inside it."""
-    from pipeline import adaptive, inversion, synthesis
+    from pipeline.inversion import invert as inversion
+    from pipeline.stages.synthesize import missing_jobs
+    from pipeline.synthesis.check import load_checked_teacher
+    from pipeline.synthesis.make_shard import make_shard
 
     optimise, inside = inversion._optimise, [0.0]
 
@@ -39,11 +43,11 @@ def make(params: Path, threads: int, dataset: str) -> dict[str, float]:
 
     inversion._optimise = timed
     config = parameters(params, threads, dataset)
-    loaded = synthesis.check(config)
-    jobs = adaptive.missing_jobs(config, loaded.digest, 0, None, range(2))
+    loaded = load_checked_teacher(config)
+    jobs = missing_jobs(config, loaded.digest, 0, None, range(2))
     for job in jobs:
         inside[0] = 0.0
-        made = synthesis.make_shard(job, "cpu", lambda images: None)
+        made = make_shard(job, "cpu", lambda images: None)
     return {"shard": made.seconds, "steps": inside[0]}
 
 

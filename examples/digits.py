@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from tqdm import trange
 
-from pipeline.shards import Sample, write_tar
+from pipeline.dataset.tar import Sample, write_tar
 from pipeline.storage import replacing, write_bytes
 
 MEAN, STD = 0.306, 0.377  # of the training images, in [0, 1]; as in params.yaml

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import parse_range, report_errors
-from pipeline.config import load_config, parse_overrides
-from pipeline.synthesis import check
+from pipeline.exit_codes import report_errors
+from pipeline.params import load_config, parse_overrides, parse_range
+from pipeline.synthesis.check import load_checked_teacher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides = parse_overrides(options.set)
         # A dataset is only read by `distill`, and may lie where nothing can be written.
         outputs = ("reports",) if options.flow == "distill" else ("dataset", "reports")
-        check(load_config(Path(options.params), overrides), *outputs)
+        load_checked_teacher(load_config(Path(options.params), overrides), *outputs)
         parse_range(options.shards)
         _run(options.flow, options.params, overrides, options.shards)
     return outcome.code

@@ -8,11 +8,11 @@ from typing import Any
 from prefect import flow
 
 from flows.running import prefect_runner
-from pipeline.config import load_config
-from pipeline.reports import report_distillation
-from pipeline.running import open_executor
-from pipeline.students import distill_students
-from pipeline.synthesis import check
+from pipeline.execution.runner import open_executor
+from pipeline.params import load_config
+from pipeline.reports.files import report_distillation
+from pipeline.stages.distill import distill_students
+from pipeline.synthesis.check import load_checked_teacher
 
 
 @flow(name="distill", flow_run_name="distill {params}", persist_result=False)
@@ -27,7 +27,7 @@ def distill(params: str = "params.yaml", overrides: dict[str, Any] | None = None
         How many students were trained.
     """
     config = load_config(Path(params), overrides)
-    teacher = check(config)
+    teacher = load_checked_teacher(config)
     outputs = ("dataset", "students")
     with open_executor(config, config.distillation.threads, outputs) as executor:
         trained = distill_students(

@@ -11,12 +11,13 @@ from prefect.artifacts import create_markdown_artifact
 from flows.distill import distill
 from flows.running import publish
 from flows.synthesize import synthesize
-from pipeline.config import load_config
-from pipeline.diversity import measure
-from pipeline.evaluation import check_evaluation, evaluate
-from pipeline.reports import report_evaluation, report_measures, summarise
-from pipeline.students import check_distillation
-from pipeline.synthesis import check
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.dataset_measures import measure
+from pipeline.evaluation.inputs import check_evaluation
+from pipeline.params import load_config
+from pipeline.reports.files import report_evaluation, report_measures, summarise
+from pipeline.stages.distill import check_distillation
+from pipeline.synthesis.check import load_checked_teacher
 
 
 @flow(name="dream", flow_run_name="dream {params}", persist_result=False)
@@ -32,7 +33,7 @@ def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) 
         The summary.
     """
     config = load_config(Path(params), overrides)
-    teacher = check(config)
+    teacher = load_checked_teacher(config)
     check_distillation(config, teacher)
     check_evaluation(config)
     synthesize(params, overrides)

@@ -16,8 +16,15 @@ from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from pipeline.executor import Executor, Work
-from pipeline.running import LASTING, Runner, progress_bar, raise_failures, stopping, until_full
+from pipeline.execution.executor import Executor, Work
+from pipeline.execution.runner import (
+    LASTING,
+    Runner,
+    progress_bar,
+    raise_failures,
+    stopping,
+    until_full,
+)
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,10 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.running import prefect_runner, publish
-from pipeline import adaptive
-from pipeline.cli import parse_range
-from pipeline.config import load_config
-from pipeline.reports import report_synthesis
-from pipeline.running import open_executor
+from pipeline.execution.runner import open_executor
+from pipeline.params import load_config, parse_range
+from pipeline.reports.files import report_synthesis
+from pipeline.stages.synthesize import synthesize as make_missing_shards
 
 
 @flow(name="synthesize", flow_run_name="synthesize {params}", persist_result=False)
@@ -35,7 +34,7 @@ def synthesize(
     config = load_config(Path(params), overrides)
     only = parse_range(shards)
     with open_executor(config, config.synthesis.threads) as executor:
-        made = adaptive.synthesize(config, prefect_runner(executor, config.execution.retries), only)
+        made = make_missing_shards(config, prefect_runner(executor, config.execution.retries), only)
     if only is None:
         report_synthesis(config, made)
     table = [

@@ -1,5 +1,7 @@
 """What the user can fix, said in a sentence that tells how."""
 
+from __future__ import annotations
+
 
 def first_line(error: BaseException) -> str:
     """What ``error`` says, in one line; its type where it says nothing."""

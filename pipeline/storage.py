@@ -23,7 +23,6 @@ from pipeline.errors import UserError
 
 Location = Path | UPath
 """A real local path, or a place on another file system; both join and name their parts alike."""
-
 REQUESTS = 32  # requests under way at once
 S3_ATTEMPTS = 7  # with the SDK's growing pauses: about half a minute of errors is ridden out
 

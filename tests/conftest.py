@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from pipeline.adaptive import synthesize
-from pipeline.config import Config, parse_config
-from pipeline.running import open_runner
-from pipeline.shards import Sample, write_tar
-from pipeline.sources import build_network
+from pipeline.config.schema import Config
+from pipeline.dataset.tar import Sample, write_tar
+from pipeline.execution.runner import open_runner
+from pipeline.params import parse_config
+from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_file, replacing
-from pipeline.synthesis import check
-from pipeline.teacher import Teacher
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.networks import build_network
+from pipeline.teachers.teacher import Teacher
 
 Params = dict[str, Any]
 
@@ -211,7 +212,7 @@ def make(params: Params, only: range | None = None) -> list[int]:
 def load(params: Params) -> tuple[Config, Teacher]:
     """The checked config and its teacher."""
     config = parse_config(params)
-    return config, check(config)
+    return config, load_checked_teacher(config)
 
 
 def write_params(params: Params, path: Path) -> Path:

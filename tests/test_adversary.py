@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import training as training_module
-from pipeline.adversary import draw_distances, moved
-from pipeline.config import DistillationConfig
-from pipeline.distillation import distill
-from pipeline.ranks import Share
-from pipeline.students import student_jobs
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.training import Training, distillation_loss
+from pipeline.config.distillation import DistillationConfig
+from pipeline.distillation import step
+from pipeline.distillation.adversarial import draw_distances, moved
+from pipeline.distillation.job import distill
+from pipeline.distillation.step import Training, distillation_loss
+from pipeline.execution.torchrun import Share
+from pipeline.stages.distill import student_jobs
+from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, load
 from tests.test_distillation import generator, random
 
@@ -92,7 +92,7 @@ def batch(number: int) -> Tensor:
 def shown_by(training: Training, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What both networks are shown from here on."""
     shown: list[Tensor] = []
-    real = training_module._loss
+    real = step._loss
 
     def recording(*arguments: object) -> object:
         assert isinstance(arguments[2], Tensor)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
-from pipeline.config import DistillationConfig
-from pipeline.ranks import WHOLE, Share
+from pipeline.config.distillation import DistillationConfig
+from pipeline.distillation.augmentation import augment, cutmix, cutout, mixup, shift_and_flip
+from pipeline.execution.torchrun import WHOLE, Share
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from flows.__main__ import main as flow
-from pipeline import adaptive
-from pipeline.cli import main, parse_range
+from pipeline.cli import main
 from pipeline.errors import TryAgainError, UserError
-from pipeline.sources import read_state_dict
+from pipeline.params import parse_range
+from pipeline.stages import synthesize as synthesize_module
+from pipeline.teachers.networks import read_state_dict
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
 
 
@@ -481,7 +482,7 @@ def test_what_goes_wrong_at_work_is_one_line_and_a_code(
     def failing(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(adaptive, "finalise", failing)
+    monkeypatch.setattr(synthesize_module, "write_dataset_files", failing)
     assert main(["synthesize", "--params", str(params)]) == code
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("dreamshard: ") and said in last

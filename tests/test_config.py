@@ -8,8 +8,9 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipeline.config import Config, load_config, parse_config, parse_overrides
+from pipeline.config.schema import Config
 from pipeline.errors import UserError
+from pipeline.params import load_config, parse_config, parse_overrides
 from tests.conftest import Params, changed, write_params
 
 EXAMPLE = Path(__file__).parent.parent / "params.yaml"

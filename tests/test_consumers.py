@@ -15,9 +15,9 @@ import webdataset as wds
 import wids
 from PIL import Image
 
-from pipeline.adaptive import synthesize
-from pipeline.config import parse_config
-from pipeline.running import open_runner
+from pipeline.execution.runner import open_runner
+from pipeline.params import parse_config
+from pipeline.stages.synthesize import synthesize
 
 Loaded = list[tuple[np.ndarray, int]]
 

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from pipeline import cores
+from pipeline.device.threads import one_thread
 
 SCRIPT = """
 import resource, sys, torch
-from pipeline import cores
+from pipeline.device.threads import use_threads
 if sys.argv[1] == "kept":
-    cores.use(1)
+    use_threads(1)
 faults = []
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -43,7 +43,7 @@ def test_the_one_thread_is_lent() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ValueError), cores.one_thread():
+        with pytest.raises(ValueError), one_thread():
             assert torch.get_num_threads() == 1
             raise ValueError
         assert torch.get_num_threads() == 2

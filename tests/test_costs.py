@@ -8,21 +8,29 @@ from typing import Any
 import pytest
 
 from benchmarks import records, scale
-from pipeline.adaptive import missing_jobs
-from pipeline.config import parse_config
-from pipeline.costs import RoundSpeed, cost, cost_table, dataset_bytes, show_bytes, show_seconds
-from pipeline.probe import (
+from pipeline.dataset.plan import plan_of
+from pipeline.estimation.cost import (
+    RoundSpeed,
+    cost,
+    cost_table,
+    dataset_bytes,
+    show_bytes,
+    show_seconds,
+)
+from pipeline.estimation.device_timing import (
     FEWEST,
     MOST,
     _fewest,
     _times,
-    describe,
+    describe_timing,
     mean_speeds,
     probe_devices,
     sample_bytes,
 )
-from pipeline.survey import shard_states
-from pipeline.synthesis import Made, ShardJob, plan_of
+from pipeline.params import parse_config
+from pipeline.stages.synthesize import missing_jobs
+from pipeline.synthesis.job import Made, ShardJob
+from pipeline.synthesis.shard_states import shard_states
 from tests.conftest import Params, changed, dataset, load, make
 
 
@@ -128,7 +136,7 @@ def test_no_dataset_of_small_shards_is_larger_than_estimated(tiny: Params) -> No
 def test_a_probe_does_the_real_work_elsewhere(
     tiny: Params, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    from pipeline import probe as module
+    from pipeline.estimation import device_timing as module
 
     monkeypatch.setattr(module, "ENOUGH", 0.05)
     made = []
@@ -153,7 +161,7 @@ def test_a_probe_does_the_real_work_elsewhere(
     assert all(speed.image > 0 and speed.start >= 0 for speed in found.speeds)
     assert [speed.student > 0 for speed in found.speeds] == [False] + [True] * rounds
     assert found.memory > 50e6
-    lines = describe([found], plan_of(config))
+    lines = describe_timing([found], plan_of(config))
     assert len(lines) == min(rounds, 1) + 2
     assert "a shard of 12, " in lines[1]
     assert mean_speeds([found, found]) == found.speeds
@@ -163,8 +171,8 @@ def test_a_probe_does_the_real_work_elsewhere(
 def test_a_probe_makes_as_many_candidates_and_none_again(
     tiny: Params, monkeypatch: pytest.MonkeyPatch, keep: float
 ) -> None:
-    from pipeline import filtering
-    from pipeline import probe as module
+    from pipeline.estimation import device_timing as module
+    from pipeline.inversion import selection as filtering
 
     monkeypatch.setattr(module, "ENOUGH", 0.0)
     made, sizes = [], []
@@ -189,7 +197,7 @@ def test_a_probe_makes_as_many_candidates_and_none_again(
 
 
 def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import probe as module
+    from pipeline.estimation import device_timing as module
 
     monkeypatch.setattr(module, "ENOUGH", 0.2)
     few, many = (

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import curves, students_report
-from pipeline.engine import Engine
-from pipeline.inversion import invert
-from pipeline.objective import PRESETS
-from pipeline.streaming import ordered_batches
-from pipeline.teacher import Preprocessing, Teacher
+from pipeline.dataset.stream import ordered_batches
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import invert
+from pipeline.objective.presets import PRESETS
+from pipeline.teachers.teacher import Preprocessing, Teacher
 
 LABELS = torch.arange(6) % 3
 

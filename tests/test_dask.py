@@ -18,14 +18,14 @@ import cloudpickle
 import pytest
 from distributed import LocalCluster
 
-import pipeline.dask_cluster
-from pipeline.adaptive import synthesize
+import pipeline.execution.dask_cluster
 from pipeline.cli import main
-from pipeline.config import parse_config
-from pipeline.dask_cluster import DaskCluster
 from pipeline.errors import UserError
-from pipeline.executor import Stopped, WorkerDied
-from pipeline.running import open_runner
+from pipeline.execution.dask_cluster import DaskCluster
+from pipeline.execution.executor import Stopped, WorkerDied
+from pipeline.execution.runner import open_runner
+from pipeline.params import parse_config
+from pipeline.stages.synthesize import synthesize
 from tests.conftest import Params, changed, dataset, make, tree, write_params
 from tests.test_deployment import MORTAL, ROOT, free_port, wait_until
 
@@ -146,8 +146,8 @@ def test_errors_keep_their_type(executor: DaskCluster) -> None:
 def test_an_address_where_no_scheduler_answers(
     tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pipeline.dask_cluster.CONNECT < 9
-    monkeypatch.setattr("pipeline.dask_cluster.CONNECT", 0.5)
+    assert pipeline.execution.dask_cluster.CONNECT < 9
+    monkeypatch.setattr("pipeline.execution.dask_cluster.CONNECT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = (free_port(), silent.getsockname()[1])
         for address in (*(f"tcp://127.0.0.1:{port}" for port in ports), "nonsense://here"):
@@ -170,7 +170,7 @@ def test_the_extra_is_missing(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cluster_without_workers_and_then_without_a_scheduler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.dask_cluster.CONNECT", 1.0)
+    monkeypatch.setattr("pipeline.execution.dask_cluster.CONNECT", 1.0)
     errors: list[Exception] = []
 
     def run() -> None:
@@ -216,8 +216,10 @@ def test_a_worker_with_several_threads_is_refused(cluster: LocalCluster, tmp_pat
 def test_a_worker_without_what_the_run_needs_is_refused(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    software = pipeline.dask_cluster._software()
-    monkeypatch.setattr("pipeline.dask_cluster._software", lambda: {**software, "torch": "1.0"})
+    software = pipeline.execution.dask_cluster._software()
+    monkeypatch.setattr(
+        "pipeline.execution.dask_cluster._software", lambda: {**software, "torch": "1.0"}
+    )
     with pytest.raises(UserError, match="runs another version of torch"):
         connect(cluster, tmp_path)
     monkeypatch.undo()

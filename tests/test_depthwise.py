@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import depthwise
-from pipeline.depthwise import UnitStride
-from pipeline.engine import Engine
-from pipeline.objective import Objective
+from pipeline.device import depthwise
+from pipeline.device.depthwise import UnitStride
+from pipeline.inversion.engine import Engine
+from pipeline.objective.presets import Objective
 from tests.conftest import Params, load
 
 

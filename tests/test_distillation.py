@@ -15,21 +15,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline import streaming, training
-from pipeline.adaptive import synthesize
-from pipeline.config import parse_config
-from pipeline.distillation import DistillJob, distill, is_trained
+from pipeline.dataset import stream as stream_module
+from pipeline.dataset.lock import NoLockError, locked, reading
+from pipeline.dataset.stream import ImageStream, ordered_batches
+from pipeline.dataset.tar import decode_image, read_tar
+from pipeline.distillation import step as step_module
+from pipeline.distillation.job import DistillJob, distill, is_trained
+from pipeline.distillation.step import Training, distillation_loss
 from pipeline.errors import BadShardError, TryAgainError, UserError
-from pipeline.lock import NoLockError, locked, reading
-from pipeline.ranks import Share
-from pipeline.running import JobsFailed, open_runner
-from pipeline.shards import decode_image, read_tar
-from pipeline.sources import build_network, load_weights
+from pipeline.execution.runner import JobsFailed, open_runner
+from pipeline.execution.torchrun import Share
+from pipeline.params import parse_config
+from pipeline.stages.distill import distill_students, noise_config, student_jobs
+from pipeline.stages.synthesize import synthesize
+from pipeline.stages.verify import verify
 from pipeline.storage import digest_json
-from pipeline.streaming import ImageStream, ordered_batches
-from pipeline.students import distill_students, noise_config, student_jobs
-from pipeline.training import Training, distillation_loss
-from pipeline.verification import verify
+from pipeline.teachers.networks import build_network, load_weights
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 
@@ -135,7 +136,7 @@ def test_an_endless_stream_is_epoch_after_epoch(
         decoded.append(data)
         return decode_image(data)
 
-    monkeypatch.setattr(streaming, "decode_image", count)
+    monkeypatch.setattr(stream_module, "decode_image", count)
     for taken, (place, _) in enumerate(ends, start=1):
         decoded.clear()
         rest = list(islice(stream().endless(*place), 12 - taken))
@@ -143,7 +144,7 @@ def test_an_endless_stream_is_epoch_after_epoch(
             [batch for _, batch in ends[taken:]]
         )
         # Nothing before the place; after it, what is read ahead too, or kept from before.
-        assert len(decoded) <= 5 * (12 - taken + streaming.AHEAD)
+        assert len(decoded) <= 5 * (12 - taken + stream_module.AHEAD)
 
 
 def test_kept_images_are_decoded_once(made: Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_kept_images_are_decoded_once(made: Params, monkeypatch: pytest.MonkeyPa
         decoded.append(data)
         return decode_image(data)
 
-    monkeypatch.setattr(streaming, "decode_image", count)
+    monkeypatch.setattr(stream_module, "decode_image", count)
     # Of shards with 12 and 8 images the second comes first here, and leaves no room for the other.
     for keep, expected in ((0, 60), (12, 44), (20, 20)):
         decoded.clear()
@@ -391,7 +392,7 @@ def test_where_nothing_compiles_the_student_is_trained_all_the_same(
         student(images)
         raise RuntimeError("no C++ compiler")
 
-    monkeypatch.setattr(training, "_compiled_loss", lambda: broken)
+    monkeypatch.setattr(step_module, "_compiled_loss", lambda: broken)
     job = job_of(changed(made, {"distillation.compile": True}))
     distill(job, "cpu", lambda images: None)
     assert caplog.text.count("does not compile here, going on without: no C++ compiler") == 1
@@ -410,7 +411,7 @@ def test_a_full_disk_is_no_reason_to_train_uncompiled(
             "CppCompileError: C++ compile error\nwriting x.o: No space left on device"
         )
 
-    monkeypatch.setattr(training, "_compiled_loss", lambda: broken)
+    monkeypatch.setattr(step_module, "_compiled_loss", lambda: broken)
     job = job_of(changed(made, {"distillation.compile": True}))
     with pytest.raises(OSError, match="No space left on device: compiling needs some"):
         distill(job, "cpu", lambda images: None)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline import executor as executors
 from pipeline.errors import UserError
-from pipeline.executor import InProcess, PerDevice, Stopped, create_executor
-from pipeline.running import JobsFailed, local_runner
+from pipeline.execution import executor
+from pipeline.execution.executor import InProcess, PerDevice, Stopped, create_executor
+from pipeline.execution.runner import JobsFailed, local_runner
 
 
 @dataclass
@@ -73,7 +73,7 @@ def test_each_gpu_has_a_worker(
     made = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,4,7")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(executors, "PerDevice", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(executor, "PerDevice", lambda *arguments: made.append(arguments))
     create_executor("auto", workers, 1)
     assert made == [([{"CUDA_VISIBLE_DEVICES": name} for name in given], "cuda")]
 

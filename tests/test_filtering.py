@@ -15,11 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import filtering, inversion
-from pipeline.config import parse_config
-from pipeline.engine import Engine
+from pipeline.dataset.plan import derive_seed, plan_of
+from pipeline.dataset.stream import ordered_batches
 from pipeline.errors import UserError
-from pipeline.filtering import (
+from pipeline.execution.runner import JobsFailed
+from pipeline.inversion import invert as invert_module
+from pipeline.inversion import selection
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import Inverted, invert
+from pipeline.inversion.selection import (
     Flaw,
     Kept,
     Rules,
@@ -28,17 +32,14 @@ from pipeline.filtering import (
     invert_surely,
     usefulness,
 )
-from pipeline.inversion import Inverted, invert
-from pipeline.objective import Objective, jensen_shannon
-from pipeline.plan import derive_seed
-from pipeline.reports import report_synthesis
-from pipeline.running import JobsFailed
-from pipeline.sources import build_network
-from pipeline.streaming import ordered_batches
-from pipeline.synthesis import plan_of
-from pipeline.teacher import Teacher
-from pipeline.verification import verify
-from pipeline.warm import Pool
+from pipeline.inversion.warm_start import Pool
+from pipeline.objective.presets import Objective
+from pipeline.objective.terms import jensen_shannon
+from pipeline.params import parse_config
+from pipeline.reports.files import report_synthesis
+from pipeline.stages.verify import verify
+from pipeline.teachers.networks import build_network
+from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -56,7 +57,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor],
     """Change each batch's starting images; what is returned grows by one a batch."""
 
     def patched(change: Callable[[int, Tensor], None]) -> list[int]:
-        real, calls = inversion.starting_images, []
+        real, calls = invert_module.starting_images, []
 
         def changed_images(*arguments: Any) -> Tensor:
             images = real(*arguments)
@@ -64,7 +65,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor],
             calls.append(len(images))
             return images
 
-        monkeypatch.setattr(inversion, "starting_images", changed_images)
+        monkeypatch.setattr(invert_module, "starting_images", changed_images)
         return calls
 
     return patched
@@ -441,7 +442,7 @@ def test_a_filtered_run_killed_anywhere_comes_out_the_same(
     make(strict)
     finished = tree(dataset(strict))
     again = changed(strict, {"paths.dataset": str(tmp_path / "again")})
-    real, stops = filtering.invert, 0
+    real, stops = selection.invert, 0
     while True:
         shutil.rmtree(tmp_path / "again", ignore_errors=True)
         calls = 0
@@ -454,7 +455,7 @@ def test_a_filtered_run_killed_anywhere_comes_out_the_same(
             return real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(filtering, "invert", failing)
+            patch.setattr(selection, "invert", failing)
             try:
                 make(again)
             except JobsFailed as error:
@@ -494,13 +495,13 @@ def test_new_attempts_start_from_the_pool_too(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools: list[Any] = []
-    real = filtering.invert
+    real = selection.invert
 
     def watched(*arguments: Any) -> Any:
         pools.append(arguments[-1])
         return real(*arguments)
 
-    monkeypatch.setattr(filtering, "invert", watched)
+    monkeypatch.setattr(selection, "invert", watched)
     pool = Pool(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([0]), 0.5)
     with Engine(teacher, Objective(flip=False)) as engine, pytest.raises(UserError):
         invert_surely(

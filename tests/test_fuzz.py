@@ -20,11 +20,12 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.cli import main
-from pipeline.config import Config, load_config, parse_config
+from pipeline.config.schema import Config
+from pipeline.dataset.plan import plan_of
+from pipeline.dataset.tar import Sample, read_tar, write_tar
 from pipeline.errors import BadShardError, UserError
-from pipeline.shards import Sample, read_tar, write_tar
-from pipeline.sources import load_weights
-from pipeline.synthesis import plan_of
+from pipeline.params import load_config, parse_config
+from pipeline.teachers.networks import load_weights
 
 EXAMPLES = int(os.environ.get("FUZZ", "200"))
 DEFAULTS: dict[str, Any] = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")

@@ -22,10 +22,10 @@ from benchmarks import (
 )
 from benchmarks.engine import DEFAULT, PUBLISHED, WHOLE
 from benchmarks.pieces import Pieces
-from pipeline.engine import Engine
-from pipeline.shards import Sample, write_tar
+from pipeline.dataset.tar import Sample, write_tar
+from pipeline.inversion.engine import Engine
 from pipeline.storage import replacing
-from pipeline.teacher import Preprocessing
+from pipeline.teachers.teacher import Preprocessing
 from tests.conftest import tree
 
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from benchmarks.cifar_networks import resnet18, wrn16_1
 from benchmarks.gpu_checks import random_teacher
-from pipeline import graphs
-from pipeline.config import DistillationConfig
-from pipeline.engine import Engine
-from pipeline.graphs import WARM, Graphs
-from pipeline.inversion import Inverted, invert
-from pipeline.objective import PRESETS
-from pipeline.teacher import Teacher
-from pipeline.training import Training
+from pipeline.config.distillation import DistillationConfig
+from pipeline.device import cuda_graphs
+from pipeline.device.cuda_graphs import WARM, Graphs
+from pipeline.distillation.step import Training
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import Inverted, invert
+from pipeline.objective.presets import PRESETS
+from pipeline.teachers.teacher import Teacher
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -108,7 +108,7 @@ def test_what_waits_for_the_gpu_is_never_captured(
     doubling.waits = True
     monkeypatch.delattr(torch.cuda, "graph")
     graphed = partial(Graphs().run, doubling)
-    with caplog.at_level(logging.WARNING, graphs.__name__), warnings.catch_warnings():
+    with caplog.at_level(logging.WARNING, cuda_graphs.__name__), warnings.catch_warnings():
         warnings.simplefilter("error")
         for number in range(WARM + 5):
             assert torch.equal(graphed(torch.full((2,), number)), torch.full((2,), 2 * number))
@@ -126,7 +126,7 @@ def test_what_cannot_be_captured_is_called_as_it_is(
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
     graphed = partial(Graphs().run, doubling)
-    with caplog.at_level(logging.WARNING, graphs.__name__):
+    with caplog.at_level(logging.WARNING, cuda_graphs.__name__):
         for number in range(WARM + 5):
             assert torch.equal(graphed(torch.full((2,), number)), torch.full((2,), 2 * number))
     assert doubling.calls == WARM + 5 + 1  # the one that was refused

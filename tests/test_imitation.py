@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.cifar10 import resnet
-from pipeline import training as steps
-from pipeline.config import DistillationConfig
+from pipeline.config.distillation import DistillationConfig
+from pipeline.distillation import step
+from pipeline.distillation.feature_maps import FeatureMaps, Imitation
+from pipeline.distillation.step import Training
 from pipeline.errors import UserError
-from pipeline.imitation import FeatureMaps, Imitation
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.training import Training
+from pipeline.teachers.teacher import Preprocessing, Teacher
 
 SHAPE = (3, 32, 32)
 
@@ -164,12 +164,12 @@ def test_connectors_follow_the_schedule() -> None:
     with made:
         made.step(0, torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8))
     assert made._connecting is not None
-    assert made._connecting.param_groups[0]["lr"] == pytest.approx(steps.CONNECTING / 5)
+    assert made._connecting.param_groups[0]["lr"] == pytest.approx(step.CONNECTING / 5)
 
 
 def test_gradients_of_all_that_learns_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    monkeypatch.setattr(steps, "average_gradients", seen.extend)
+    monkeypatch.setattr(step, "average_gradients", seen.extend)
     config = DistillationConfig(
         steps=4, batch_size=4, imitation=1.0, compile=False, precision="float32"
     )

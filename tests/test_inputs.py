@@ -13,10 +13,10 @@ import pytest
 import webdataset as wds
 
 from pipeline.cli import main
-from pipeline.config import parse_config
-from pipeline.pictures import draw_grids
-from pipeline.shards import decode_image, encode_image, image_kind
-from pipeline.synthesis import plan_of
+from pipeline.dataset.plan import plan_of
+from pipeline.dataset.tar import decode_image, encode_image, image_kind
+from pipeline.params import parse_config
+from pipeline.reports.pictures import draw_grids
 from tests.conftest import Params, changed, dataset, make, write_params
 
 FACTORY = """

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.engine import Engine
-from pipeline.inversion import Inverted, invert, learning_rate, starting_images
-from pipeline.objective import Objective, Start, classification_loss, evaluate_terms
-from pipeline.sources import build_network
-from pipeline.statistics import FeatureStatistics
-from pipeline.teacher import Preprocessing, Teacher
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import Inverted, invert, learning_rate
+from pipeline.inversion.starts import starting_images
+from pipeline.objective.bn_statistics import FeatureStatistics
+from pipeline.objective.presets import Objective, Start
+from pipeline.objective.terms import classification_loss, evaluate_terms
+from pipeline.teachers.networks import build_network
+from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, load
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

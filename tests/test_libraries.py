@@ -16,13 +16,14 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.completion import read_names
-from pipeline.config import Config, parse_config
-from pipeline.descriptions import describe
+from pipeline.config.schema import Config
+from pipeline.dataset.records import read_record
 from pipeline.errors import UserError
-from pipeline.provenance import read_record
-from pipeline.sources import build_network, factory_file, public_source, weights_file
-from pipeline.synthesis import check
+from pipeline.params import parse_config
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.descriptions import describe_source
+from pipeline.teachers.inferred import read_names
+from pipeline.teachers.networks import build_network, factory_file, public_source, weights_file
 from tests.conftest import Params, changed, dataset, make
 
 
@@ -125,17 +126,17 @@ def test_a_fine_tuned_torchvision_model_tells_its_classes_itself(
     assert config.teacher.class_names is None
     assert (config.teacher.input.height, config.teacher.input.width) == (64, 48)
     assert config.teacher.input.std == (0.229, 0.224, 0.225)
-    assert check(config).shape == (3, 64, 48)
+    assert load_checked_teacher(config).shape == (3, 64, 48)
 
 
 def test_timm_says_what_it_knows(tiny: Params) -> None:
-    known = describe("timm:resnet18", {}, None)
+    known = describe_source("timm:resnet18", {}, None)
     configured = timm.get_pretrained_cfg("resnet18")
     assert (known.mean, known.std) == (configured.mean, configured.std)
     assert known.license == configured.license == "apache-2.0"
     assert known.class_names is not None and "goldfish" in known.class_names[1]
-    assert describe("timm:resnet18", {"in_chans": 1}, None).mean is None
-    assert describe("timm:vit_tiny_patch16_224", {"img_size": 96}, None).height == 96
+    assert describe_source("timm:resnet18", {"in_chans": 1}, None).mean is None
+    assert describe_source("timm:vit_tiny_patch16_224", {"img_size": 96}, None).height == 96
     section = {"source": "timm:resnet10t", "arguments": {"num_classes": 5}, "weights": None}
     config = parse_config(teacher_only(tiny, section))
     assert config.teacher.classes == 5
@@ -158,7 +159,7 @@ def test_timm_weights_of_a_local_folder(tmp_path: Path, tiny: Params) -> None:
     assert config.teacher.class_names == ("a", "b", "c")
     assert config.teacher.license == "mit"
     assert config.teacher.input.mean == (0.1, 0.2, 0.3)
-    teacher = check(config)
+    teacher = load_checked_teacher(config)
     assert torch.equal(teacher.network.conv1[0].weight, network.conv1[0].weight)  # type: ignore[index, union-attr]
     assert public_source(section["source"]) == "timm:local-dir:mynet"
 
@@ -176,7 +177,7 @@ def test_a_hugging_face_classifier(vit_folder: Path, tiny: Params) -> None:
     assert config.teacher.input.mean == (0.5, 0.4, 0.3)
     assert config.teacher.input.interpolation == "bicubic"
     assert config.synthesis.objective.preset == "without-batchnorm"
-    teacher = check(config)
+    teacher = load_checked_teacher(config)
     original = transformers.ViTForImageClassification.from_pretrained(vit_folder).eval()
     images = torch.randn(2, 3, 20, 20)
     assert torch.allclose(teacher.network(images), original(images).logits, atol=1e-6)
@@ -198,7 +199,7 @@ def test_a_processors_scale_is_taken_into_mean_and_std(
 ) -> None:
     path = vit_folder / "preprocessor_config.json"
     path.write_text(json.dumps(processor))
-    known = describe(f"hf:{vit_folder}", {}, "pretrained")
+    known = describe_source(f"hf:{vit_folder}", {}, "pretrained")
     assert known.mean is not None and known.std is not None
     assert known.mean[0] == pytest.approx(mean)
     assert known.std[0] == pytest.approx(std)
@@ -209,7 +210,7 @@ def test_a_processors_scale_is_taken_into_mean_and_std(
 def test_a_processor_file_that_is_broken(vit_folder: Path, text: str) -> None:
     (vit_folder / "preprocessor_config.json").write_text(text)
     with pytest.raises(UserError, match=r"preprocessor_config\.json"):
-        describe(f"hf:{vit_folder}", {}, "pretrained")
+        describe_source(f"hf:{vit_folder}", {}, "pretrained")
 
 
 def test_what_was_read_is_written_down(vit_folder: Path, tiny: Params) -> None:
@@ -250,7 +251,7 @@ def test_a_local_hub_repository(tmp_path: Path, tiny: Params) -> None:
     assert factory_file(source, "teacher") == folder / "hubconf.py"
     assert public_source(source) == "hub:their-repo:small"
     section = {**tiny["teacher"], "source": source, "weights": None}
-    assert check(parse_config(teacher_only(tiny, section))).classes == 3
+    assert load_checked_teacher(parse_config(teacher_only(tiny, section))).classes == 3
 
 
 def test_a_fetched_hub_repository_is_used_from_the_cache(tmp_path: Path) -> None:

@@ -11,15 +11,22 @@ import torch
 from torch import Tensor
 
 from pipeline.cli import main
-from pipeline.config import parse_config
-from pipeline.distillation import distill
-from pipeline.diversity import measure, on_foreign
+from pipeline.dataset.stream import ordered_batches
+from pipeline.distillation.job import distill
+from pipeline.distillation.step import distillation_loss
 from pipeline.errors import UserError
-from pipeline.evaluation import check_evaluation, evaluate, load_student, share
-from pipeline.measures import frechet_distance, likeness, mean_cosine, nearest, vendi_score
-from pipeline.streaming import ordered_batches
-from pipeline.students import STUDENT, student_jobs
-from pipeline.training import distillation_loss
+from pipeline.evaluation.accuracy import evaluate, load_student, share
+from pipeline.evaluation.dataset_measures import measure, on_foreign
+from pipeline.evaluation.inputs import check_evaluation
+from pipeline.evaluation.similarity import (
+    frechet_distance,
+    likeness,
+    mean_cosine,
+    nearest,
+    vendi_score,
+)
+from pipeline.params import parse_config
+from pipeline.stages.distill import STUDENT, student_jobs
 from tests.conftest import Params, changed, dataset, load, write_blobs, write_params
 
 
@@ -145,7 +152,7 @@ def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> No
     config, teacher = load(made)
     whole = measure(config, teacher)[0]["statistics_gap"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.diversity.BATCH", 7)
+        patch.setattr("pipeline.evaluation.dataset_measures.BATCH", 7)
         assert measure(config, teacher)[0]["statistics_gap"] == pytest.approx(whole, rel=1e-4)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import DistillationConfig
-from pipeline.muon import RATE, WEIGHT_DECAY, Matrices, hidden_weights, orthogonal
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.training import Training
+from pipeline.config.distillation import DistillationConfig
+from pipeline.distillation.muon import RATE, WEIGHT_DECAY, Matrices, hidden_weights, orthogonal
+from pipeline.distillation.step import Training
+from pipeline.teachers.teacher import Preprocessing, Teacher
 
 
 def network() -> nn.Sequential:

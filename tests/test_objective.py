@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ObjectiveConfig
-from pipeline.objective import (
-    PRESETS,
+from pipeline.config.synthesis import ObjectiveConfig
+from pipeline.objective.bn_statistics import FeatureStatistics, LayerStatistics
+from pipeline.objective.presets import PRESETS, FeatureForm, Objective
+from pipeline.objective.terms import (
     VARIANCE_FLOOR,
-    FeatureForm,
-    Objective,
     Terms,
     ambiguous_targets,
     classification_loss,
@@ -26,7 +25,6 @@ from pipeline.objective import (
     l2_norm,
     total_variation,
 )
-from pipeline.statistics import FeatureStatistics, LayerStatistics
 
 SHAPES = [(1, 1, 2, 2), (2, 3, 4, 5), (3, 4, 7, 3)]
 

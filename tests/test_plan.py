@@ -9,8 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pipeline.config import AdaptiveConfig, SynthesisConfig
-from pipeline.plan import Plan, derive_seed, make_plan
+from pipeline.config.distillation import AdaptiveConfig
+from pipeline.config.synthesis import SynthesisConfig
+from pipeline.dataset.plan import Plan, derive_seed, make_plan
 
 SIZES = [
     # images, classes, shard_size, batch_size, rounds, images a round

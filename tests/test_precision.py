@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline import muon, precision, synthesis
-from pipeline.config import Config
-from pipeline.distillation import distill
-from pipeline.precision import Precision, has_bfloat16, precision_on
-from pipeline.students import student_jobs
+from pipeline.config.schema import Config
+from pipeline.device import precision
+from pipeline.device.precision import Precision, has_bfloat16, precision_on
+from pipeline.distillation import muon
+from pipeline.distillation.job import distill
+from pipeline.stages.distill import student_jobs
+from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 CPU = torch.device("cpu")
@@ -27,7 +29,7 @@ def ask_anew() -> Iterator[None]:
     has_bfloat16.cache_clear()
     yield
     has_bfloat16.cache_clear()
-    synthesis._cached_engine.cache_clear()
+    engine_cache._cached_engine.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_auto_makes_what_its_precision_makes_and_the_records_say_which(
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: expected == "bfloat16")
     files = []
     for choice in ("auto", expected):
-        synthesis._cached_engine.cache_clear()  # it keeps what auto was
+        engine_cache._cached_engine.cache_clear()  # it keeps what auto was
         paths = {f"paths.{name}": str(tmp_path / choice / name) for name in ("dataset", "students")}
         settings = {"synthesis.precision": choice, "distillation.precision": choice}
         params = changed(tiny, {**paths, **settings})

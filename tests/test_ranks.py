@@ -18,13 +18,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline import batchnorm, ranks, students
-from pipeline.batchnorm import share_batchnorm
-from pipeline.distillation import DistillJob, distill, student_problem
+from pipeline.distillation import shared_batchnorm
+from pipeline.distillation.job import DistillJob, distill, student_problem
+from pipeline.distillation.shared_batchnorm import share_batchnorm
 from pipeline.errors import UserError
-from pipeline.ranks import Share
+from pipeline.execution import torchrun
+from pipeline.execution.torchrun import Share
+from pipeline.stages import distill as distill_module
+from pipeline.stages.distill import check_distillation, student_jobs
 from pipeline.storage import digest_file
-from pipeline.students import check_distillation, student_jobs
 from tests.conftest import Params, changed, load, tree, write_params
 
 RUN = {
@@ -154,7 +156,7 @@ def test_a_batch_that_cannot_be_shared(
 ) -> None:
     config, teacher = load(changed(finished, {"distillation.batch_size": batch}))
     check_distillation(config, teacher)
-    monkeypatch.setattr(students, "own_share", lambda: Share(0, processes))
+    monkeypatch.setattr(distill_module, "own_share", lambda: Share(0, processes))
     with pytest.raises(UserError, match=f"batch_size is {batch}.* a multiple of {multiple} "):
         check_distillation(config, teacher)
 
@@ -164,7 +166,10 @@ def test_a_process_without_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for device in ("auto", "cuda"):
-        with pytest.raises(UserError, match="GPU 3, but this machine has 2"), ranks.joined(device):
+        with (
+            pytest.raises(UserError, match="GPU 3, but this machine has 2"),
+            torchrun.joined(device),
+        ):
             pass
 
 
@@ -183,7 +188,7 @@ def test_a_shared_batchnorm_compiles_to_one_graph(alone: None) -> None:
     plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3))
     shared = copy.deepcopy(plain)
     for index in (1, 3):
-        shared[index] = batchnorm._shared(shared[index])
+        shared[index] = shared_batchnorm._shared(shared[index])
     images = torch.rand(4, 2, 6, 6)
     torch._dynamo.reset()
     compiled = torch.compile(shared, backend="aot_eager", fullgraph=True)
@@ -204,6 +209,6 @@ def test_a_batchnorm_of_another_kind_cannot_be_shared(monkeypatch: pytest.Monkey
 
     network = nn.Sequential(nn.Conv2d(1, 2, 3), Other(2))
     assert share_batchnorm(network) is network
-    monkeypatch.setattr(batchnorm, "own_share", lambda: Share(0, 2))
+    monkeypatch.setattr(shared_batchnorm, "own_share", lambda: Share(0, 2))
     with pytest.raises(UserError, match="a Other, which several processes cannot share"):
         share_batchnorm(network)

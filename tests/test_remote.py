@@ -16,13 +16,15 @@ import webdataset as wds
 from s3fs import S3FileSystem
 
 from benchmarks.s3_faults import BUCKET, CREDENTIALS, PAGE, Proxy, Watcher, client, s3_server
-from pipeline.adaptive import finalize, missing_jobs
 from pipeline.cli import main
-from pipeline.config import parse_config
+from pipeline.dataset.lock import locked
 from pipeline.errors import UserError
-from pipeline.evaluation import evaluate
-from pipeline.lock import locked
-from pipeline.running import JobsFailed, open_runner
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.execution.runner import JobsFailed, open_runner
+from pipeline.params import parse_config
+from pipeline.stages.distill import distill_students
+from pipeline.stages.synthesize import finalize, missing_jobs
+from pipeline.stages.verify import repair, verify
 from pipeline.storage import (
     digest_bytes,
     exists,
@@ -35,10 +37,8 @@ from pipeline.storage import (
     size_of,
     write_bytes,
 )
-from pipeline.students import distill_students
-from pipeline.survey import shard_states
-from pipeline.synthesis import make_shard
-from pipeline.verification import repair, verify
+from pipeline.synthesis.make_shard import make_shard
+from pipeline.synthesis.shard_states import shard_states
 from tests.conftest import Params, changed, dataset, load, make, tree, write_blobs, write_params
 
 SECRET = "wJalrXUtnFEMIbPxRfiCYEXAMPLEKEY"

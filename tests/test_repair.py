@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import parse_config
+from pipeline.dataset.lock import locked
 from pipeline.errors import UserError
-from pipeline.lock import locked
-from pipeline.running import open_runner
-from pipeline.verification import repair, verify
+from pipeline.execution.runner import open_runner
+from pipeline.params import parse_config
+from pipeline.stages.verify import repair, verify
 from tests.conftest import Params, changed, load, make, tree
 
 

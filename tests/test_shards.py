@@ -8,15 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.dataset.tar import Member, Sample, decode_image, encode_image, read_tar, write_tar
 from pipeline.errors import BadShardError
-from pipeline.shards import (
-    Member,
-    Sample,
-    decode_image,
-    encode_image,
-    read_tar,
-    write_tar,
-)
 from pipeline.storage import digest_bytes
 
 

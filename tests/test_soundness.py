@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.cli import main
-from pipeline.config import parse_config
-from pipeline.soundness import expectation, range_factor
-from pipeline.statistics import untrained_layers
-from pipeline.synthesis import check
+from pipeline.objective.bn_statistics import untrained_layers
+from pipeline.params import parse_config
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.batchnorm_check import expectation, range_factor
 from tests.conftest import Params, changed, load, make, write_params
 
 
@@ -115,7 +115,7 @@ def test_a_teacher_without_batchnorm_gets_its_own_objective(
     assert config.synthesis.objective.preset == "without-batchnorm"
     assert config.synthesis.objective.resolve().colour > 0
     with caplog.at_level(logging.WARNING):
-        check(config)
+        load_checked_teacher(config)
     (note,) = [record.getMessage() for record in caplog.records]
     assert "no BatchNorm" in note and "teach a student less" in note
     assert make(params) == [0, 1]
@@ -149,5 +149,5 @@ def test_random_weights_that_were_asked_for_are_a_warning(
         "input": {"height": 32, "width": 32},
     }
     with caplog.at_level(logging.WARNING):
-        check(parse_config({**tiny, "teacher": section}))
+        load_checked_teacher(parse_config({**tiny, "teacher": section}))
     assert "14 of the teacher's 14 BatchNorm layers were never trained" in caplog.text

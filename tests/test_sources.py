@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.config import parse_config
 from pipeline.errors import UserError
-from pipeline.sources import (
+from pipeline.params import parse_config
+from pipeline.teachers.networks import (
     build_network,
     digest_network,
     factory_digest,
@@ -22,7 +22,7 @@ from pipeline.sources import (
     load_weights,
     read_state_dict,
 )
-from pipeline.teacher import load_teacher
+from pipeline.teachers.teacher import load_teacher
 from tests.conftest import FACTORY, Params, changed, load
 
 

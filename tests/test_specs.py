@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-import pipeline.teacher
-from pipeline import muon, synthesis
-from pipeline.code import source_digest
-from pipeline.config import parse_config
-from pipeline.students import student_jobs
-from pipeline.synthesis import round_spec
+import pipeline.teachers.teacher
+from pipeline.distillation.job import STUDENT_CODE
+from pipeline.params import parse_config
+from pipeline.source_digest import PACKAGE, source_digest, source_files
+from pipeline.stages.distill import student_jobs
+from pipeline.synthesis.spec import SHARD_CODE, round_spec
 from tests.conftest import Params, changed, load
 
 
@@ -41,9 +44,7 @@ def test_each_setting_is_in_the_spec(tiny: Params, key: str, value: Any) -> None
     assert one != two
 
 
-def test_torch_and_code_are_in_the_specs(
-    made: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_torch_and_code_are_in_the_specs(made: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     config, teacher = load(made)
     (job,) = student_jobs(config, teacher)
     shards, student = round_spec(config, 0, "", None), job.spec()
@@ -51,18 +52,59 @@ def test_torch_and_code_are_in_the_specs(
         patch.setattr(torch, "__version__", "99.1.0")
         assert round_spec(config, 0, "", None) != shards
         assert job.spec() != student
-    copied = tmp_path / "muon.py"
-    copied.write_text(Path(muon.__file__).read_text() + "\nONE = 1\n")
-    monkeypatch.setattr(muon, "__file__", str(copied))
-    assert job.spec() != student
-    views = synthesis.views
-    copied.write_text(Path(views.__file__).read_text() + "\nONE = 1\n")
-    monkeypatch.setattr(views, "__file__", str(copied))
-    synthesis._code_digest.cache_clear()
-    try:
-        assert round_spec(config, 0, "", None) != shards
-    finally:
-        synthesis._code_digest.cache_clear()
+
+
+CLOSED = {  # imported by the jobs and left out of their digests, with the reason
+    "config": "a spec holds its values",
+    "errors.py": "texts for a person",
+    "execution": "where a job runs; torchrun.py, which averages gradients, is a student's",
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "names"),
+    [("synthesis/make_shard.py", SHARD_CODE), ("distillation/job.py", STUDENT_CODE)],
+)
+def test_every_module_that_a_job_imports_is_in_its_digest(job: str, names: Sequence[str]) -> None:
+    covered = set(source_files(names))
+    missing = {
+        str(file.relative_to(PACKAGE))
+        for file in imported_files(PACKAGE / job) - covered
+        if file.name != "__init__.py" and file.relative_to(PACKAGE).parts[0] not in CLOSED
+    }
+    assert not missing
+    assert all(file.is_file() for file in covered)
+
+
+@pytest.mark.parametrize("names", [SHARD_CODE, STUDENT_CODE])
+def test_a_change_of_any_covered_file_is_seen(names: Sequence[str], tmp_path: Path) -> None:
+    root = tmp_path / "pipeline"
+    shutil.copytree(PACKAGE, root)
+    before = source_digest(source_files(names, root))
+    for file in source_files(names, root):
+        text = file.read_text()
+        file.write_text(text + "\nCHANGED = 1\n")
+        assert source_digest(source_files(names, root)) != before, file
+        file.write_text(text)
+
+
+def imported_files(start: Path) -> set[Path]:
+    """The files of this package that ``start`` imports, directly or through others."""
+    seen: set[Path] = set()
+    todo = [start]
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
+                path = PACKAGE.parent / str(node.module).replace(".", "/")
+                parts = [path / alias.name for alias in node.names]
+                todo += [
+                    p.with_suffix(".py") for p in (path, *parts) if p.with_suffix(".py").is_file()
+                ]
+    return seen
 
 
 def test_a_student_of_another_factory_is_stale(made: Params, tmp_path: Path) -> None:
@@ -89,6 +131,6 @@ def test_library_version_is_in_the_digest(tiny: Params, monkeypatch: pytest.Monk
     network = nn.Linear(2, 2)
     config = parse_config(changed(tiny, {"teacher.class_names": None})).teacher
     config = config.model_copy(update={"source": "torchvision:resnet18", "arguments": {}})
-    first = pipeline.teacher._digest(config, network)
+    first = pipeline.teachers.teacher._digest(config, network)
     monkeypatch.setattr(pipeline.teacher, "version", lambda package: "99")
-    assert pipeline.teacher._digest(config, network) != first
+    assert pipeline.teachers.teacher._digest(config, network) != first

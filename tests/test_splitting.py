@@ -17,20 +17,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import splitting, synthesis
-from pipeline.config import parse_config
-from pipeline.engine import Engine
+from pipeline.dataset.plan import Batch, derive_seed, make_plan
+from pipeline.dataset.stream import ordered_batches
+from pipeline.device.memory import enough_memory, is_out_of_memory
+from pipeline.distillation.step import Training
 from pipeline.errors import UserError
-from pipeline.inversion import invert
-from pipeline.memory import enough_memory, is_out_of_memory
-from pipeline.objective import Objective
-from pipeline.plan import Batch, derive_seed, make_plan
-from pipeline.probe import probe_devices
-from pipeline.running import JobsFailed, open_runner
-from pipeline.splitting import Report, _partitions, invert_in_parts
-from pipeline.streaming import ordered_batches
-from pipeline.training import Training
-from pipeline.verification import repair, verify
+from pipeline.estimation.device_timing import probe_devices
+from pipeline.execution.runner import JobsFailed, open_runner
+from pipeline.inversion import batch_parts
+from pipeline.inversion.batch_parts import Report, _partitions, invert_in_parts
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import invert
+from pipeline.objective.presets import Objective
+from pipeline.params import parse_config
+from pipeline.stages.verify import repair, verify
+from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.test_filtering import cosines, rows
 
@@ -62,7 +63,7 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> Capacity:
 
         monkeypatch.setattr(Engine, "step", step)
         if new:
-            synthesis._cached_engine.cache_clear()
+            engine_cache._cached_engine.cache_clear()
         return tried
 
     return limit
@@ -212,7 +213,7 @@ def test_a_process_that_knows_the_limit_makes_what_one_that_finds_it_makes(
     tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sizes that fail are those above the capacity, in whatever order they are met."""
-    monkeypatch.setattr(splitting, "release", lambda device: None)
+    monkeypatch.setattr(batch_parts, "release", lambda device: None)
     _, teacher = load(tiny)
 
     def sizes(size: int, most: int, known: int | None) -> list[int] | None:
@@ -309,7 +310,7 @@ def test_other_errors_are_tried_again_as_ever(tiny: Params, capacity: Capacity) 
 def test_a_probe_measures_the_parts(
     tiny: Params, capacity: Capacity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import probe
+    from pipeline.estimation import device_timing as probe
 
     monkeypatch.setattr(probe, "ENOUGH", 0.01)
     tried = capacity(3)

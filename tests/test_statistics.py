@@ -7,7 +7,7 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from pipeline.statistics import (
+from pipeline.objective.bn_statistics import (
     FeatureStatistics,
     LayerStatistics,
     batchnorm_layers,

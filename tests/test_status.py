@@ -13,18 +13,20 @@ from typing import Any
 
 import pytest
 
-from pipeline import adaptive, markers
-from pipeline.adaptive import finalize
 from pipeline.cli import main
-from pipeline.config import parse_config
-from pipeline.executor import Stopped
-from pipeline.markers import DEAD, REFRESH, marked, read_markers
-from pipeline.running import JobsFailed
-from pipeline.status import PAUSE, Status, dataset_status, describe, duration
+from pipeline.dataset import run_markers
+from pipeline.dataset.run_markers import DEAD, REFRESH, marked, read_markers
+from pipeline.execution.executor import Stopped
+from pipeline.execution.runner import JobsFailed
+from pipeline.params import parse_config
+from pipeline.stages import synthesize as synthesize_module
+from pipeline.stages.status import PAUSE, Status, dataset_status, describe_status, duration
+from pipeline.stages.synthesize import finalize
+from pipeline.stages.verify import verify
 from pipeline.storage import listing
-from pipeline.survey import ranges
-from pipeline.synthesis import ShardJob, make_shard
-from pipeline.verification import verify
+from pipeline.synthesis.job import ShardJob
+from pipeline.synthesis.make_shard import make_shard
+from pipeline.synthesis.shard_states import ranges
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 
@@ -77,7 +79,7 @@ def test_a_stopped_shard_has_not_failed(tmp_path: Path, stop: BaseException) -> 
 
 def test_a_sign_of_life_every_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(markers.time, "monotonic", lambda: now)
+    monkeypatch.setattr(run_markers.time, "monotonic", lambda: now)
     path = tmp_path / "metadata" / ".000003.running.json"
     with marked(tmp_path, 3) as alive:
         os.utime(path, (1, 1))
@@ -141,7 +143,7 @@ def test_the_states(
         return make_shard(job, device, report)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptive, "make_shard", fragile)
+        patch.setattr(synthesize_module, "make_shard", fragile)
         with pytest.raises(JobsFailed):
             make(five, range(1, 3))
     marker(dataset(five), 3)
@@ -149,7 +151,7 @@ def test_the_states(
     assert status.shards == {"complete": [0, 1], "failed": [2], "running": [3], "missing": [4]}
     assert status.errors == {2: "RuntimeError: out of luck"}
     assert status.images_left == 12
-    assert list(describe(status))[:5] == [
+    assert list(describe_status(status))[:5] == [
         "2 complete",
         "1 running: 000003",
         "1 failed: 000002",
@@ -184,7 +186,9 @@ def test_speed_and_time_left(five: Params) -> None:
     status = status_of(five)
     assert status.speed == pytest.approx(2.0)
     assert status.seconds_left == pytest.approx(2.0)
-    assert list(describe(status))[-1] == "2 images/s lately, 4 images left: 2 s at that speed"
+    assert (
+        list(describe_status(status))[-1] == "2 images/s lately, 4 images left: 2 s at that speed"
+    )
 
 
 def test_a_pause_does_not_count(five: Params) -> None:
@@ -200,7 +204,7 @@ def test_no_speed_without_two_moments(five: Params) -> None:
     finished_at(five, {0: 1000, 1: 1000})
     status = status_of(five)
     assert status.speed is None and status.seconds_left is None
-    assert list(describe(status)) == ["2 complete", "3 missing: 000002-000004"]
+    assert list(describe_status(status)) == ["2 complete", "3 missing: 000002-000004"]
 
 
 def test_a_complete_dataset_has_no_time_left(

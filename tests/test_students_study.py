@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from benchmarks import labels, students
-from pipeline.config import Config, load_config
-from pipeline.objective import PRESETS
-from pipeline.running import JobsFailed
-from pipeline.shards import Sample, write_tar
-from pipeline.streaming import ordered_batches
+from pipeline.config.schema import Config
+from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.tar import Sample, write_tar
+from pipeline.execution.runner import JobsFailed
+from pipeline.objective.presets import PRESETS
+from pipeline.params import load_config
 from tests.conftest import Params, changed, dataset, write_blobs, write_params
 from tests.test_distillation import random
 

@@ -15,20 +15,23 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline import adaptive, synthesis
-from pipeline.adaptive import finalize, missing_jobs
-from pipeline.config import parse_config
-from pipeline.distillation import distill
+from pipeline.dataset.plan import make_plan
+from pipeline.dataset.records import NULLABLE, SCHEMA
+from pipeline.dataset.tar import decode_image, read_tar
+from pipeline.distillation.job import distill
 from pipeline.errors import UserError
-from pipeline.plan import make_plan
-from pipeline.provenance import NULLABLE, SCHEMA
-from pipeline.running import JobsFailed
-from pipeline.shards import decode_image, read_tar
+from pipeline.execution.runner import JobsFailed
+from pipeline.params import parse_config
+from pipeline.stages import synthesize as synthesize_module
+from pipeline.stages.distill import student_jobs
+from pipeline.stages.synthesize import finalize, missing_jobs
+from pipeline.stages.verify import verify
 from pipeline.storage import digest_file
-from pipeline.students import student_jobs
-from pipeline.survey import shard_states
-from pipeline.synthesis import Competitor, ShardJob, make_shard, round_objective
-from pipeline.verification import verify
+from pipeline.synthesis import make_shard as make_shard_module
+from pipeline.synthesis.job import Competitor, ShardJob
+from pipeline.synthesis.make_shard import make_shard
+from pipeline.synthesis.shard_states import shard_states
+from pipeline.synthesis.spec import round_objective
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 WHOLE = ["README.md", "_info.json", "index.json", "provenance.json", "train/sizes.json"]
@@ -330,7 +333,7 @@ def test_a_failed_shard_leaves_the_others_complete(
         return real(job, device, report)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptive, "make_shard", fragile)
+        patch.setattr(synthesize_module, "make_shard", fragile)
         with pytest.raises(JobsFailed, match="1 of 3 jobs failed; the first: out of luck"):
             make(again)
     assert states(again) == {0: "complete", 1: "missing", 2: "complete"}
@@ -348,7 +351,7 @@ def test_a_failed_shard_is_tried_again(tiny: Params, monkeypatch: pytest.MonkeyP
             raise RuntimeError("a bad moment")
         return real(job, device, report)
 
-    monkeypatch.setattr(adaptive, "make_shard", flaky)
+    monkeypatch.setattr(synthesize_module, "make_shard", flaky)
     assert make(changed(tiny, {"execution.retries": 1})) == [0, 1]
     assert attempts == [0, 1, 1]
 
@@ -366,7 +369,7 @@ def test_a_shard_is_not_made_again_when_only_the_answer_was_lost(
             raise RuntimeError("died between the record and the answer")
         return made
 
-    monkeypatch.setattr(adaptive, "make_shard", mute)
+    monkeypatch.setattr(synthesize_module, "make_shard", mute)
     assert make(changed(tiny, {"execution.retries": 1})) == [0, 1]
     assert len(stamps) == 3 and stamps[0] == stamps[1]
 
@@ -609,9 +612,9 @@ def test_provenance_names_the_versions_that_made_the_shards(
 ) -> None:
     """Not those of whoever looks at them later, or completes them."""
     old, new = {"python": "3.11.1", "pillow": "11.0"}, {"python": "3.12.3", "pillow": "99.0"}
-    monkeypatch.setattr(synthesis, "versions", lambda: old)
+    monkeypatch.setattr(make_shard_module, "versions", lambda: old)
     make(tiny)
-    monkeypatch.setattr(synthesis, "versions", lambda: new)
+    monkeypatch.setattr(make_shard_module, "versions", lambda: new)
     assert make(tiny) == []
     assert verified(tiny) == []
     (dataset(tiny) / "train/000001.tar").unlink()

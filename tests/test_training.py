@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import DistillationConfig
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.training import Training, learning_rate
+from pipeline.config.distillation import DistillationConfig
+from pipeline.distillation.step import Training, learning_rate
+from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.test_muon import batch, network
 
 

@@ -10,14 +10,14 @@ import torchvision
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from pipeline.checkpointing import blocks_of, checkpointed
 from pipeline.cli import main
-from pipeline.config import load_config
-from pipeline.engine import Engine
-from pipeline.inversion import invert
-from pipeline.objective import Objective
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.trial import LEAST, Trial, _suggested
+from pipeline.device.checkpointing import blocks_of, checkpointed
+from pipeline.estimation.probe import LEAST, Trial, _suggested
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import invert
+from pipeline.objective.presets import Objective
+from pipeline.params import load_config
+from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, write_params
 
 TEXT = """\

@@ -11,23 +11,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline import batchnorm
-from pipeline.batchnorm import SharedBatchNorm, share_batchnorm
-from pipeline.checkpointing import blocks_of, checkpointed
-from pipeline.diversity import measure
-from pipeline.engine import Engine
+from pipeline.device.checkpointing import blocks_of, checkpointed
+from pipeline.device.precision import channels_last
+from pipeline.device.seeding import seed_all
+from pipeline.distillation import shared_batchnorm
+from pipeline.distillation.feature_maps import FeatureMaps
+from pipeline.distillation.shared_batchnorm import SharedBatchNorm, share_batchnorm
+from pipeline.distillation.step import follow
 from pipeline.errors import UserError
-from pipeline.imitation import FeatureMaps
-from pipeline.objective import Objective
-from pipeline.precision import channels_last
-from pipeline.ranks import Share
-from pipeline.running import open_runner
-from pipeline.seeding import seed_all
-from pipeline.sources import build_network
-from pipeline.students import distill_students
-from pipeline.synthesis import check, check_student
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.training import follow
+from pipeline.evaluation.dataset_measures import measure
+from pipeline.execution.runner import open_runner
+from pipeline.execution.torchrun import Share
+from pipeline.inversion.engine import Engine
+from pipeline.objective.presets import Objective
+from pipeline.stages.distill import distill_students
+from pipeline.synthesis.check import check_student, load_checked_teacher
+from pipeline.teachers.networks import build_network
+from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 FACTORY = """
@@ -154,7 +154,7 @@ def test_a_student_with_another_answer_in_training_is_known_before_it_is_trained
     with pytest.raises(UserError, match=r"student in training mode must .* returns tuple"):
         check_student(config, teacher, "distillation", config.distillation)
     with pytest.raises(UserError, match="student in training mode"):
-        check(
+        load_checked_teacher(
             config.model_copy(update={"adaptive": config.adaptive.model_copy(update={"rounds": 1})})
         )
 
@@ -235,7 +235,7 @@ def test_a_batchnorm_of_two_names_is_shared_by_both(
     norm = nn.BatchNorm2d(2)
     part = nn.Sequential(norm) if nested else norm
     network = nn.Sequential(nn.Conv2d(2, 2, 3), part, nn.Conv2d(2, 2, 3), part)
-    monkeypatch.setattr(batchnorm, "own_share", lambda: Share(0, 2))
+    monkeypatch.setattr(shared_batchnorm, "own_share", lambda: Share(0, 2))
     share_batchnorm(network)
     kinds = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     assert kinds == []

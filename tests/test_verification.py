@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import Config
-from pipeline.provenance import ShardRecord
-from pipeline.shards import Sample, decode_image, read_tar, write_tar
+from pipeline.config.schema import Config
+from pipeline.dataset.records import ShardRecord
+from pipeline.dataset.tar import Sample, decode_image, read_tar, write_tar
+from pipeline.stages.verify import verify
 from pipeline.storage import write_json
-from pipeline.survey import shard_states
-from pipeline.synthesis import file_facts
-from pipeline.teacher import Teacher
-from pipeline.verification import verify
+from pipeline.synthesis.make_shard import file_facts
+from pipeline.synthesis.shard_states import shard_states
+from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 FILES = [

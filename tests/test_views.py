@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import inversion
-from pipeline.engine import Engine
-from pipeline.inversion import invert
-from pipeline.objective import PRESETS, Objective
-from pipeline.teacher import Preprocessing, Teacher
-from pipeline.views import Views, crop, recolour, resize
+from pipeline.inversion import invert as invert_module
+from pipeline.inversion.engine import Engine
+from pipeline.inversion.invert import invert
+from pipeline.inversion.views import Views, crop, recolour, resize
+from pipeline.objective.presets import PRESETS, Objective
+from pipeline.teachers.teacher import Preprocessing, Teacher
 
 LABELS = torch.tensor([0, 1, 2, 0])
 
@@ -165,7 +165,7 @@ def test_each_stage_has_a_schedule_of_its_own(monkeypatch: pytest.MonkeyPatch) -
         asked.append((iteration, iterations))
         return 0.1
 
-    monkeypatch.setattr(inversion, "learning_rate", rate)
+    monkeypatch.setattr(invert_module, "learning_rate", rate)
     with Engine(teacher_of(flat(8), 8), Objective(coarse=0.6)) as engine:
         invert(engine, LABELS, 7, 5)
     assert asked == [(0, 3), (1, 3), (2, 3), (0, 2), (1, 2)]

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.streaming import ordered_batches
-from pipeline.synthesis import plan_of
-from pipeline.teacher import Preprocessing
-from pipeline.warm import Pool, earlier_pool
+from pipeline.dataset.plan import plan_of
+from pipeline.dataset.stream import ordered_batches
+from pipeline.inversion.warm_start import Pool, earlier_pool
+from pipeline.teachers.teacher import Preprocessing
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 PREPROCESSING = Preprocessing(torch.full((1, 1, 1, 1), 0.5), torch.full((1, 1, 1, 1), 0.25))

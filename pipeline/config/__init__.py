@@ -1,0 +1,1 @@
+"""The fields of a parameter file and the checks of their values. Builds no network."""

@@ -1,0 +1,46 @@
+"""Types that several sections of the parameters share, and the sections' base class."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Few = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Weight = Annotated[float, Field(ge=0)]
+Spread = Annotated[float, Field(ge=0, le=10)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Between = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _no_credentials(text: str) -> str:
+    """Whatever is in a parameter ends in files and logs, so no secret may be."""
+    _, separator, rest = text.partition("://")
+    if separator and any(character in rest for character in "@?#"):
+        raise ValueError(
+            "a URL (not shown) must hold no credentials and no query: write "
+            "protocol://bucket/prefix and give credentials by the environment"
+        )
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_no_credentials)]
+AUTO = "auto"
+MOST_IMAGES, MOST_SHARDS = 100_000_000, 900_000
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a URL with credentials
+    )

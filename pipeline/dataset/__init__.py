@@ -1,0 +1,1 @@
+"""The dataset on disk: its layout, plan, tar shards, records and locks, and how it is read."""

@@ -1,0 +1,1 @@
+"""What a run would cost, and which parameters suit a teacher, before the run."""

@@ -1,0 +1,1 @@
+"""What is measured after the fact: accuracy on real images, and how varied the images are."""

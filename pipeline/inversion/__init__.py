@@ -1,0 +1,1 @@
+"""Images from a teacher: one batch from starting images to finished pixels."""

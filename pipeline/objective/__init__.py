@@ -1,0 +1,1 @@
+"""What an inversion minimises: the terms, their weights as presets, and BatchNorm statistics."""

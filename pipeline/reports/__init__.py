@@ -1,0 +1,1 @@
+"""The files in the reports folder: metrics, curves and pictures."""

@@ -1,0 +1,206 @@
+"""The files in ``reports/``: metrics as JSON, series as CSV, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.config.schema import Config
+from pipeline.dataset.records import ShardRecord, read_records
+from pipeline.errors import UserError
+from pipeline.reports.pictures import (
+    Curve,
+    draw_distillation_curves,
+    draw_grids,
+    draw_pairs,
+    draw_synthesis_curves,
+    read_log,
+)
+from pipeline.stages.distill import NOISE, STUDENT, weights_path
+from pipeline.storage import write_bytes, write_json
+from pipeline.synthesis.job import Made
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums over the records of shards, which may be too many to keep; means are by image."""
+
+    shards: int = 0
+    images: int = 0
+    agreement: float = 0.0
+    confidence: float = 0.0
+    counts: Counter[int] = field(default_factory=Counter)
+    replaced: Counter[str] = field(default_factory=Counter)
+    flaws: Counter[str] = field(default_factory=Counter)
+    weights: Counter[int] = field(default_factory=Counter)  # images of a round
+    curves: dict[int, Curve] = field(default_factory=dict)
+
+    def add(self, record: ShardRecord) -> None:
+        self.shards += 1
+        self.images += record.images
+        self.agreement += record.agreement * record.images
+        self.confidence += record.confidence * record.images
+        self.counts.update({int(label): count for label, count in record.class_counts.items()})
+        self.replaced.update(record.replaced)
+        self.flaws.update(record.flaws)
+        self.weights[record.round] += record.images
+        names = record.curve[0]
+        curve = {name: np.array([point[name] for point in record.curve]) for name in names}
+        sums = self.curves.setdefault(record.round, {"iteration": curve["iteration"]})
+        for name in curve.keys() - {"iteration"}:
+            sums[name] = sums.get(name, 0) + curve[name] * record.images
+
+    def mean_curves(self) -> dict[int, Curve]:
+        """Of each round, its terms in the order of their names."""
+        return {
+            round_: {
+                name: values if name == "iteration" else values / self.weights[round_]
+                for name, values in sorted(sums.items())
+            }
+            for round_, sums in self.curves.items()
+        }
+
+
+def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
+    """``synthesis.json``, the loss curves, the class histogram and a grid for each round."""
+    reports, tally = Path(config.paths.reports), _Tally()
+    for record in read_records(config):
+        tally.add(record)
+    if tally.flaws:
+        flaws = ", ".join(f"{count} {word}" for word, count in sorted(tally.flaws.items()))
+        log.warning(
+            "of %d images %s after %d attempts, and kept: the rows' column flaw tells which",
+            tally.images,
+            flaws,
+            config.synthesis.attempts,
+        )
+    curves = tally.mean_curves()
+    report = {
+        "images": tally.images,
+        "shards": tally.shards,
+        "rounds": config.adaptive.rounds,
+        "classes": len(tally.counts),
+        "teacher_agreement": round(tally.agreement / tally.images, 6),
+        "teacher_confidence": round(tally.confidence / tally.images, 6),
+        "replaced": dict(tally.replaced),
+        "flaws": dict(tally.flaws),
+        "made_now": {
+            "shards": len(made),
+            "images": sum(shard.images for shard in made),
+            "worker_seconds": round(sum(shard.seconds for shard in made), 2),
+        },
+        "losses": {
+            name: float(f"{values[-1]:.6g}")
+            for name, values in curves[max(curves)].items()
+            if name != "iteration"
+        },
+    }
+    write_json(reports / "synthesis.json", report)
+    write_bytes(reports / "synthesis.csv", _csv(_curve_rows(curves)))
+    rows = [{"class": label, "images": tally.counts[label]} for label in sorted(tally.counts)]
+    write_bytes(reports / "classes.csv", _csv(rows))
+    draw_synthesis_curves(curves, reports / "synthesis.png")
+    return draw_grids(config, reports)[0]
+
+
+def report_measures(config: Config, report: dict[str, Any], pairs: Tensor) -> Path:
+    """``measures.json``, and a picture of the most alike pairs."""
+    reports = Path(config.paths.reports)
+    write_json(reports / "measures.json", report)
+    path = reports / "alike.png"
+    draw_pairs([(first, second) for first, second in pairs.numpy()], path)
+    return path
+
+
+def report_distillation(config: Config, trained: Sequence[dict[str, float]]) -> None:
+    """``distillation.json`` and the students' curves, in one CSV and one picture."""
+    reports = Path(config.paths.reports)
+    logs = [weights_path(config, STUDENT, s).with_suffix(".csv") for s in config.distillation.seeds]
+    if config.distillation.noise_baseline:
+        first = config.distillation.seeds[0]
+        logs.append(weights_path(config, NOISE, first).with_suffix(".csv"))
+    rows = [{"student": log.stem, **row} for log in logs for row in read_log(log)]
+    report = {
+        "students": {log.stem: read_log(log)[-1] for log in logs},
+        "made_now": {
+            "students": len(trained),
+            "worker_seconds": round(sum(row["seconds"] for row in trained), 2),
+        },
+    }
+    write_json(reports / "distillation.json", report)
+    write_bytes(reports / "distillation.csv", _csv(rows))
+    draw_distillation_curves(logs, reports / "distillation.png")
+
+
+def report_evaluation(config: Config, report: dict[str, Any]) -> None:
+    """``evaluation.json`` and its accuracies as a CSV for a bar chart."""
+    reports = Path(config.paths.reports)
+    rows = [{"model": "teacher", "accuracy": report["teacher_accuracy"]}]
+    rows += [
+        {"model": f"student, seed {seed}", "accuracy": accuracy}
+        for seed, accuracy in report["student_accuracies"].items()
+    ]
+    if "noise_baseline_accuracy" in report:
+        rows.append({"model": "student of noise", "accuracy": report["noise_baseline_accuracy"]})
+    write_json(reports / "evaluation.json", report)
+    write_bytes(reports / "accuracy.csv", _csv(rows))
+
+
+def summarise(config: Config) -> str:
+    """The end of a run in a few lines, from the reports."""
+    reports = Path(config.paths.reports)
+    if not (reports / "synthesis.json").is_file():
+        raise UserError(f"there is no report in {reports}: run synthesize first")
+    synthesis = json.loads((reports / "synthesis.json").read_bytes())
+    lines = [
+        f"dataset   {synthesis['images']} images, {synthesis['classes']} classes, "
+        f"{synthesis['shards']} shards in {config.paths.dataset}/",
+        f"labels    {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
+    ]
+    if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
+        result = json.loads((reports / "evaluation.json").read_bytes())
+        seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
+        lines += [
+            f"teacher   {result['teacher_accuracy']:.1%} on {result['real_images']} real images",
+            f"student   {result['student_accuracy']:.1%} (mean of {seeds}), "
+            "trained on the synthetic images only",
+        ]
+        if "noise_baseline_accuracy" in result:
+            lines.append(
+                f"noise     {result['noise_baseline_accuracy']:.1%}, the same student on noise"
+            )
+    lines += [
+        f"students  {config.paths.students}/",
+        f"look at   {reports / 'grids' / 'round-0.png'}",
+    ]
+    return "\n".join(lines)
+
+
+def _curve_rows(curves: Mapping[int, Curve]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for round_, curve in sorted(curves.items()):
+        names = [name for name in curve if name not in ("iteration", "compete")]
+        for index, iteration in enumerate(curve["iteration"]):
+            values = {name: f"{curve[name][index]:.6g}" for name in names}
+            rows.append({"round": round_, "iteration": int(iteration), **values})
+    return rows
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,168 @@
+"""What a person looks at: grids of images with the teacher's confidence, and curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from pipeline.config.schema import Config
+from pipeline.dataset.plan import Plan, plan_of
+from pipeline.dataset.tar import Pixels, decode_image, image_part, read_tar
+from pipeline.storage import Location, location, read_bytes, write_bytes
+
+matplotlib.use("Agg")
+ROWS, COLUMNS = 8, 16
+SIDE, TEXT = 64, 14
+Curve = dict[str, NDArray[np.float64]]
+"""``iteration`` and the mean of each loss term there, ``[points]`` each."""
+
+
+def draw_grids(config: Config, reports: Path) -> list[Path]:
+    """``grids/round-N.png`` for each round: a column a class, the teacher's probability below."""
+    layout, root = plan_of(config), location(config.paths.dataset)
+    paths = []
+    for round_ in range(config.adaptive.rounds + 1):
+        cells = _pick(layout, root, round_, config.teacher.classes)
+        path = reports / "grids" / f"round-{round_}.png"
+        draw_cells(cells, config.teacher.class_names, path)
+        paths.append(path)
+    for path in (reports / "grids").glob("round-*.png"):
+        if path not in paths:
+            path.unlink()
+    return paths
+
+
+def draw_cells(
+    cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None, path: Path
+) -> None:
+    """A grid of images, a column a class; ``cells`` are pixels and probabilities by class."""
+    write_bytes(path, _png(_grid(cells, names)))
+
+
+def draw_synthesis_curves(curves: Mapping[int, Curve], path: Path) -> None:
+    """Every loss term over the iterations, a line a round."""
+    from matplotlib import pyplot
+
+    names = [name for name in curves[max(curves)] if name != "iteration"]
+    figure, axes = pyplot.subplots(1, len(names), figsize=(3 * len(names), 2.8))
+    for axis, name in zip(axes, names, strict=True):
+        for round_, curve in sorted(curves.items()):
+            if name in curve:
+                axis.plot(
+                    curve["iteration"], curve[name], color=f"C{round_}", label=f"round {round_}"
+                )
+        axis.set(title=name, xlabel="iteration")
+        if all(value > 0 for line in axis.lines for value in line.get_ydata()):
+            axis.set_yscale("log")
+    axes[-1].legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def draw_distillation_curves(logs: Sequence[Location], path: Path) -> None:
+    """Loss, agreement with the teacher and accuracy on the images' labels, a line a student."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.8))
+    for log in logs:
+        rows = read_log(log)
+        for axis, name in zip(axes, ("loss", "agreement", "accuracy"), strict=True):
+            axis.plot([r["step"] for r in rows], [r[name] for r in rows], label=log.stem)
+            axis.set(title=name, xlabel="step")
+    axes[0].set_yscale("log")
+    axes[-1].legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def draw_pairs(pairs: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
+    """Pairs of images, each uint8 ``[C, H, W]``, one above the other."""
+    canvas = Image.new("RGB", (len(pairs) * (SIDE + 4), 2 * SIDE), "white")
+    for column, pair in enumerate(pairs):
+        for row, pixels in enumerate(pair):
+            canvas.paste(_cell(pixels), (2 + column * (SIDE + 4), row * SIDE))
+    write_bytes(path, _png(canvas))
+
+
+def read_log(path: Location) -> list[dict[str, float]]:
+    rows = csv.DictReader(io.StringIO(read_bytes(path).decode(), newline=""))
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def _pick(
+    layout: Plan, root: Location, round_: int, classes: int
+) -> dict[int, list[tuple[Pixels, float]]]:
+    """The first images of some classes, spread evenly where there are many.
+
+    Only the tars that the plan says hold one of them are read.
+    """
+    shown = np.unique(np.linspace(0, classes - 1, min(classes, COLUMNS)).round().astype(int))
+    numbers = layout.of_round(round_)
+    firsts = [layout.bounds[number][1] for number in numbers]
+    labels = layout.labels[firsts[0] : layout.bounds[numbers[-1]][2]]
+    places = [firsts[0] + np.flatnonzero(labels == label)[:ROWS] for label in shown]
+    wanted = np.sort(np.concatenate(places))
+    cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
+    for index in np.unique(np.searchsorted(firsts, wanted, side="right") - 1):
+        for key, parts, _ in read_tar(root / "train" / f"{numbers[index]:06d}.tar"):
+            if int(key) in wanted:
+                row = cells[int(parts["cls"])]
+                row.append((decode_image(image_part(parts)), _probability(parts["json"])))
+    return cells
+
+
+def _probability(facts: bytes) -> float:
+    return float(json.loads(facts)["teacher_prob"])
+
+
+def _grid(cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None) -> Image.Image:
+    canvas = Image.new("RGB", (len(cells) * (SIDE + 4), TEXT + ROWS * (SIDE + TEXT)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, (label, row) in enumerate(cells.items()):
+        x = 2 + column * (SIDE + 4)
+        draw.text((x, 1), (names[label] if names else str(label))[:10], fill="black")
+        for index, (pixels, probability) in enumerate(row):
+            y = TEXT + index * (SIDE + TEXT)
+            canvas.paste(_cell(pixels), (x, y))
+            draw.text(
+                (x, y + SIDE), f"{probability:.1%}", fill="black" if probability > 0.5 else "red"
+            )
+    return canvas
+
+
+def _cell(pixels: Pixels) -> Image.Image:
+    array = pixels[0] if pixels.shape[0] == 1 else _colours(pixels).transpose(1, 2, 0)
+    large = max(pixels.shape[1:]) > SIDE
+    how = Image.Resampling.LANCZOS if large else Image.Resampling.NEAREST
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB").resize((SIDE, SIDE), how)
+
+
+def _colours(pixels: Pixels) -> Pixels:
+    """Red, green and blue of ``[C, H, W]``: with other channels, means of a third of them each."""
+    if pixels.shape[0] in (3, 4):
+        return pixels[:3]
+    spread = np.repeat(pixels, 3, axis=0)  # so that a third is never empty
+    return np.stack([part.mean(0) for part in np.array_split(spread, 3)]).astype(np.uint8)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:
+    """Write a figure as PNG, and close it."""
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(buffer, dpi=110)
+    pyplot.close(figure)
+    write_bytes(path, buffer.getvalue())

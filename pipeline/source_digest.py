@@ -1,0 +1,50 @@
+"""A digest of Python source that ignores comments, docstrings and layout."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+def source_files(names: Iterable[str], root: Path = PACKAGE) -> list[Path]:
+    """The Python files of folders and single files below ``root``, in a fixed order.
+
+    Args:
+        names: folders, of which all files count, or single files ending in ``.py``.
+        root: the folder of this package.
+    """
+    files: list[Path] = []
+    for name in names:
+        path = root / name
+        files += [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+    return files
+
+
+def source_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the code of ``files``, in the order given."""
+    digest = hashlib.sha256()
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            _drop_texts(node)
+        digest.update(ast.unparse(tree).encode())
+    return digest.hexdigest()
+
+
+def _drop_texts(node: ast.AST) -> None:
+    """Remove the docstrings of a body, those below a field included."""
+    body = getattr(node, "body", None)
+    if isinstance(body, list):
+        node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -1,0 +1,55 @@
+"""The engine that a worker keeps for all shards of a round."""
+
+from __future__ import annotations
+
+import functools
+
+from pipeline.config.networks import StudentConfig
+from pipeline.device.precision import PrecisionChoice
+from pipeline.errors import TryAgainError
+from pipeline.inversion.engine import Engine
+from pipeline.objective.presets import Objective
+from pipeline.storage import digest_file
+from pipeline.synthesis.job import Competitor, ShardJob
+from pipeline.synthesis.spec import round_objective
+from pipeline.teachers import networks
+from pipeline.teachers.teacher import Teacher, cached_teacher
+
+
+def engine_of(job: ShardJob, device: str) -> Engine:
+    """The engine of the shard's round; a worker keeps it, compiled, for the shards that follow."""
+    config, competitor = job.config, job.competitor
+    loaded = cached_teacher(config.teacher.model_dump_json(), job.spec["teacher"], device)
+    return _cached_engine(
+        loaded,
+        round_objective(config, job.spec["round"]),
+        config.synthesis.precision,
+        config.synthesis.compile,
+        config.synthesis.checkpointing,
+        config.student.model_dump_json() if competitor else "",
+        competitor,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _cached_engine(
+    loaded: Teacher,
+    weights: Objective,
+    precision: PrecisionChoice,
+    compiled: bool,
+    checkpointing: bool,
+    section: str,
+    competitor: Competitor | None,
+) -> Engine:
+    student = None
+    if competitor is not None:
+        if digest_file(competitor.weights) != competitor.sha256:
+            raise TryAgainError(
+                f"{competitor.weights} is not the student that the round began with: "
+                "another run trained it anew; run the same command again"
+            )
+        architecture = StudentConfig.model_validate_json(section)
+        student = networks.build_network(architecture.source, architecture.arguments, "student")
+        networks.load_weights(student, competitor.weights, "student")
+        student.eval().requires_grad_(False).to(loaded.device)
+    return Engine(loaded, weights, precision, compiled, student, checkpointing)

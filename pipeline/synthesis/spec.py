@@ -1,0 +1,87 @@
+"""The spec of a shard: everything that its bytes depend on."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from pipeline.config.schema import Config
+from pipeline.dataset.plan import ShardPlan
+from pipeline.objective.presets import Objective
+from pipeline.source_digest import source_digest, source_files
+from pipeline.storage import digest_bytes, digest_json
+from pipeline.teachers.networks import public_source
+
+# The folders and files whose code decides the bytes of a shard. A change in one of them makes every
+# shard stale. Left out are `config` (a spec holds its values), `execution` and `errors`.
+SHARD_CODE = (
+    "dataset",
+    "device",
+    "inversion",
+    "objective",
+    "synthesis",
+    "teachers",
+    "source_digest.py",
+    "storage.py",
+)
+
+
+def round_spec(
+    config: Config, round_: int, teacher_digest: str, student: str | None
+) -> dict[str, Any]:
+    """What the bytes of all shards of a round follow from."""
+    return {
+        "round": round_,
+        "class_names": digest_json(config.teacher.class_names),
+        "iterations": config.synthesis.iterations,
+        "attempts": config.synthesis.attempts,
+        "min_confidence": config.synthesis.min_confidence,
+        "confirmed": config.synthesis.confirmed,
+        "max_similarity": config.synthesis.max_similarity,
+        "keep": config.synthesis.keep,
+        "warm": config.adaptive.warm if round_ else 0.0,
+        "objective": asdict(round_objective(config, round_)),
+        "soft_labels": config.synthesis.soft_labels,
+        "threads": config.synthesis.threads,
+        "precision": config.synthesis.precision,
+        "compile": config.synthesis.compile,
+        "checkpointing": config.synthesis.checkpointing,
+        "teacher": teacher_digest,
+        "student": student,
+        "code": code_digest(),
+        "torch": torch.__version__.partition("+")[0],
+    }
+
+
+def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:
+    """All that the bytes of a shard follow from; ``of_round`` is its round's."""
+    return {
+        **of_round,
+        "shard": shard.number,
+        "first": shard.first,
+        "labels": digest_bytes(shard.labels.astype("<i2").tobytes()),
+        "batches": [[batch.size, batch.seed] for batch in shard.batches],
+    }
+
+
+def round_objective(config: Config, round_: int) -> Objective:
+    """The objective of a round: only adaptive rounds have a student to compete with."""
+    base = config.synthesis.objective.resolve()
+    if not round_:
+        return replace(base, compete=0.0)
+    return replace(base, compete=config.compete, masked=config.adaptive.masked)
+
+
+def teacher_facts(config: Config) -> dict[str, Any]:
+    """What the teacher is, without the paths that it had on this machine."""
+    facts = config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
+    return {**facts, "source": public_source(config.teacher.source)}
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 of the code that decides the bytes of a shard."""
+    return source_digest(source_files(SHARD_CODE))
