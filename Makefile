@@ -22,7 +22,7 @@ test: $(VENV)/installed-dev
 	pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 bench: $(VENV)/installed
-	python -m benchmarks.engine
+	python -m benchmarks.engine.loop
 
 check: $(VENV)/installed-dev
 	ruff format --check .

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The study of docs/students.md and the curves of docs/performance.md on one GPU, all side by side:
 #   benchmarks/gpu_study.sh OUT SECONDS
-# OUT is as for `python -m benchmarks.students`, may hold foreign.tar too, and gets a log of each
+# OUT is as for `python -m benchmarks.students.study`, may hold foreign.tar too, and gets a log of each
 # part. A call ends after SECONDS; the same one goes on. One process leaves most of a GPU idle: start
 # NVIDIA's MPS before, so that they compute at the same time.
 set -u
@@ -21,13 +21,13 @@ part() { # NAME MODULE ARGUMENT ...
     echo "$name: $?"
 }
 
-part published benchmarks.curves "$out" published --marks 2000 1000 400 200 100 50 25 &
-part ours benchmarks.curves "$out" ours --marks 200 100 50 25 400 1000 &
-part ours-2000 benchmarks.curves "$out" ours --marks 2000 &
+part published benchmarks.students.curves "$out" published --marks 2000 1000 400 200 100 50 25 &
+part ours benchmarks.students.curves "$out" ours --marks 200 100 50 25 400 1000 &
+part ours-2000 benchmarks.students.curves "$out" ours --marks 2000 &
 for seed in 0 1; do
-    part "main-$seed" benchmarks.students "$out" spread adversarial sgd imitation --seed $seed &
-    part "others-$seed" benchmarks.students "$out" real noise plain whole deepdream --seed $seed &
-    part "rounds-$seed" benchmarks.students "$out" adaptive warm starts wider ambiguous \
+    part "main-$seed" benchmarks.students.study "$out" spread adversarial sgd imitation --seed $seed &
+    part "others-$seed" benchmarks.students.study "$out" real noise plain whole deepdream --seed $seed &
+    part "rounds-$seed" benchmarks.students.study "$out" adaptive warm starts wider ambiguous \
         "$rounds adaptive.compete=1.0" --seed $seed &
 done
 wait

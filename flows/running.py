@@ -1,4 +1,4 @@
-"""A runner (see :mod:`pipeline.running`) whose every job is a Prefect task run."""
+"""A runner (see :mod:`pipeline.execution.runner`) whose every job is a Prefect task run."""
 
 from __future__ import annotations
 

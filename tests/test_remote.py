@@ -15,7 +15,7 @@ import pytest
 import webdataset as wds
 from s3fs import S3FileSystem
 
-from benchmarks.s3_faults import BUCKET, CREDENTIALS, PAGE, Proxy, Watcher, client, s3_server
+from benchmarks.faults.s3 import BUCKET, CREDENTIALS, PAGE, Proxy, Watcher, client, s3_server
 from pipeline.cli import main
 from pipeline.dataset.lock import locked
 from pipeline.errors import UserError
@@ -270,7 +270,7 @@ def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
 def test_a_run_on_an_s3_server_that_fails(
     tiny: Params, tmp_path: Path, server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``benchmarks/s3_faults.py`` does the same at length."""
+    """``benchmarks/faults/s3.py`` does the same at length."""
     local = changed(tiny, {"synthesis.images": 60})
     make(local)
     expected = tree(dataset(local))

@@ -15,7 +15,7 @@ class UnitStride(TorchFunctionMode):
     """Within the block a strided depthwise convolution is one of stride 1, then every n-th pixel.
 
     It is the same sum. In bfloat16 oneDNN (torch 2.14) has only a reference gradient for a stride,
-    which takes many times as long: ``python -m benchmarks.step``.
+    which takes many times as long: ``python -m benchmarks.engine.step``.
     """
 
     def __torch_function__(

@@ -131,7 +131,7 @@ def sample_bytes(config: Config) -> int:
 
 
 class _Stopwatch:
-    """A runner (see :mod:`pipeline.running`) that makes its one shard several times."""
+    """A runner (see :mod:`pipeline.execution.runner`) that makes its one shard several times."""
 
     def __init__(self, device: str) -> None:
         self._device = device

@@ -22,7 +22,7 @@ from distributed.client import ClosedClientError
 
 from pipeline.errors import UserError, first_line
 from pipeline.execution.executor import Stopped, Work, WorkerDied
-from pipeline.source_digest import source_digest
+from pipeline.source_digest import PACKAGE, source_digest
 from pipeline.storage import exists, location, remove, write_bytes
 
 CONNECT = 7.0  # seconds for the scheduler to answer
@@ -221,7 +221,7 @@ def _software() -> dict[str, str]:
         torch = version("torch").partition("+")[0]
     except PackageNotFoundError:
         torch = "none"
-    return {"torch": torch, "dreamshard": source_digest(sorted(Path(__file__).parent.glob("*.py")))}
+    return {"torch": torch, "dreamshard": source_digest(sorted(PACKAGE.rglob("*.py")))}
 
 
 def _device(device: str) -> str:

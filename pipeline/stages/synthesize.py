@@ -24,7 +24,7 @@ def synthesize(config: Config, run: Runner, only: range | None = None) -> list[M
     """Bring the dataset to what ``config`` says, making just what is missing or stale.
 
     Args:
-        run: how the jobs run (see :mod:`pipeline.running`).
+        run: how the jobs run (see :mod:`pipeline.execution.runner`).
         only: make no shard outside this range, and leave the dataset-level files to
             :func:`finalize`: other ranges may be at work.
 

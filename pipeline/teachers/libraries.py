@@ -1,7 +1,7 @@
 """Models that a library holds: how each is built, and where its published weights lie.
 
 Published weights are read from the library's own cache where they are there, and fetched where
-not. Only state dicts are ever read (:func:`pipeline.sources.read_state_dict`).
+not. Only state dicts are ever read (:func:`pipeline.teachers.networks.read_state_dict`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""What three things are worth to a step on a CPU, each in alternation with its absence.
+
+    python -m benchmarks.engine.step [--threads 1] [--pairs 5]
+
+- memory: steps of the compiled engine, ResNet-20, batch 256, in a process that keeps
+  freed memory (``pipeline/device/threads.py``) and in one that does not;
+- norms: steps of a MobileNetV3-small of random weights, 224 pixels, batch 16, R_TV and R_l2 summed
+  row by row, and an image at once;
+- depthwise: forward and gradient of a strided depthwise convolution in bfloat16 as
+  ``pipeline/device/depthwise.py`` does it, and as PyTorch does it (96 channels of 28x28, 3x3,
+  stride 2, batch 64).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from benchmarks.engine import loop as engine
+from benchmarks.gpu.checks import random_teacher
+from pipeline.device.depthwise import UnitStride
+from pipeline.device.threads import keep_memory, use_threads
+from pipeline.objective import terms
+from pipeline.storage import write_json
+
+
+def steps(kept: bool, threads: int) -> Callable[[], None]:
+    """A few steps of an engine that is compiled already."""
+    torch.set_num_threads(threads)
+    if kept:
+        keep_memory()
+    return _stepping(engine.ours(256, "auto", True))
+
+
+def norms(rows: bool, threads: int) -> Callable[[], None]:
+    """The same of an engine whose images are large."""
+    use_threads(threads)
+    if not rows:
+        terms._norm = _at_once
+    shape, classes, batch = (3, 224, 224), 1000, 16
+    network = torchvision.models.mobilenet_v3_small(weights=None)
+    teacher = random_teacher(network, shape, classes, batch, torch.device("cpu"))
+    return _stepping(engine.Ours(teacher, engine.labels_of(batch, classes), "auto", True))
+
+
+def _stepping(ours: engine.Ours) -> Callable[[], None]:
+    count = len(ours.labels)
+    images = torch.randn(count, *ours.engine.teacher.shape)
+    factors = torch.ones(count, 2)
+
+    def run() -> None:
+        with ours.engine:
+            for _ in range(4):
+                ours.engine.step(images, ours.labels, factors)
+
+    return run
+
+
+def _at_once(values: Tensor) -> Tensor:
+    return values.float().square().flatten(1).sum(1).clamp_min(1e-12).sqrt()
+
+
+def convolution(unit: bool, threads: int) -> Callable[[], None]:
+    """A strided depthwise convolution and the gradient of its input."""
+    use_threads(threads)
+    images = torch.randn(64, 96, 28, 28).bfloat16().to(memory_format=torch.channels_last)
+    images.requires_grad_(True)
+    weight = torch.randn(96, 1, 3, 3).bfloat16()
+
+    def run() -> None:
+        with UnitStride() if unit else contextlib.nullcontext():
+            F.conv2d(images, weight, stride=2, padding=1, groups=96).sum().backward()
+
+    return run
+
+
+SUBJECTS = {"memory": steps, "norms": norms, "depthwise": convolution}
+_run: Callable[[], None]
+
+
+def _open(subject: str, ours: bool, threads: int) -> None:
+    global _run
+    _run = SUBJECTS[subject](ours, threads)
+    for _ in range(2):
+        _run()
+
+
+def _timed() -> float:
+    started = time.perf_counter()
+    _run()
+    return time.perf_counter() - started
+
+
+def compare(subject: str, threads: int, pairs: int) -> list[float]:
+    """Seconds without over seconds with, pair after pair, each side in a process of its own."""
+    spawn = get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, spawn, _open, (subject, False, threads)) as without,
+        ProcessPoolExecutor(1, spawn, _open, (subject, True, threads)) as within,
+    ):
+        for process in (without, within):
+            process.submit(_timed).result()
+        return [
+            without.submit(_timed).result() / within.submit(_timed).result() for _ in range(pairs)
+        ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    report = {}
+    for subject in SUBJECTS:
+        ratios = compare(subject, options.threads, options.pairs)
+        report[subject] = ratios
+        sys.stdout.write(
+            f"{subject}: {statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f}) "
+            f"of {options.pairs} pairs, {options.threads} thread, load {os.getloadavg()[0]:.1f}\n"
+        )
+    write_json(Path("reports/benchmarks/step.json"), report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What kills, full disks, power losses and other faults leave of a run."""

@@ -1,0 +1,1 @@
+"""The same on a lent GPU, in pieces that fit its time."""

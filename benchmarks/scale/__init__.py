@@ -1,0 +1,1 @@
+"""How the pipeline does with many shards, workers and readers."""

@@ -1,0 +1,60 @@
+"""Milliseconds of a student's step on a GPU, with CUDA graphs or without them.
+
+    python -m benchmarks.students.step resnet34 resnet18 [--plain] [--steps 200]
+
+A teacher and a student of ``benchmarks.teachers.cifar10_networks``, both untrained, on random
+images, half of each batch moved. The second half of the steps counts: the first compiles. Needs a
+GPU; ``--toy`` runs it at toy size on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from benchmarks.gpu.checks import random_teacher
+from benchmarks.machine import choose_device, seconds
+from benchmarks.teachers import cifar10_networks as cifar_networks
+from pipeline.config.distillation import DistillationConfig
+from pipeline.distillation.step import Training
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher")
+    parser.add_argument("student")
+    parser.add_argument("--plain", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--toy", action="store_true")
+    options = parser.parse_args(arguments)
+    device = choose_device(options.toy)
+    size, width = (8, {"width": 4}) if options.toy else (256, {})
+    torch.manual_seed(0)
+    network = getattr(cifar_networks, options.teacher)(**width)
+    teacher = random_teacher(network, (3, 32, 32), 10, size, device)
+    student = getattr(cifar_networks, options.student)(**width)
+    config = DistillationConfig(
+        steps=options.steps, batch_size=size, adversarial=0.4, compile=not options.toy
+    )
+    training = Training(teacher, student, config, seed=0)
+    if options.plain:
+        training._graphs = None
+    batches = torch.randint(0, 256, (4, size, 3, 32, 32), dtype=torch.uint8)
+    half = options.steps // 2
+
+    def run(steps: range) -> None:
+        for step in steps:
+            training.step(step, batches[step % len(batches)])
+
+    with training:
+        run(range(half))
+        took = seconds(lambda: run(range(half, options.steps)), device)
+    kind = "without" if training._graphs is None else "with"
+    sys.stdout.write(f"{1000 * took / (options.steps - half):.2f} ms a step, {kind} CUDA graphs\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
