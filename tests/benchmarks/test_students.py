@@ -16,7 +16,7 @@ from pipeline.execution.runner import JobsFailed
 from pipeline.objective.presets import PRESETS
 from pipeline.params import load_config
 from tests.conftest import Params, changed, dataset, write_blobs, write_params
-from tests.test_distillation import random
+from tests.distillation.test_job import random
 
 
 def configured(row: str, out: Path, images: int = 2048, seed: int = 0) -> Config:

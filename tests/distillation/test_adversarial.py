@@ -13,7 +13,7 @@ from pipeline.execution.torchrun import Share
 from pipeline.stages.distill import student_jobs
 from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, load
-from tests.test_distillation import generator, random
+from tests.distillation.test_job import generator, random
 
 
 def sizes(change: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.config.distillation import DistillationConfig
 from pipeline.distillation.step import Training, learning_rate
 from pipeline.teachers.teacher import Preprocessing, Teacher
-from tests.test_muon import batch, network
+from tests.distillation.test_muon import batch, network
 
 
 def test_the_rate_of_a_student_warms_up_and_falls_to_zero() -> None:

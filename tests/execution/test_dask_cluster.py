@@ -27,7 +27,7 @@ from pipeline.execution.runner import open_runner
 from pipeline.params import parse_config
 from pipeline.stages.synthesize import synthesize
 from tests.conftest import Params, changed, dataset, make, tree, write_params
-from tests.test_deployment import MORTAL, ROOT, free_port, wait_until
+from tests.flows.test_deployment import MORTAL, ROOT, free_port, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from pipeline.params import parse_config
 from pipeline.stages.verify import repair, verify
 from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
-from tests.test_filtering import cosines, rows
+from tests.inversion.test_selection import cosines, rows
 
 CPU_ERROR = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
