@@ -72,8 +72,8 @@ class DistillationConfig(Section):
     where student and teacher differ more; such as 0.3. 0: off."""
 
     ema: Decay = 0.0
-    """Decay of the moving average of the weights, which is then what is published; from 0 to below
-    1. 0: the last weights are published."""
+    """Decay of the moving average of the weights, from 0 to below 1. Above 0 the average is
+    published, at 0 the last weights."""
 
     precision: PrecisionChoice = "auto"
     """``float32``, ``bfloat16`` or ``auto``, as ``synthesis.precision``. Weights and BatchNorm

@@ -46,8 +46,8 @@ class SynthesisConfig(Section):
     keeps the most useful half of each class."""
 
     attempts: Few = 3
-    """Most attempts at an image, 1 to 1024. After the last one the run stops if the image is below
-    ``min_confidence``, and keeps the image if it is only unconfirmed or too similar."""
+    """Most attempts at an image, 1 to 1024. After the last one the run stops if the image diverged
+    or is below ``min_confidence``, and keeps the image if it is only unconfirmed or too similar."""
 
     seed: Seed = 0
     """Seed of all random numbers of the synthesis, 0 to 2**63 - 1."""
@@ -56,8 +56,8 @@ class SynthesisConfig(Section):
     """CPU threads of a worker, 1 to 1024. Another number changes the last bits of pixels."""
 
     precision: PrecisionChoice = "auto"
-    """``float32`` or ``bfloat16``; ``auto``: bfloat16 where the hardware supports it and is faster
-    with it, else float32."""
+    """``float32``, ``bfloat16`` or ``auto``: bfloat16 where the hardware supports it and is
+    therefore faster, float32 elsewhere."""
 
     compile: bool = True
     """Use torch.compile. It pays for larger teachers and needs a C++ compiler."""
