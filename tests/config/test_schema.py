@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.config.schema import Config
 from pipeline.objective.presets import PRESETS
 from pipeline.params import parse_params
-from pipeline.teachers import inferred
-from tests.conftest import Params, changed
+from pipeline.reports.files import report_synthesis
+from pipeline.teachers import inferred, teacher
+from tests.conftest import Params, changed, write_params
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The sources of the networks that the parameters build."""
+    """The sources of the networks that are built."""
     sources: list[str] = []
     original = inferred.build_network
 
@@ -24,13 +27,24 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         sources.append(source)
         return original(source, *arguments, **more)
 
-    monkeypatch.setattr(inferred, "build_network", build)
+    for module in (inferred, teacher):
+        monkeypatch.setattr(module, "build_network", build)
     return sources
 
 
 def test_parsing_complete_parameters_builds_no_network(tiny: Params, built: list[str]) -> None:
     adaptive = parse_params(changed(tiny, {"adaptive.rounds": 2}))
     assert adaptive.synthesis.objective.preset == "auto"
+    assert built == []
+
+
+@pytest.mark.parametrize("command", ["plan", "summary"])
+def test_commands_that_only_read_files_build_no_network(
+    made: Params, tmp_path: Path, built: list[str], command: str
+) -> None:
+    report_synthesis(parse_params(made), [])
+    path = write_params(made, tmp_path / "params.yaml")
+    assert main([command, "--params", str(path)]) == 0
     assert built == []
 
 
