@@ -1,6 +1,6 @@
 """Several hosts for real: one of two Dask workers is cut off in the middle of a shard.
 
-    python -m benchmarks.faults.hosts [--storage local|s3] [--freeze] [--shards 24]
+    python -m benchmarks.faults.hosts [--storage local|s3|ceph] [--freeze] [--shards 24]
         [--out FILE.json]
 
 Three network namespaces with addresses of their own on a bridge: the scheduler, the run and moto's
@@ -34,6 +34,7 @@ from typing import Any
 from distributed import Client
 from upath import UPath
 
+from benchmarks.faults.ceph import ceph_server
 from benchmarks.faults.common import (
     PROJECT,
     Params,
@@ -55,7 +56,7 @@ LIMIT, QUIET = 600.0, 45.0  # seconds: for anything awaited; for the returned wo
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A worker's host is cut off.")
-    parser.add_argument("--storage", choices=("local", "s3"), default="local")
+    parser.add_argument("--storage", choices=("local", "s3", "ceph"), default="local")
     parser.add_argument("--freeze", action="store_true", help="stop the worker's processes too")
     parser.add_argument("--shards", type=int, default=24)
     parser.add_argument(
@@ -98,13 +99,13 @@ def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -
     facts["in process, s"] = round(time.monotonic() - started, 1)
     expected = _tree(alone["paths"]["dataset"])
 
-    output = "s3://hosts/dataset" if facts["storage"] == "s3" else str(place / "dask/dataset")
+    output = "s3://hosts/dataset" if facts["storage"] != "local" else str(place / "dask/dataset")
     remote = changed(at(params, place / "dask"), {"execution.dask_address": SCHEDULER})
     remote = changed(remote, {"paths.dataset": output, "execution.retries": 2})
     (place / "params.yaml").write_text(json.dumps(remote))
     with contextlib.ExitStack() as stack:
-        if facts["storage"] == "s3":
-            _start_s3(stack, place)
+        if facts["storage"] != "local":
+            _start_s3(stack, place, facts["storage"])
         client = _start_cluster(stack, place, names)
         started = time.monotonic()
         run = _start(
@@ -166,11 +167,14 @@ def _network() -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
 
-def _start_s3(stack: contextlib.ExitStack, place: Path) -> None:
-    """moto's server, with one empty bucket, and what all processes need to find it."""
+def _start_s3(stack: contextlib.ExitStack, place: Path, kind: str) -> None:
+    """Start moto's server or Ceph's gateway with one empty bucket; set the variables to find it."""
     os.environ.update(AWS_ACCESS_KEY_ID="hosts", AWS_SECRET_ACCESS_KEY="hosts")
     os.environ.update(AWS_DEFAULT_REGION="us-east-1", AWS_ENDPOINT_URL=S3)
-    _start(stack, place / "s3.log", *_python(f"moto.server -H {MAIN} -p 5000"))
+    if kind == "ceph":
+        stack.enter_context(ceph_server(place / "ceph", 5000, "hosts", "hosts", MAIN))
+    else:
+        _start(stack, place / "s3.log", *_python(f"moto.server -H {MAIN} -p 5000"))
     bucket = UPath("s3://hosts")
 
     def made() -> bool:

@@ -40,6 +40,7 @@ from typing import Any
 
 import boto3
 
+from benchmarks.faults.ceph import ceph_server, missing_programs
 from benchmarks.faults.common import (
     LIMIT,
     PROJECT,
@@ -72,11 +73,22 @@ TEMPORARY = re.compile(r"(.*/)?\.[^/]*|.*\.checkpoint")
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[int]:
-    """An empty S3 server in a child process, with one bucket; its port."""
+def s3_server(kind: str = "moto") -> Iterator[int]:
+    """An empty S3 server in child processes, with one bucket; its port.
+
+    Args:
+        kind: ``moto``, which is made for tests, or ``ceph``, which people run in production.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
+    with _moto(port) if kind == "moto" else _ceph(port):
+        client(port).create_bucket(Bucket=BUCKET)
+        yield port
+
+
+@contextlib.contextmanager
+def _moto(port: int) -> Iterator[None]:
     arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     env = environment(MOTO_S3_DEFAULT_MAX_KEYS=str(PAGE))
     quiet = subprocess.DEVNULL
@@ -86,11 +98,22 @@ def s3_server() -> Iterator[int]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.1)
-        client(port).create_bucket(Bucket=BUCKET)
-        yield port
+        yield
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def _ceph(port: int) -> Iterator[None]:
+    if missing := missing_programs():
+        sys.exit(f"--server ceph needs {', '.join(missing)}: see benchmarks/faults/ceph.py")
+    key, secret = CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
+    with (
+        tempfile.TemporaryDirectory(prefix="ceph-") as folder,
+        ceph_server(Path(folder) / "ceph", port, key, secret),
+    ):
+        yield
 
 
 def client(port: int) -> Any:
@@ -270,13 +293,13 @@ class Watcher:
         return digest
 
 
-def s3_faults(place: Path, share: float, shards: int, seed: int) -> Outcome:
+def s3_faults(place: Path, share: float, shards: int, seed: int, server: str = "moto") -> Outcome:
     """The run, `verify` and the large object, all under faults."""
     outcome = Outcome()
     params = changed(parameters(place), {"synthesis.images": 6 * shards})
     expected, _ = undisturbed(params, place / "calm")
     params["paths"]["dataset"] = f"s3://{BUCKET}/{place.name}/dataset"
-    with s3_server() as port, Proxy(port, share, seed).serving() as proxy:
+    with s3_server(server) as port, Proxy(port, share, seed).serving() as proxy:
         watcher = Watcher(port, f"{place.name}/dataset/", expected)
         env = environment(**proxy.environment)
         with watcher.watching():
@@ -333,18 +356,26 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.05, help="of requests that are harmed")
     parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--server", choices=("moto", "ceph"), default="moto")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="s3-faults-") as place:
-        outcome = s3_faults(Path(place), options.share, options.shards, options.seed)
+        outcome = s3_faults(
+            Path(place), options.share, options.shards, options.seed, options.server
+        )
     outcome.seconds = round(time.monotonic() - started, 1)
     verdict = "BROKEN" if outcome.problems else "held"
     say(f"{verdict}: {outcome.faults} faults, {outcome.seconds:.0f} s, {outcome.facts}")
     for problem in outcome.problems[:10]:
         say(f"    {problem}")
     if options.out:
-        report = {"machine": machine(), "share": options.share, **asdict(outcome)}
+        report = {
+            "machine": machine(),
+            "server": options.server,
+            "share": options.share,
+            **asdict(outcome),
+        }
         options.out.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if outcome.problems else 0
 
