@@ -33,7 +33,8 @@ from pipeline.params import parse_config
 from pipeline.stages.verify import repair, verify
 from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
-from tests.inversion.test_selection import cosines, rows
+from tests.inversion.test_fingerprints import cosines
+from tests.synthesis.test_filtered_runs import rows
 
 CPU_ERROR = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -93,8 +94,8 @@ def test_a_batch_that_does_not_fit_is_made_in_halves(
     assert [size for size in tried if size > 3] == [6, 6, 4, 4]
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warnings == [
-        "the memory does not hold 6 images at once: they are optimised 3 at a time, as each "
-        "shard's record says"
+        "the memory does not hold 6 images at once: they are optimised 3 at a time, and each "
+        "shard's record says so"
     ]
     config, teacher = load(tiny)
     assert verify(config, teacher, 0.0, lambda images: None) == []
@@ -223,7 +224,8 @@ def test_a_process_that_knows_the_limit_makes_what_one_that_finds_it_makes(
             return part
 
         engine = Engine(teacher, Objective())
-        engine.too_large = known
+        if known is not None:
+            engine.capacity.record_failure(known)
         try:
             found = invert_in_parts(
                 engine, whole(size, 0), torch.zeros(size).long(), made, lambda n: None
@@ -275,7 +277,7 @@ def test_what_fitted_before_does_not_split_later(tiny: Params, capacity: Capacit
     capacity(100)
     make(changed(tiny, {"synthesis.images": 12}))
     capacity(2, new=False)
-    with pytest.raises(JobsFailed, match="held 6 images at once before, and not 4 now"):
+    with pytest.raises(JobsFailed, match="held 6 images at once before but does not hold 4 now"):
         make(tiny)
     capacity(100)
     assert make(tiny) == [1]
