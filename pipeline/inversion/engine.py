@@ -58,7 +58,7 @@ class Engine:
         compiled: Whether to use torch.compile.
         student: The network that R_compete compares with, on the teacher's device. None switches
             the term off.
-        checkpointing: Whether to save memory with a second forward pass. It excludes ``compiled``.
+        checkpointing: Whether to save memory with a second forward pass. Steps are then eager.
         graphs: Whether a GPU repeats a compiled step as one CUDA graph.
 
     Attributes:

@@ -218,8 +218,9 @@ def draw_factors(objective: Objective, count: int, generator: torch.Generator) -
     Returns:
         Factors, float32 ``[B, F]``, above 0, one column for each name in :func:`factor_names`.
     """
-    spreads = torch.tensor([getattr(objective, term.spread) for term in TERMS if term.spread])
-    draws = torch.rand(count, len(spreads), generator=generator)
+    names = [term.spread for term in TERMS if term.spread is not None]
+    spreads = torch.tensor([getattr(objective, name) for name in names])
+    draws = torch.rand(count, len(names), generator=generator)
     factors: Tensor = (spreads * (2 * draws - 1)).exp()
     return factors
 

@@ -15,7 +15,7 @@ from tests.conftest import Params, load
 
 
 def test_bfloat16_leaves_the_teacher_as_it_was(teacher: Teacher) -> None:
-    """A student's last bits would follow from whether its process made shards before."""
+    """Otherwise the last bits of a student would depend on the earlier work of its process."""
     wide = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
@@ -33,7 +33,7 @@ def test_a_size_that_does_not_compile_is_eager_whatever_came_before(
     caplog: pytest.LogCaptureFixture,
     counts: tuple[int, int],
 ) -> None:
-    """Batches of 2 do not; the stand-in for a compiled step says twice the objective."""
+    """Batches of 2 do not compile. The stand-in for a compiled step doubles the objective."""
     _, teacher = load(tiny)
 
     def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -66,7 +66,7 @@ def test_a_size_that_does_not_compile_is_eager_whatever_came_before(
 def test_a_full_disk_is_no_reason_to_invert_uncompiled(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shard would be another one, and nothing would tell."""
+    """The shard would silently have other bytes."""
 
     def full(*arguments: Any) -> Any:
         raise RuntimeError(

@@ -7,7 +7,7 @@ from pipeline.inversion.fingerprints import fingerprints
 
 
 def cosines(pixels: Tensor) -> Tensor:
-    """Of different images."""
+    """The cosines of all pairs of different images."""
     found = fingerprints(pixels) @ fingerprints(pixels).T
     return found[~torch.eye(len(pixels), dtype=torch.bool)]
 

@@ -39,7 +39,7 @@ def dream(
 
 
 def rival(tiny: Params) -> nn.Module:
-    """A student with weights of its own, frozen as a round's competitor is."""
+    """A student with its own weights, frozen like the student of a round."""
     torch.manual_seed(5)
     network = build_network(tiny["student"]["source"], {"width": 4}, "student")
     return network.eval().requires_grad_(False)

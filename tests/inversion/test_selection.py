@@ -34,7 +34,7 @@ ALONE = Objective(feature=0.0, flip=False)  # no image sees the others of its ba
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor], None]], list[int]]:
-    """Change each batch's starting images; what is returned grows by one a batch."""
+    """Change the starting images of each batch. Returns the sizes of the batches so far."""
 
     def patched(change: Callable[[int, Tensor], None]) -> list[int]:
         real, calls = invert_module.starting_images, []
@@ -134,7 +134,7 @@ def test_unconfirmed_images_are_made_again(teacher: Teacher) -> None:
 
 
 def test_of_unconfirmed_images_the_best_attempt_is_kept(teacher: Teacher) -> None:
-    """Where nothing pulls images to their labels, some stay wrong."""
+    """With a classification weight of 0 some images stay unconfirmed."""
     aimless = replace(ALONE, classification=0.0)
     labels = LABELS.repeat(4)
     kept = surely(teacher, aimless, labels=labels, confirmed=True)
@@ -213,7 +213,7 @@ def test_an_image_like_one_of_an_earlier_batch_is_made_again(teacher: Teacher) -
 
 
 def test_a_replaced_duplicate_never_diverged(teacher: Teacher, starts: Any) -> None:
-    """A usable image must not be given up for one that would end the run."""
+    """A diverged image would end the run, so it must not replace a usable one."""
 
     def worse(call: int, images: Tensor) -> None:
         if call == 0:
@@ -280,7 +280,7 @@ def test_a_spare_candidate_saves_an_attempt(teacher: Teacher, starts: Any) -> No
 
 
 def test_equal_candidates_leave_the_first(teacher: Teacher) -> None:
-    """With one class the teacher's entropy is always 0."""
+    """A teacher of one class has entropy 0 everywhere, so all candidates are equally useful."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval().requires_grad_(False)
     single = replace(teacher, network=network, classes=1)

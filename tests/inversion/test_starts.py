@@ -29,7 +29,7 @@ def test_starting_images(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("kind", get_args(Start))
 def test_a_start_is_drawn_on_the_cpu_and_made_on_the_device(kind: str) -> None:
-    """Which "meta" stands for: mixed with the CPU's it raises, as a GPU does."""
+    """The device "meta" stands for a GPU: tensors of it and of the CPU cannot be mixed."""
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     made = starting_images(4, (3, 8, 6), kind, generators[0], "meta")
     assert made.device.type == "meta" and made.shape == (4, 3, 8, 6)

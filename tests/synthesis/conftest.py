@@ -7,5 +7,5 @@ from tests.conftest import Params, changed
 
 @pytest.fixture
 def competing(tiny: Params) -> Params:
-    """One adaptive round of 6 images after the 20 of the first synthesis."""
+    """Parameters of a run of 20 images and one adaptive round of 6 images."""
     return changed(tiny, {"adaptive.rounds": 1})

@@ -1,4 +1,4 @@
-"""What the tests of this folder ask of a dataset's directory."""
+"""Looks into a dataset's directory, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def files(root: Path) -> list[str]:
 
 
 def times(root: Path) -> dict[str, int]:
-    """When the files of the shards and students were written."""
+    """The modification time of each file of a shard or a student, by its relative path."""
     return {
         str(path.relative_to(root)): path.stat().st_mtime_ns
         for folder in ("train", "metadata", "students")

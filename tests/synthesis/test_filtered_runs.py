@@ -29,14 +29,14 @@ STRICT = {"synthesis.confirmed": True, "synthesis.max_similarity": 0.3, "synthes
 
 
 def rows(params: Params) -> list[dict[str, Any]]:
-    """Of all shards, in their order."""
+    """The Parquet rows of all shards, in order."""
     found = sorted((dataset(params) / "metadata").glob("*.parquet"))
     return [row for path in found for row in pq.read_table(path).to_pylist()]
 
 
 @pytest.fixture
 def strict(tiny: Params) -> Params:
-    """Every filter at once, and a round; some images are made again, and some stay flawed."""
+    """All filters and one adaptive round. Some images are made again, and some stay flawed."""
     return changed(tiny, {**STRICT, "synthesis.iterations": 1, "adaptive.rounds": 1})
 
 
@@ -88,7 +88,7 @@ def test_without_filters_nothing_is_told_or_dropped(
 
 
 def test_no_two_images_of_a_shard_are_alike_but_those_told_of(tiny: Params) -> None:
-    """Two batches of 6 make a shard: also between them."""
+    """A shard has two batches of 6: images of different batches must differ too."""
     params = changed(tiny, {"synthesis.max_similarity": 0.3, "synthesis.images": 12})
     make(params)
     (pixels, _), *_ = ordered_batches([dataset(params) / "train" / "000000.tar"], 12)
@@ -119,7 +119,7 @@ def test_each_filter_makes_every_shard_stale(tiny: Params, key: str) -> None:
 def test_a_filtered_run_killed_anywhere_comes_out_the_same(
     strict: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The n-th inversion fails, for each n, new attempts among them; then it goes on."""
+    """For each n the n-th inversion fails, and a second run completes the dataset."""
     make(strict)
     finished = tree(dataset(strict))
     again = changed(strict, {"paths.dataset": str(tmp_path / "again")})

@@ -48,7 +48,7 @@ def test_finalize_names_what_is_missing(tiny: Params) -> None:
 
 
 def test_the_last_range_may_reach_beyond_the_plan(tiny: Params) -> None:
-    """An array of jobs of equal ranges overshoots, and its parts run in any order."""
+    """The last of an array of jobs with equal ranges may end beyond the plan, in any order."""
     assert make(tiny, range(1, 8)) == [1]
     assert files(dataset(tiny)) == sorted(shard_files(1))
     with pytest.raises(UserError, match="the plan ends at 2"):

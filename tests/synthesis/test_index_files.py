@@ -60,7 +60,7 @@ def test_provenance_names_every_shard_file_by_digest(competing: Params) -> None:
 def test_provenance_names_the_versions_that_made_the_shards(
     tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not those of whoever looks at them later, or completes them."""
+    """A later process that verifies or completes the dataset does not change these versions."""
     old, new = {"python": "3.11.1", "pillow": "11.0"}, {"python": "3.12.3", "pillow": "99.0"}
     monkeypatch.setattr(make_shard_module, "versions", lambda: old)
     make(tiny)

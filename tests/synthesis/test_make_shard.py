@@ -149,7 +149,7 @@ def test_a_shard_is_not_made_again_when_only_the_answer_was_lost(
 def test_a_crash_at_any_write_is_made_good(
     competing: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over a stale dataset, the worst case: no file of it may pass for one of the new."""
+    """The worst case is a stale dataset: none of its files may count as a file of the new one."""
     few = {
         "synthesis.images": 4,
         "synthesis.shard_size": 2,
@@ -203,7 +203,7 @@ def test_a_crash_at_any_write_is_made_good(
 
 
 def test_a_first_run_that_power_ended_goes_on(competing: Params) -> None:
-    """With its first tar in place, and half of the first Parquet file; no marker is on the disk."""
+    """The disk holds the first tar and half of the first Parquet file, and no marker."""
     make(competing)
     root = dataset(competing)
     before = tree(root)

@@ -93,7 +93,7 @@ def test_another_student_makes_only_its_round_stale(competing: Params) -> None:
 
 
 def test_a_student_that_would_be_another_today_makes_its_round_stale(competing: Params) -> None:
-    """Also for those who only look, and before the student is trained anew."""
+    """Commands that only read must see it too, before the student is trained again."""
     make(competing)
     for change in ({"adaptive.training.steps": 5}, {"student.arguments": {"width": 5}}):
         other = changed(competing, change)
