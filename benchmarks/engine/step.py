@@ -33,7 +33,7 @@ from benchmarks.engine import loop as engine
 from benchmarks.gpu.checks import random_teacher
 from pipeline.device.depthwise import UnitStride
 from pipeline.device.threads import keep_memory, use_threads
-from pipeline.objective import terms
+from pipeline.objective import image_priors
 from pipeline.storage import write_json
 
 
@@ -49,7 +49,7 @@ def norms(rows: bool, threads: int) -> Callable[[], None]:
     """The same of an engine whose images are large."""
     use_threads(threads)
     if not rows:
-        terms._norm = _at_once
+        image_priors._norm = _at_once
     shape, classes, batch = (3, 224, 224), 1000, 16
     network = torchvision.models.mobilenet_v3_small(weights=None)
     teacher = random_teacher(network, shape, classes, batch, torch.device("cpu"))

@@ -25,11 +25,14 @@ from pipeline.config.fields import (
 from pipeline.device.precision import PrecisionChoice
 from pipeline.objective.presets import PRESETS, FeatureForm, Objective, Schedule, Start
 
+_KEYS_OF_ADAPTIVE = ("compete", "masked")  # fields of Objective that only section `adaptive` sets
+
 
 class ObjectiveConfig(Section):
-    """A preset, and any of its values to replace; null keeps the preset's.
+    """A preset, and values that replace some of the preset's. null keeps the preset's value.
 
-    ``auto`` becomes the preset that fits the teacher as soon as the parameters are read.
+    The preset ``auto`` is replaced by one that fits the teacher when the parameters are read. The
+    other fields are those of :class:`Objective`, which describes them.
     """
 
     preset: str = AUTO
@@ -62,9 +65,22 @@ class ObjectiveConfig(Section):
 
     def resolve(self) -> Objective:
         """The preset with the given values in place."""
-        given = {f.name: getattr(self, f.name, None) for f in fields(Objective)}
-        changes = {name: value for name, value in given.items() if value is not None}
-        return replace(PRESETS["normalised" if self.preset == AUTO else self.preset], **changes)
+        given = self.model_dump(exclude={"preset"}, exclude_none=True)
+        return replace(PRESETS["normalised" if self.preset == AUTO else self.preset], **given)
+
+
+def _check_fields() -> None:
+    """Raise if a field of Objective has no key in the parameters, or a key has no field."""
+    keys = {*ObjectiveConfig.model_fields, *_KEYS_OF_ADAPTIVE} - {"preset"}
+    wrong = sorted(keys ^ {field.name for field in fields(Objective)})
+    if wrong:
+        raise TypeError(
+            f"ObjectiveConfig and Objective differ in {', '.join(wrong)}: declare each field in "
+            "pipeline/objective/presets.py and in pipeline/config/synthesis.py"
+        )
+
+
+_check_fields()
 
 
 class SynthesisConfig(Section):

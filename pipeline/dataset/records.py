@@ -19,6 +19,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.layout import record_path
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
+from pipeline.objective import terms
 from pipeline.storage import (
     Location,
     Stat,
@@ -29,53 +30,63 @@ from pipeline.storage import (
     read_many,
 )
 
-_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+_Column = tuple[str, pa.DataType, str]  # name, type and description
+_SAMPLE: list[_Column] = [
     ("key", pa.string(), "sample key in the tar"),
     ("shard", pa.string(), "tar that holds the sample"),
     ("index", pa.int32(), "position in the tar"),
     ("offset", pa.int64(), "first byte of the image in the tar"),
     ("size", pa.int32(), "bytes of the image"),
-    ("sha256", pa.binary(32), "of the image's bytes"),
+    ("sha256", pa.binary(32), "SHA-256 of the image's bytes"),
     ("cls", pa.int16(), "intended class"),
-    ("class_name", pa.string(), "its name"),
+    ("class_name", pa.string(), "name of the intended class"),
     ("round", pa.int16(), "0, or the adaptive round"),
-    ("batch", pa.int32(), "of the images optimised together with it, counted in the shard"),
-    ("seed", pa.uint64(), "seed that this image came from"),
-    ("attempt", pa.int16(), "0, or which new attempt at its batch it is from"),
-    ("replaced", pa.string(), "what was wrong with the image whose place it took, or null"),
-    ("flaw", pa.string(), "unconfirmed or duplicate still after the last attempt, or null"),
+    ("batch", pa.int32(), "number, in the shard, of the batch that it was optimised in"),
+    ("seed", pa.uint64(), "seed of the image's batch"),
+    ("attempt", pa.int16(), "number of the attempt at its batch that it is from; 0 is the first"),
+    ("replaced", pa.string(), "flaw of the image that this one replaced, or null"),
+    ("flaw", pa.string(), "flaw after the last attempt: unconfirmed or duplicate, or null"),
     ("iterations", pa.int32(), "gradient steps"),
-    ("height", pa.int16(), "pixels"),
-    ("width", pa.int16(), "pixels"),
-    ("factor_classification", pa.float32(), "of the weight of L, this image's own"),
-    ("factor_tv", pa.float32(), "of the weight of R_TV, this image's own"),
-    ("loss_total", pa.float32(), "weighted sum for the published image"),
-    ("loss_classification", pa.float32(), "L, cross-entropy against cls"),
-    ("loss_tv", pa.float32(), "R_TV"),
-    ("loss_l2", pa.float32(), "R_l2"),
-    ("loss_feature", pa.float32(), "R_feature of the whole batch"),
-    ("loss_compete", pa.float32(), "R_compete; null without a student"),
+    ("height", pa.int16(), "height in pixels"),
+    ("width", pa.int16(), "width in pixels"),
+]
+_JUDGEMENT: list[_Column] = [
     ("teacher_pred", pa.int16(), "class with the highest teacher logit"),
     ("teacher_prob", pa.float32(), "teacher's probability of cls"),
-    ("teacher_entropy", pa.float32(), "of the teacher's output, nats"),
-    ("student_pred", pa.int16(), "the same of the round's student, or null"),
+    ("teacher_entropy", pa.float32(), "entropy of the teacher's output, nats"),
+    ("student_pred", pa.int16(), "class with the highest logit of the round's student, or null"),
     ("student_prob", pa.float32(), "student's probability of cls, or null"),
     ("js_divergence", pa.float32(), "JS(p_T, p_S), nats, or null"),
 ]
 NULLABLE = {
     "replaced",
     "flaw",
-    "loss_compete",
+    *(f"loss_{term.name}" for term in terms.TERMS if term.needs_student),
     "student_pred",
     "student_prob",
     "js_divergence",
 }
-SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=name in NULLABLE, metadata={"description": text})
-        for name, kind, text in _COLUMNS
+
+
+def parquet_schema() -> pa.Schema:
+    """The columns of the Parquet rows; those of the terms follow from ``terms.TERMS``."""
+    of_terms: list[_Column] = [
+        *(
+            (f"factor_{name}", pa.float32(), f"factor of this image's weight of loss_{name}")
+            for name in terms.factor_names()
+        ),
+        ("loss_total", pa.float32(), "weighted sum of the terms, for the published image"),
+        *((f"loss_{term.name}", pa.float32(), term.description) for term in terms.TERMS),
     ]
-)
+    return pa.schema(
+        [
+            pa.field(name, kind, nullable=name in NULLABLE, metadata={"description": text})
+            for name, kind, text in [*_SAMPLE, *of_terms, *_JUDGEMENT]
+        ]
+    )
+
+
+SCHEMA = parquet_schema()
 _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset")
 
 

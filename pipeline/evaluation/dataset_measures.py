@@ -26,9 +26,9 @@ from pipeline.evaluation.similarity import (
     nearest,
     vendi_score,
 )
-from pipeline.inversion.selection import centred
+from pipeline.inversion.fingerprints import centred
 from pipeline.objective.bn_statistics import FeatureStatistics, LayerStatistics
-from pipeline.objective.terms import feature_loss
+from pipeline.objective.feature import feature_loss
 from pipeline.stages.distill import STUDENT, warn_of_others, weights_path
 from pipeline.storage import Location, exists, location
 from pipeline.teachers.teacher import Teacher
