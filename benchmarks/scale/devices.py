@@ -38,10 +38,10 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.records import ShardRecord, versions
 from pipeline.distillation.job import DistillJob
-from pipeline.estimation.cost import show_seconds
 from pipeline.execution.executor import Work
 from pipeline.execution.runner import Runner, local_runner
 from pipeline.params import parse_config
+from pipeline.quantities import show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_bytes, digest_json, write_bytes, write_json
 from pipeline.synthesis.job import Made, ShardJob

@@ -38,9 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = DistillationConfig(
         steps=options.steps, batch_size=size, adversarial=0.4, compile=not options.toy
     )
-    training = Training(teacher, student, config, seed=0)
-    if options.plain:
-        training._graphs = None
+    training = Training(teacher, student, config, seed=0, graphs=not options.plain)
     batches = torch.randint(0, 256, (4, size, 3, 32, 32), dtype=torch.uint8)
     half = options.steps // 2
 
@@ -51,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     with training:
         run(range(half))
         took = seconds(lambda: run(range(half, options.steps)), device)
-    kind = "without" if training._graphs is None else "with"
+    kind = "without" if options.plain or options.toy else "with"
     sys.stdout.write(f"{1000 * took / (options.steps - half):.2f} ms a step, {kind} CUDA graphs\n")
     return 0
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from pipeline.config.schema import Config
-from pipeline.device.compiling import FULL
+from pipeline.device.compiling import DISK_FULL
 from pipeline.errors import UserError
 from pipeline.execution.executor import (
     Executor,
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
 # Their message says all; any other error is for us to mend, and needs its traceback.
 EXPLAINED = (*LASTING, WorkerDied)
-NO_PLACE = (*FULL, errno.EROFS)  # to write to
+NO_SPACE = (*DISK_FULL, errno.EROFS)
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
 Serve = Callable[[Work, Any], Any]
@@ -132,7 +132,7 @@ def until_full(executor: Executor) -> Serve:
         try:
             return executor.run(work, job)
         except OSError as error:
-            if error.errno in NO_PLACE:
+            if error.errno in NO_SPACE:
                 full.append(error)
             raise
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.distillation import DistillationConfig
-from pipeline.distillation.muon import RATE, WEIGHT_DECAY, Matrices, hidden_weights, orthogonal
+from pipeline.distillation.muon import RATE, WEIGHT_DECAY, Muon, hidden_weights, orthogonalise
 from pipeline.distillation.step import Training
 from pipeline.teachers.teacher import Preprocessing, Teacher
 
@@ -46,7 +46,7 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
     gradient[0] *= 100  # a direction that plain descent would follow alone
     weight.grad = gradient
     rate = 0.2
-    Matrices([weight], momentum=0.9).step(rate)
+    Muon([weight], momentum=0.9).step(rate)
     moved = before * (1 - WEIGHT_DECAY * RATE * rate) - weight.detach()
     lengths = torch.linalg.svdvals(moved.flatten(1)) / (RATE * rate)
     assert lengths.min() > 0.5 and lengths.max() < 1.5  # five Newton-Schulz iterations
@@ -61,7 +61,7 @@ def test_matrices_move_together_as_they_do_one_by_one() -> None:
     # Large, so that the decay of the weights shows.
     weights = [nn.Parameter(10 * torch.randn(shape, generator=generator)) for shape in shapes]
     library = [nn.Parameter(weight.detach().clone()) for weight in weights]
-    together, rate = Matrices(weights, momentum=0.9), 0.2
+    together, rate = Muon(weights, momentum=0.9), 0.2
     one_by_one = torch.optim.Muon(library, RATE * rate, weight_decay=WEIGHT_DECAY, momentum=0.9)
     for _ in range(3):
         for own, other in zip(weights, library, strict=True):
@@ -77,17 +77,17 @@ def test_a_matrix_is_made_orthogonal_alone_or_beside_others() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 8), (8, 3), (3, 5), (3, 3), (2, 9)]
     matrices = [torch.randn(shape, generator=generator) for shape in shapes]
-    for matrix, made in zip(matrices, orthogonal(matrices), strict=True):
+    for matrix, made in zip(matrices, orthogonalise(matrices), strict=True):
         assert made.shape == matrix.shape
-        assert torch.allclose(made, orthogonal([matrix])[0], atol=0.02)
+        assert torch.allclose(made, orthogonalise([matrix])[0], atol=0.02)
         values = torch.linalg.svdvals(made)
         assert values.min() > 0.5 and values.max() < 1.5
-    assert torch.equal(orthogonal([torch.zeros(2, 3)])[0], torch.zeros(2, 3))
+    assert torch.equal(orthogonalise([torch.zeros(2, 3)])[0], torch.zeros(2, 3))
 
 
 def test_a_weight_without_a_gradient_stays() -> None:
     weight = nn.Parameter(torch.ones(2, 3))
-    Matrices([weight], momentum=0.9).step(0.2)
+    Muon([weight], momentum=0.9).step(0.2)
     assert torch.equal(weight, torch.ones(2, 3))
 
 

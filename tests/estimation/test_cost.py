@@ -16,7 +16,6 @@ from pipeline.estimation.cost import (
     cost_table,
     dataset_bytes,
     show_bytes,
-    show_seconds,
 )
 from pipeline.estimation.device_timing import (
     FEWEST,
@@ -97,22 +96,6 @@ def test_a_table_has_a_line_for_each_number_of_devices() -> None:
 )
 def test_bytes_for_people(count: float, text: str) -> None:
     assert show_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.123, "0.12 s"),
-        (99, "99 s"),
-        (99.7, "2 min"),
-        (100, "2 min"),
-        (3570, "1 h 0 min"),
-        (3600 * 47 + 60, "47 h 1 min"),
-        (3600 * 49, "2 d 1 h"),
-    ],
-)
-def test_times_for_people(seconds: float, text: str) -> None:
-    assert show_seconds(seconds) == text
 
 
 @pytest.mark.parametrize("soft_labels", [False, True])

@@ -16,8 +16,8 @@ from pipeline.device.precision import channels_last
 from pipeline.device.seeding import seed_all
 from pipeline.distillation import shared_batchnorm
 from pipeline.distillation.feature_maps import FeatureMaps
+from pipeline.distillation.optimizers import update_average
 from pipeline.distillation.shared_batchnorm import SharedBatchNorm, share_batchnorm
-from pipeline.distillation.step import follow
 from pipeline.errors import UserError
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.execution.runner import open_runner
@@ -128,7 +128,7 @@ def test_an_average_moves_once_whatever_the_names() -> None:
     layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
     average, theirs = nn.Sequential(layer, layer), nn.Sequential(other, other)
     expected = 0.9 * layer.weight + 0.1 * other.weight
-    follow(average, theirs, 0.9)
+    update_average(average, theirs, 0.9)
     torch.testing.assert_close(layer.weight, expected)
 
 
