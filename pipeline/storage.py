@@ -23,7 +23,8 @@ from fsspec.asyn import AsyncFileSystem
 from upath import UPath
 
 from pipeline.errors import UserError
-from pipeline.local_files import Stat, delete, replacing_local, scan
+from pipeline.local_files import Stat as Stat
+from pipeline.local_files import delete, replacing_local, scan
 
 Location = Path | UPath
 """A local path, or a path on another file system. Both have the same methods for names."""

@@ -18,15 +18,12 @@ from pipeline.estimation.cost import (
     show_bytes,
 )
 from pipeline.estimation.device_timing import (
-    FEWEST,
-    MOST,
-    _fewest,
-    _times,
     describe_timing,
     mean_speeds,
     probe_devices,
     sample_bytes,
 )
+from pipeline.estimation.stopwatch import FEWEST, MOST, fewest_steps, separate_times
 from pipeline.params import parse_config
 from pipeline.stages.synthesize import missing_jobs
 from pipeline.synthesis.job import Made, ShardJob
@@ -120,7 +117,7 @@ def test_no_dataset_of_small_shards_is_larger_than_estimated(tiny: Params) -> No
 def test_a_probe_does_the_real_work_elsewhere(
     tiny: Params, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    from pipeline.estimation import device_timing as module
+    from pipeline.estimation import stopwatch as module
 
     monkeypatch.setattr(module, "ENOUGH", 0.05)
     made = []
@@ -147,7 +144,7 @@ def test_a_probe_does_the_real_work_elsewhere(
     assert found.memory > 50e6
     lines = describe_timing([found], plan_of(config))
     assert len(lines) == min(rounds, 1) + 2
-    assert "a shard of 12, " in lines[1]
+    assert "a shard of 12 images, " in lines[1]
     assert mean_speeds([found, found]) == found.speeds
 
 
@@ -155,7 +152,7 @@ def test_a_probe_does_the_real_work_elsewhere(
 def test_a_probe_makes_as_many_candidates_and_none_again(
     tiny: Params, monkeypatch: pytest.MonkeyPatch, keep: float
 ) -> None:
-    from pipeline.estimation import device_timing as module
+    from pipeline.estimation import stopwatch as module
     from pipeline.inversion import selection as filtering
 
     monkeypatch.setattr(module, "ENOUGH", 0.0)
@@ -181,7 +178,7 @@ def test_a_probe_makes_as_many_candidates_and_none_again(
 
 
 def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.estimation import device_timing as module
+    from pipeline.estimation import stopwatch as module
 
     monkeypatch.setattr(module, "ENOUGH", 0.2)
     few, many = (
@@ -201,7 +198,7 @@ def test_a_step_is_told_from_the_start_and_the_rest_whatever_disturbs(step: floa
         held_up = 1.0 if len(calls) % 3 == 0 else 0.0
         return 60.0 * (len(calls) == 1) + 0.5 + step * steps + held_up * step * 20
 
-    start, base, found = _times(seconds, FEWEST)
+    start, base, found = separate_times(seconds, FEWEST)
     assert (start, base, found) == pytest.approx((60.0, 0.5, step))
     assert all(one != other for one, other in itertools.pairwise(calls))
     assert max(calls) <= FEWEST + MOST
@@ -210,10 +207,10 @@ def test_a_step_is_told_from_the_start_and_the_rest_whatever_disturbs(step: floa
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.6, 0.9, 1.0])
 def test_the_fewest_steps_have_all_sizes(share: float) -> None:
     """Each size compiles by itself, and so must be among the first steps."""
-    for steps in (_fewest(share), _fewest(share) + 1):
+    for steps in (fewest_steps(share), fewest_steps(share) + 1):
         small = round(share * steps)
         assert 0 < small < steps or share in (0.0, 1.0)
-    assert _fewest(share) <= 15
+    assert fewest_steps(share) <= 15
 
 
 def test_the_benchmarks_stand_ins_for_shards_are_complete(tiny: Params, tmp_path: Path) -> None:
