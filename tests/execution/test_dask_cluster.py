@@ -160,7 +160,7 @@ def test_an_address_where_no_scheduler_answers(
 
 
 def test_the_extra_is_missing(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipeline.dask_cluster")
+    monkeypatch.delitem(sys.modules, "pipeline.execution.dask_cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
     config = parse_config(changed(tiny, {"execution.dask_address": "tcp://127.0.0.1:1"}))
     with pytest.raises(UserError, match=r"needs the extra `dask`"), open_runner(config):
