@@ -1,10 +1,10 @@
-"""Milliseconds of a student's step on a GPU, with CUDA graphs or without them.
+"""Measure the milliseconds of a student's step on a GPU, with or without CUDA graphs.
 
     python -m benchmarks.students.step resnet34 resnet18 [--plain] [--steps 200]
 
-A teacher and a student of ``benchmarks.teachers.cifar10_networks``, both untrained, on random
-images, half of each batch moved. The second half of the steps counts: the first compiles. Needs a
-GPU; ``--toy`` runs it at toy size on the CPU.
+Teacher and student are untrained networks of ``benchmarks.teachers.cifar10_networks``. The images
+are random, and half of each batch is adversarial. Only the second half of the steps is measured,
+because the first half compiles. The script needs a GPU; ``--toy`` runs a toy size on the CPU.
 """
 
 from __future__ import annotations
