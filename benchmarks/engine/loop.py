@@ -216,8 +216,8 @@ def summarise(
             "ratio": round(statistics.median(ratios), 2),
             "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         }
-    # An image takes 41 million multiply-adds forward and as many backward to the pixels. At half the
-    # size it takes a quarter of that.
+    # An image takes 41 million multiply-adds forward and as many backward.
+    # At half the size it takes a quarter of that.
     flops = 4 * 41e6 * (1 - 0.75 * DEFAULT_OBJECTIVE.coarse) * statistics.median(rates[DEFAULT])
     return {
         "loops": rows,

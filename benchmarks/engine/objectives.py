@@ -60,11 +60,11 @@ class Real:
 
 
 def changed(base: Objective, text: str) -> Objective:
-    """Return ``base`` with changed fields. ``text`` is ``field=value`` pairs, separated by spaces."""
+    """Return ``base`` with changed fields. ``text`` has ``field=value`` pairs between spaces."""
     fields = parse_overrides(text.split())
     for name in fields:
         if not hasattr(base, name):
-            raise UserError(f"no field {name!r}: use one of {', '.join(asdict(base))}")
+            raise UserError(f"no field {name!r}: use {', '.join(asdict(base))}")
     return replace(base, **fields)
 
 

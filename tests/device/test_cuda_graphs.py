@@ -102,7 +102,7 @@ def test_graphs_that_are_forgotten_are_captured_anew(doubling: Doubling) -> None
     assert doubling.calls == 2 * (WARM + 1)
 
 
-def test_what_waits_for_the_gpu_is_never_captured(
+def test_a_function_that_waits_for_the_gpu_is_never_captured(
     doubling: Doubling, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     doubling.waits = True
@@ -116,7 +116,7 @@ def test_what_waits_for_the_gpu_is_never_captured(
     assert caplog.text.count("runs without one: a network waits for the GPU") == 1
 
 
-def test_what_cannot_be_captured_is_called_as_it_is(
+def test_a_function_that_cannot_be_captured_is_called_directly(
     doubling: Doubling, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     @contextlib.contextmanager
@@ -138,7 +138,7 @@ def test_what_cannot_be_captured_is_called_as_it_is(
 
 @pytest.mark.gpu
 @needs_gpu
-def test_what_asks_the_gpu_for_a_value_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_that_reads_a_gpu_value_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
     def asking(values: Tensor) -> Tensor:
         return values * float(values.sum().item())
 

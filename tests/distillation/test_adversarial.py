@@ -20,7 +20,7 @@ def sizes(change: Tensor) -> Tensor:
     return change.square().mean((1, 2, 3)).sqrt()
 
 
-def test_each_image_moves_as_far_as_it_is_to() -> None:
+def test_each_image_moves_by_its_distance() -> None:
     images, gradient = random(64, 3, 8, 8), 1e-9 * random(64, 3, 8, 8, seed=1)
     distances = draw_distances(64, 0.5, generator())
     assert 0 <= distances.min() < 0.1 and 0.4 < distances.max() <= 0.5
@@ -28,7 +28,7 @@ def test_each_image_moves_as_far_as_it_is_to() -> None:
     assert torch.allclose(found, distances.flatten(), atol=1e-5)
 
 
-def test_nothing_is_drawn_where_nothing_moves() -> None:
+def test_nothing_is_drawn_for_a_reach_of_zero() -> None:
     untouched = generator()
     assert not draw_distances(8, 0.0, untouched).any()
     assert torch.equal(untouched.get_state(), generator().get_state())
@@ -54,7 +54,7 @@ def test_an_image_without_a_gradient_stays() -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_shares_of_a_batch_move_as_far_as_the_whole_does(ranks: int) -> None:
+def test_shares_of_a_batch_draw_the_distances_of_the_batch(ranks: int) -> None:
     parts = [
         draw_distances(12 // ranks, 0.5, generator(), Share(index, ranks)) for index in range(ranks)
     ]
@@ -133,7 +133,7 @@ def test_the_gradient_is_that_of_both_networks(monkeypatch: pytest.MonkeyPatch) 
     assert torch.cosine_similarity(change.flatten(1), other.flatten(1)).min() < 0.99
 
 
-def test_the_student_learns_from_what_was_moved_alone() -> None:
+def test_the_student_learns_from_the_moved_images_only() -> None:
     """The first pass leaves no gradient behind, and all weights learn."""
     training = started(0.3)
     training.step(0, batch(0))

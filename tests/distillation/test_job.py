@@ -379,7 +379,7 @@ def test_a_compiled_student_is_near_the_eager_one_and_goes_on_exactly(
 
 
 @pytest.mark.parametrize("adversarial", [0.0, 0.3])
-def test_where_nothing_compiles_the_student_is_trained_all_the_same(
+def test_a_student_that_does_not_compile_is_trained_uncompiled(
     made: Params,
     adversarial: float,
     monkeypatch: pytest.MonkeyPatch,
@@ -431,7 +431,7 @@ def test_a_student_may_start_from_another(made: Params, tmp_path: Path) -> None:
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in weights)
 
 
-def test_what_was_trained_is_known_by_its_files(made: Params) -> None:
+def test_a_student_is_trained_if_its_files_are_intact(made: Params) -> None:
     job = job_of(made)
     distill(job, "cpu", lambda images: None)
     for path in (job.output, job.record, job.log):

@@ -26,7 +26,7 @@ def network() -> nn.Sequential:
     )
 
 
-def test_hidden_weights_are_whole_matrices_between_the_images_and_the_last_layer() -> None:
+def test_hidden_weights_exclude_the_last_layer_and_grouped_convolutions() -> None:
     made = network()
     assert [tuple(w.shape) for w in hidden_weights(made)] == [(8, 3, 3, 3), (6, 8, 1, 1), (5, 6)]
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
@@ -38,7 +38,7 @@ def test_hidden_weights_are_whole_matrices_between_the_images_and_the_last_layer
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> None:
+def test_a_step_is_equally_long_in_every_direction(layout: torch.memory_format) -> None:
     weight = nn.Conv2d(3, 8, 3).to(memory_format=layout).weight
     assert isinstance(weight, nn.Parameter)
     before = weight.detach().clone()
@@ -55,7 +55,7 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
     assert float((moved.flatten(1) * (u @ v)).sum() / (RATE * rate)) > 0.7 * 8
 
 
-def test_matrices_move_together_as_they_do_one_by_one() -> None:
+def test_all_matrices_together_are_updated_as_one_by_one() -> None:
     shapes = [(4, 6), (4, 9), (9, 4), (4, 4), (6, 2), (5, 7), (1, 3)]
     generator = torch.Generator().manual_seed(0)
     # Large, so that the decay of the weights shows.
@@ -73,7 +73,7 @@ def test_matrices_move_together_as_they_do_one_by_one() -> None:
         assert torch.allclose(own, other, atol=0.15 * RATE * rate)  # of 3 steps, in bfloat16
 
 
-def test_a_matrix_is_made_orthogonal_alone_or_beside_others() -> None:
+def test_a_matrix_is_made_orthogonal_alone_or_with_others() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 8), (8, 3), (3, 5), (3, 3), (2, 9)]
     matrices = [torch.randn(shape, generator=generator) for shape in shapes]

@@ -149,7 +149,7 @@ def test_a_probe_does_the_real_work_elsewhere(
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.7, 0.5])
-def test_a_probe_makes_as_many_candidates_and_none_again(
+def test_a_probe_makes_all_candidates_once(
     tiny: Params, monkeypatch: pytest.MonkeyPatch, keep: float
 ) -> None:
     from pipeline.estimation import stopwatch as module
@@ -189,7 +189,7 @@ def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("step", [0.001, 0.03, 5.0])
-def test_a_step_is_told_from_the_start_and_the_rest_whatever_disturbs(step: float) -> None:
+def test_start_step_and_remaining_time_are_separated_despite_disturbances(step: float) -> None:
     """The first call compiles for a minute; every third one after it is held up for a second."""
     calls: list[int] = []
 
