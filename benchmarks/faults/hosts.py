@@ -1,17 +1,18 @@
-"""Several hosts for real: one of two Dask workers is cut off in the middle of a shard.
+"""Cut one of two hosts with Dask workers off from the network in the middle of a shard.
 
     python -m benchmarks.faults.hosts [--storage local|s3|ceph] [--freeze] [--shards 24]
         [--out FILE.json]
 
-Three network namespaces with addresses of their own on a bridge: the scheduler, the run and moto's
-S3 server, and two hosts with a Dask worker each. While a worker is inside a shard its link is set
-down; up again when the scheduler has given it up and two more shards are complete. With `--freeze`
-its processes are stopped for as long, so that they wake inside a shard that another made since. The
-dataset has to be the one that a process alone makes, also after the worker came back; exit code 1
-if not. Needs root, iproute2's `ip`, and the extras `dask` and `dev`.
+Three network namespaces with their own addresses are connected by a bridge. The first has the
+scheduler, the run and moto's S3 server. The other two are hosts with a Dask worker each. While a
+worker makes a shard, its link goes down. The link comes back after the scheduler has given the
+worker up and two more shards are complete. With `--freeze` the worker's processes are stopped for
+the same time, so that they continue inside a shard that another worker has made since. The dataset
+must equal the one of a single process, also after the worker came back; otherwise the exit code is
+1. The script needs root, `ip` of iproute2, and the extras `dask` and `dev`.
 
-Dask's time-outs are its defaults; `distributed.comm.timeouts.tcp`, 30 s, notices the cut on both
-sides. A Dask worker that lost its scheduler ends; a loop starts it again, as systemd would.
+Dask's time-outs are the defaults. `distributed.comm.timeouts.tcp`, 30 s, detects the cut on both
+sides. A Dask worker that lost its scheduler ends, and a loop starts it again, as systemd would.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from pipeline.storage import digest_bytes, listing, location, read_many
 MAIN, CUT, OTHER = "10.213.77.1", "10.213.77.2", "10.213.77.3"
 SCHEDULER, S3 = f"tcp://{MAIN}:8786", f"http://{MAIN}:5000"
 _RECORD = re.compile(r"metadata/\d+\.json")
-LIMIT, QUIET = 600.0, 45.0  # seconds: for anything awaited; for the returned worker to do harm
+LIMIT, QUIET = 600.0, 45.0  # Seconds to wait for events, and to watch the returned worker.
 
 
 def main() -> int:
@@ -60,10 +61,10 @@ def main() -> int:
     parser.add_argument("--freeze", action="store_true", help="stop the worker's processes too")
     parser.add_argument("--shards", type=int, default=24)
     parser.add_argument(
-        "--iterations", type=int, default=1000, help="so that a shard takes seconds"
+        "--iterations", type=int, default=1000, help="iterations of a shard, enough to take seconds"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
-    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)  # names of the namespaces
+    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)  # Names of the namespaces.
     options = parser.parse_args()
     if options.inside is None:
         if os.geteuid() != 0 or shutil.which("ip") is None:
@@ -91,7 +92,7 @@ def main() -> int:
 
 
 def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -> None:
-    """In the first namespace: the whole trial. What was seen goes into ``facts``."""
+    """Run the whole trial in the first namespace, and write observations to ``facts``."""
     alone = at(params, place / "alone")
     started = time.monotonic()
     if finish(changed(alone, {"execution.workers": 1})) != 0:
@@ -114,7 +115,7 @@ def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -
             *_python("pipeline synthesize --params"),
             place / "params.yaml",
         )
-        _cut_and_mend(client, output, names[1] if facts["freeze"] else None, facts)
+        _cut_and_restore(client, output, names[1] if facts["freeze"] else None, facts)
         _wait(lambda: run.poll() is not None, "the end of the run")
         facts["on two hosts, s"] = round(time.monotonic() - started, 1)
         if run.returncode != 0:
@@ -125,8 +126,10 @@ def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -
         facts["differs afterwards"] = difference(_tree(output), expected)
 
 
-def _cut_and_mend(client: Client, output: str, frozen: str | None, facts: dict[str, Any]) -> None:
-    """Cut a host off whose worker is inside a shard; mend the link when two more are complete."""
+def _cut_and_restore(
+    client: Client, output: str, frozen: str | None, facts: dict[str, Any]
+) -> None:
+    """Cut off the host of a worker inside a shard; restore the link two shards later."""
     inside: set[str] = set()
     client.subscribe_topic(TOPIC, lambda event: inside.add(event[1]["key"]))
 
@@ -147,7 +150,7 @@ def _cut_and_mend(client: Client, output: str, frozen: str | None, facts: dict[s
 
 @contextlib.contextmanager
 def _network() -> Iterator[list[str]]:
-    """Three namespaces on a bridge, which lives in the first of them."""
+    """Create three namespaces on a bridge in the first of them."""
     names = [f"dreamshard{os.getpid()}{kind}" for kind in "abc"]
     try:
         for name in names:
@@ -187,7 +190,7 @@ def _start_s3(stack: contextlib.ExitStack, place: Path, kind: str) -> None:
 
 
 def _start_cluster(stack: contextlib.ExitStack, place: Path, names: list[str]) -> Client:
-    """A scheduler here and a worker in each of the other namespaces; a client of them."""
+    """Start a scheduler, and a worker in each other namespace; return a client."""
     scheduler = f"distributed.cli.dask_scheduler --host {MAIN} --port 8786 --no-dashboard"
     _start(stack, place / "scheduler.log", *_python(scheduler))
     for name, address in zip(names[1:], (CUT, OTHER), strict=True):
@@ -201,7 +204,7 @@ def _start_cluster(stack: contextlib.ExitStack, place: Path, names: list[str]) -
 
 
 def _start(stack: contextlib.ExitStack, log: Path, *command: object) -> subprocess.Popen[bytes]:
-    """A command in the background, ended with all that it started when the stack is."""
+    """Start a command in the background. It and its descendants end with the stack."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -224,17 +227,17 @@ def _signal(namespace: str | None, number: signal.Signals) -> None:
 
 
 def _wait(holds: Callable[[], bool], what: str) -> float:
-    """Seconds until ``holds()``."""
+    """Wait until ``holds()``, and return the seconds."""
     started = time.monotonic()
     while not holds():
         if time.monotonic() > started + LIMIT:
-            raise RuntimeError(f"waited {LIMIT:.0f} s in vain for {what}")
+            raise RuntimeError(f"{what} did not happen in {LIMIT:.0f} s")
         time.sleep(0.25)
     return round(time.monotonic() - started, 1)
 
 
 def _worker(client: Client, host: str) -> str:
-    """The address of the worker of ``host``, or nothing."""
+    """Return the address of the worker of ``host``, or nothing."""
     return next((name for name in client.nthreads() if f"//{host}:" in name), "")
 
 
@@ -243,7 +246,7 @@ def _complete(output: str) -> int:
 
 
 def _tree(output: str) -> dict[str, str]:
-    """Every file below ``output``: its relative path to the SHA-256 of its content."""
+    """Return the SHA-256 of each file below ``output``, by relative path."""
     root = location(output)
     names = sorted(listing(root))
     contents = read_many([root / name for name in names])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.stream import ordered_batches
-from pipeline.distillation.step import distillation_loss
+from pipeline.distillation.loss import distillation_loss
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import load_student
 from pipeline.evaluation.inputs import foreign_images, load_verifier, real_data

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.config.schema import Config
 from pipeline.dataset.run_markers import read_markers
+from pipeline.quantities import show_seconds
 from pipeline.storage import listing, location
 from pipeline.synthesis.shard_states import ranges, survey
 
@@ -69,19 +69,8 @@ def describe_status(status: Status) -> Iterator[str]:
     if status.images_left and status.speed and status.seconds_left:
         yield (
             f"{status.speed:.3g} images/s lately, {status.images_left} images left: "
-            f"{duration(status.seconds_left)} at that speed"
+            f"{show_seconds(status.seconds_left)} at that speed"
         )
-
-
-def duration(seconds: float) -> str:
-    """``1 d 2 h``, ``3 h 4 min``, ``5 min`` or ``6 s``."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{math.ceil(seconds)} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
 def _speed(finished: Sequence[tuple[float, int]]) -> float | None:

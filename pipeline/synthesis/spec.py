@@ -24,6 +24,7 @@ SHARD_CODE = (
     "objective",
     "synthesis",
     "teachers",
+    "local_files.py",
     "source_digest.py",
     "storage.py",
 )

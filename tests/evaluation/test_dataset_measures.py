@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.cli import main
 from pipeline.dataset.stream import ordered_batches
 from pipeline.distillation.job import distill
-from pipeline.distillation.step import distillation_loss
+from pipeline.distillation.loss import distillation_loss
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate, load_student, share
 from pipeline.evaluation.dataset_measures import measure, on_foreign

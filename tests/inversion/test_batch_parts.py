@@ -314,9 +314,9 @@ def test_other_errors_are_tried_again_as_ever(tiny: Params, capacity: Capacity) 
 def test_a_probe_measures_the_parts(
     tiny: Params, capacity: Capacity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.estimation import device_timing as probe
+    from pipeline.estimation import stopwatch
 
-    monkeypatch.setattr(probe, "ENOUGH", 0.01)
+    monkeypatch.setattr(stopwatch, "ENOUGH", 0.01)
     tried = capacity(3)
     (found,) = probe_devices(parse_config(tiny))
     assert found.speeds[0].image > 0
