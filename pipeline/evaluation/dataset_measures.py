@@ -1,5 +1,7 @@
-"""How varied a dataset is and what it lacks, judged without any real image; and, where real ones
-are configured for evaluation, how like them it is."""
+"""Measures of a dataset: its variety, its repeats, and what teacher and student make of it.
+
+They need no real image. Where real ones are configured, the likeness to them is measured too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config
-from pipeline.dataset.plan import plan_of
+from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.stream import ordered_batches
 from pipeline.distillation.step import distillation_loss
 from pipeline.errors import UserError
@@ -30,31 +32,42 @@ from pipeline.inversion.selection import centred
 from pipeline.objective.bn_statistics import FeatureStatistics, LayerStatistics
 from pipeline.objective.terms import feature_loss
 from pipeline.stages.distill import STUDENT, warn_of_others, weights_path
-from pipeline.storage import Location, exists, location
+from pipeline.storage import Location, exists
+from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher
 
 BATCH = 250
-MOST_IMAGES = 20_000  # that are looked at, whole shards evenly spaced
+MOST_IMAGES = 20_000  # to look at; of a larger dataset, evenly spaced shards
 DUPLICATE = 0.95  # cosine of two images' centred pixels
-TEMPERATURE = 8.0  # of Eq. 1 on foreign images, whatever a student learnt at
+TEMPERATURE = 8.0  # of Eq. 1 on foreign images, the same for all students
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one network makes of a set of images; the rows belong together."""
+    """Images, and what one network computes from them. Row ``n`` of each belongs to image ``n``.
 
-    pixels: Tensor  # uint8 [N, C, H, W]
-    labels: Tensor  # [N]
-    logits: Tensor  # [N, K]
-    features: Tensor  # [N, D], what goes into its last linear layer
+    Attributes:
+        pixels: uint8 ``[N, C, H, W]``.
+        labels: ``[N]``.
+        logits: ``[N, K]``.
+        features: ``[N, D]``, the input of the network's last linear layer.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    logits: Tensor
+    features: Tensor
 
 
 def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
-    """All measures of the dataset, and the most alike pairs, uint8 ``[P, 2, C, H, W]``.
+    """Compute all measures of the dataset.
+
+    Returns:
+        The report, and the most similar pairs of images, uint8 ``[P, 2, C, H, W]``.
 
     Raises:
-        UserError: there is no dataset, or the evaluation's data, foreign or verifier cannot be
-            used.
+        UserError: a shard is missing, or ``evaluation.data``, ``evaluation.foreign`` or
+            ``evaluation.verifier`` cannot be used.
     """
     shards = _shards(config)
     foreign = foreign_images(config)
@@ -75,43 +88,51 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     if exists(weights_path(config, STUDENT, seed)):
         warn_of_others(config, teacher)
         student = load_student(config, teacher, STUDENT, seed)
-        answers = _answers(student, teacher, seen.pixels)
+        answers = predict(student, teacher.preprocessing, seen.pixels, BATCH)
         differs = answers.argmax(1) != seen.logits.argmax(1)
         report["student_disagreement"] = _round(differs.double().mean().item())
         if foreign is not None:
             report |= on_foreign(student, teacher, foreign)
     if config.evaluation.verifier is not None:
         report |= _verified(config, teacher, seen)
-    order = values.argsort(descending=True)[:40:2]  # a pair comes twice
+    order = values.argsort(descending=True)[:40:2]  # each pair occurs twice
     return report, torch.stack([seen.pixels[order], seen.pixels[partners[order]]], 1)
 
 
 def look(
     teacher: Teacher, shards: Sequence[Location], statistics: _Statistics | None = None
 ) -> Seen:
-    """Pass the images of ``shards`` through a network, in order."""
+    """Pass the images of tars through a network, in order.
+
+    Args:
+        teacher: the network.
+        shards: tars, which any program may have written.
+        statistics: collects the BatchNorm statistics of all images, where given.
+
+    Raises:
+        UserError: the tars hold no image, or images of another size than the network takes.
+    """
     pixels, labels, logits, features = [], [], [], []
     with FeatureStatistics(teacher.network) as layers, _LastInput(teacher.network) as last:
         for batch, targets in ordered_batches(shards, BATCH):
             _check_shape(teacher, batch)
-            with torch.no_grad():
-                answer = teacher.network(teacher.preprocessing.normalise(batch.to(teacher.device)))
+            answer = predict(teacher.network, teacher.preprocessing, batch, BATCH)
             if statistics is not None:
                 statistics.add(layers.collect(), len(batch))
             layers.collect()
             pixels.append(batch)
             labels.append(targets)
-            logits.append(answer.float().cpu())
+            logits.append(answer)
             features.append(last.take(answer).float().cpu())
     if not labels:
         raise UserError(f"{shards[0]} holds no image")
     return Seen(torch.cat(pixels), torch.cat(labels), torch.cat(logits), torch.cat(features))
 
 
-def _shards(config: Config) -> list[Location]:
-    layout, root = plan_of(config), location(config.paths.dataset)
-    step = max(1, -(-len(layout.labels) // MOST_IMAGES))
-    paths = [root / "train" / f"{n:06d}.tar" for n in range(0, len(layout), step)]
+def _shards(config: Config) -> tuple[Location, ...]:
+    """The shards to look at: all, or evenly spaced ones of a large dataset."""
+    dataset = Dataset.planned(config)
+    paths = dataset.paths.tars[:: -(-len(dataset) // MOST_IMAGES)]
     for path in paths:
         if not exists(path):
             raise UserError(f"there is no shard {path}: run synthesize first")
@@ -119,10 +140,21 @@ def _shards(config: Config) -> list[Location]:
 
 
 def on_foreign(student: nn.Module, teacher: Teacher, tar: Path) -> dict[str, float]:
-    """Eq. 1 on images of a recipe that a student did not learn from, at one temperature for all
-    students; how often it agrees with its teacher there; how many they are."""
+    """Compare a student with its teacher on images that other parameters made.
+
+    The student has not learnt from these images. The loss is Eq. 1 of Yin et al. (2020), the
+    divergence of the two outputs, at one temperature for all students.
+
+    Args:
+        student: the student, in eval mode.
+        teacher: its teacher.
+        tar: the images.
+
+    Returns:
+        The loss, the share of images to which both give the same class, and the number of images.
+    """
     theirs = look(teacher, [tar])
-    ours = _answers(student, teacher, theirs.pixels)
+    ours = predict(student, teacher.preprocessing, theirs.pixels, BATCH)
     same = ours.argmax(1) == theirs.logits.argmax(1)
     return {
         "foreign_loss": _round(distillation_loss(ours, theirs.logits, TEMPERATURE).item()),
@@ -132,7 +164,10 @@ def on_foreign(student: nn.Module, teacher: Teacher, tar: Path) -> dict[str, flo
 
 
 def _spread(seen: Seen) -> dict[str, float]:
-    """Within a class, mean over the classes: cosine, and effective number of images in 100."""
+    """The mean cosine and the effective number of images in 100, within a class.
+
+    Both are means over the classes.
+    """
     cosines, scores = [], []
     for label in seen.labels.unique():
         rows = seen.features[seen.labels == label]
@@ -149,7 +184,10 @@ def _spread(seen: Seen) -> dict[str, float]:
 
 
 def _certainty(seen: Seen) -> dict[str, float]:
-    """Of the teacher: entropy in nats, distance of the two highest probabilities, agreement."""
+    """The teacher's mean entropy in nats, mean margin and agreement with the labels.
+
+    The margin is the distance of the two highest probabilities.
+    """
     probabilities = seen.logits.double().softmax(1)
     highest = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
     margin = highest[:, 0] - highest[:, 1] if highest.shape[1] > 1 else highest[:, 0]
@@ -162,7 +200,7 @@ def _certainty(seen: Seen) -> dict[str, float]:
 
 
 def _verified(config: Config, teacher: Teacher, seen: Seen) -> dict[str, Any]:
-    """What an independent network says: agreement with the labels; likeness to real images."""
+    """The verifier's agreement with the labels, and by its features the likeness to real images."""
     assert config.evaluation.verifier is not None
     verifier = load_verifier(config.evaluation.verifier, teacher.device)
     made = look(verifier, _shards(config))
@@ -173,19 +211,12 @@ def _verified(config: Config, teacher: Teacher, seen: Seen) -> dict[str, Any]:
         return report
     real = look(verifier, [real_data(config)])
     if min(len(made.labels), len(real.labels)) <= NEIGHBOURS:
-        raise UserError(f"likeness to real images needs more than {NEIGHBOURS} of each")
+        raise UserError(
+            f"likeness to real images needs more than {NEIGHBOURS} synthetic and as many real ones"
+        )
     report["frechet_distance"] = _round(frechet_distance(made.features, real.features))
     report |= {k: _round(v) for k, v in asdict(likeness(real.features, made.features)).items()}
     return report
-
-
-def _answers(network: nn.Module, teacher: Teacher, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        parts = [
-            network(teacher.preprocessing.normalise(part.to(teacher.device))).float().cpu()
-            for part in pixels.split(BATCH)
-        ]
-    return torch.cat(parts)
 
 
 def _check_shape(teacher: Teacher, pixels: Tensor) -> None:
@@ -200,14 +231,14 @@ def _round(value: float) -> float:
 
 
 class _Statistics:
-    """BatchNorm statistics of many batches, merged as if they were one."""
+    """The BatchNorm statistics of many batches, merged into those of all their images."""
 
     def __init__(self) -> None:
         self._count = 0
         self._layers: list[tuple[Tensor, Tensor, LayerStatistics]] = []
 
     def add(self, layers: list[LayerStatistics], count: int) -> None:
-        """Weighted sums of the mean and of the mean square of each layer."""
+        """Add the mean and the mean square of each layer, weighted with the number of images."""
         sums = [(x.mean.double(), x.variance.double() + x.mean.double().square()) for x in layers]
         old = self._layers or [(torch.zeros(()), torch.zeros(()), layer) for layer in layers]
         self._layers = [
@@ -217,7 +248,7 @@ class _Statistics:
         self._count += count
 
     def gap(self) -> float | None:
-        """``R_feature``, normalised, of the whole set; None for a network without BatchNorm."""
+        """``R_feature`` of all images, normalised; None for a network without BatchNorm."""
         if not self._layers:
             return None
         merged = []
@@ -233,7 +264,7 @@ class _Statistics:
 
 
 class _LastInput:
-    """What goes into the last linear layer of a network; its logits where there is none."""
+    """Records the input of a network's last linear layer, or its logits where there is none."""
 
     def __init__(self, network: nn.Module) -> None:
         linear = [module for module in network.modules() if isinstance(module, nn.Linear)]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.layout import Layout
+from pipeline.dataset.stream import shard_batches
 from pipeline.storage import Location
 from pipeline.teachers.teacher import Preprocessing
 
@@ -47,6 +48,6 @@ class Pool:
 def earlier_pool(root: Location, number: int, before: int, share: float) -> Pool:
     """The images of one of the ``before`` shards that were made before the round of shard
     ``number``: each has its turn."""
-    shard = root / "train" / f"{number % before:06d}.tar"
-    pixels, labels = zip(*ordered_batches([shard], 1000), strict=True)
+    shard = Layout(root).tar(number % before)
+    pixels, labels = zip(*shard_batches([shard], 1000), strict=True)
     return Pool(torch.cat(pixels), torch.cat(labels), share)

@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.dataset.records import ShardRecord, read_records
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
 from pipeline.reports.pictures import (
     Curve,
@@ -76,7 +77,7 @@ class _Tally:
 def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
     """``synthesis.json``, the loss curves, the class histogram and a grid for each round."""
     reports, tally = Path(config.paths.reports), _Tally()
-    for record in read_records(config):
+    for record in Dataset.planned(config).records():
         tally.add(record)
     if tally.flaws:
         flaws = ", ".join(f"{count} {word}" for word, count in sorted(tally.flaws.items()))

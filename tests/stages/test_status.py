@@ -93,7 +93,7 @@ def test_a_sign_of_life_every_minute(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_process_that_was_killed_is_not_running(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, signal, sys\n"
-        "from pipeline.markers import marked\n"
+        "from pipeline.dataset.run_markers import marked\n"
         "with marked(pathlib.Path(sys.argv[1]), 3):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
