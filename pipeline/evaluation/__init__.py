@@ -1,1 +1,1 @@
-"""What is measured after the fact: accuracy on real images, and how varied the images are."""
+"""Measures of finished work: accuracy on real images, and the variety of the synthetic ones."""

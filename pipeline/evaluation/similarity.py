@@ -1,6 +1,6 @@
-"""What can be said of a set of images from their features: spread, repeats, likeness to real ones.
+"""Measures of a set of images from their features: variety, repeats, likeness to real images.
 
-Features are float ``[N, D]``, one row an image. Cosines are taken as they are, not centred.
+Features are float ``[N, D]`` with one row for each image. Cosines are not centred.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MOST = 1000  # rows that a measure with a square cost looks at, evenly spaced
-NEIGHBOURS = 5  # as Naeem et al. use
+MOST = 1000  # evenly spaced rows that a measure with quadratic cost reads
+NEIGHBOURS = 5  # as in Naeem et al.
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How a set covers real images, each in [0, 1] but ``density`` (Naeem et al., ICML 2020).
+    """How well synthetic images cover real ones (Naeem et al., ICML 2020).
 
-    ``precision``: share of images inside some real image's ball of nearest neighbours;
-    ``density``: over how many such balls they lie, relative to what real ones would;
-    ``recall``: share of real images inside some image's ball;
-    ``coverage``: share of real images whose ball holds an image.
+    The ball of an image reaches to its :data:`NEIGHBOURS`-th nearest neighbour in its own set. All
+    values lie in [0, 1], but ``density`` can exceed 1.
+
+    Attributes:
+        precision: the share of synthetic images inside the ball of a real image.
+        recall: the share of real images inside the ball of a synthetic image.
+        density: the mean number of real images' balls that hold a synthetic image, relative to the
+            number that would hold a real one.
+        coverage: the share of real images whose ball holds a synthetic image.
     """
 
     precision: float

@@ -11,7 +11,8 @@ from pipeline.dataset.layout import Layout, dataset_names, marker_of
 from pipeline.distillation.job import student_problem
 from pipeline.stages.shard_problems import shard_problems
 from pipeline.storage import Location, exists, listing, location, read_bytes
-from pipeline.synthesis.index_files import Entry, entries_of, index_files
+from pipeline.synthesis.entries import Entry, entries_of
+from pipeline.synthesis.index_files import index_files
 from pipeline.synthesis.shard_states import survey
 from pipeline.teachers.teacher import Teacher
 

@@ -17,7 +17,8 @@ from pipeline.dataset.layout import (
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.storage import Location, Stat, listing, location, read_bytes, remove_all, write_bytes
-from pipeline.synthesis.index_files import Entry, entries_of, index_files
+from pipeline.synthesis.entries import Entry, entries_of
+from pipeline.synthesis.index_files import index_files
 from pipeline.synthesis.shard_states import check_complete, survey
 from pipeline.teachers.teacher import Teacher
 

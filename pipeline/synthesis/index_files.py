@@ -1,18 +1,13 @@
-"""The content of the index files: the card, the indexes of other libraries, the provenance."""
+"""The content of the index files: the card and the indexes that other programs read."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
-from pipeline.config.networks import TeacherConfig
 from pipeline.config.schema import Config
 from pipeline.dataset.layout import (
     ALL_ROWS,
@@ -26,77 +21,15 @@ from pipeline.dataset.layout import (
     TAR_SIZES,
     TIMM_INFO,
     WIDS_INDEX,
-    record_name,
     shard_name,
-    tar_name,
 )
-from pipeline.dataset.records import ShardRecord
 from pipeline.dataset.tar import image_kind
-from pipeline.storage import digest_bytes, digest_file, json_bytes
-from pipeline.synthesis.shard_states import Found
-from pipeline.synthesis.spec import teacher_facts
-from pipeline.teachers.networks import public_source, weights_file
+from pipeline.storage import json_bytes
+from pipeline.synthesis.entries import Entry
+from pipeline.synthesis.provenance import provenance
+from pipeline.teachers.networks import public_source
 
 NAME = "dreamshard"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The facts of a shard that the index files contain. There may be very many entries.
-
-    Attributes:
-        number: the number of the shard.
-        images: the number of its images.
-        agreement: the share of images to which the teacher gives the intended class.
-        size: of the tar, in bytes.
-        md5: of the tar.
-        digests: the name and the SHA-256 of each file, the record last.
-        student: the digest of the student that its round competed with, or None.
-        code: the digest of the code that made it.
-        versions: of Python and the packages, as JSON. Most shards share one string.
-    """
-
-    number: int
-    images: int
-    agreement: float
-    size: int
-    md5: str
-    digests: tuple[tuple[str, str], ...]
-    student: str | None
-    code: str
-    versions: str
-
-    @property
-    def tar(self) -> str:
-        """The name of the tar."""
-        return tar_name(self.number)
-
-    @classmethod
-    def of(cls, record: ShardRecord, text: bytes) -> Entry:
-        """The entry of a shard.
-
-        Args:
-            record: the record of the shard.
-            text: the bytes of the record's file.
-        """
-        number = int(record.shard)
-        files = [(name, facts["sha256"]) for name, facts in sorted(record.files.items())]
-        return cls(
-            number=number,
-            images=record.images,
-            agreement=record.agreement,
-            size=record.tar["size"],
-            md5=record.tar["md5"],
-            digests=(*files, (record_name(number), digest_bytes(text))),
-            student=record.spec["student"],
-            code=record.spec["code"],
-            versions=sys.intern(json.dumps(record.versions, sort_keys=True)),
-        )
-
-
-def entries_of(shards: Iterable[Found]) -> list[Entry]:
-    """An entry for each shard that has a record."""
-    return [Entry.of(found.record, found.text) for found in shards if found.record]
 
 
 def index_files(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, bytes]:
@@ -112,7 +45,7 @@ def index_files(config: Config, entries: Sequence[Entry], teacher_digest: str) -
         WIDS_INDEX: json_bytes(_wids_index(entries)),
         TAR_SIZES: json_bytes({f"{shard_name(e.number)}.tar": e.images for e in entries}),
         CARD: card(config, entries, teacher_digest).encode(),
-        PROVENANCE: json_bytes(_provenance(config, entries, teacher_digest)),
+        PROVENANCE: json_bytes(provenance(config, entries, teacher_digest)),
     }
 
 
@@ -194,80 +127,6 @@ def _wids_index(entries: Sequence[Entry]) -> dict[str, Any]:
             for entry in entries
         ],
     }
-
-
-def _provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, Any]:
-    """The provenance of the dataset: an unsigned in-toto statement with SLSA provenance v1.
-
-    :class:`~pipeline.dataset.dataset.Dataset` reads its ``externalParameters``.
-    """
-    inputs = [
-        {
-            "name": "teacher",
-            "uri": public_source(config.teacher.source),
-            "digest": {"sha256": teacher_digest},
-        },
-        *_weights(config.teacher),
-    ]
-    students = sorted({entry.student for entry in entries if entry.student})
-    inputs += [
-        {
-            "name": "student",
-            "uri": public_source(config.student.source),
-            "digest": {"sha256": digest},
-        }
-        for digest in students
-    ]
-    subjects = [
-        {"name": name, "digest": {"sha256": digest}}
-        for entry in entries
-        for name, digest in entry.digests[:-1]
-    ]
-    subjects += [
-        {"name": name, "digest": {"sha256": digest}}
-        for name, digest in (entry.digests[-1] for entry in entries)
-    ]
-    return {
-        "_type": "https://in-toto.io/Statement/v1",
-        "predicateType": "https://slsa.dev/provenance/v1",
-        "subject": subjects,
-        "predicate": {
-            "buildDefinition": {
-                "buildType": "dreamshard/synthesis/v1",
-                "externalParameters": {
-                    "teacher": teacher_facts(config),
-                    "student": {
-                        "source": public_source(config.student.source),
-                        "arguments": config.student.arguments,
-                    },
-                    "synthesis": config.synthesis.model_dump(mode="json"),
-                    "objective": asdict(config.synthesis.objective.resolve()),
-                    "adaptive": config.adaptive.model_dump(mode="json"),
-                },
-                "resolvedDependencies": inputs,
-                "internalParameters": {
-                    "code": entries[0].code,
-                    "versions": [json.loads(v) for v in sorted({e.versions for e in entries})],
-                },
-            },
-            "runDetails": {"builder": {"id": NAME}},
-        },
-    }
-
-
-def _weights(teacher: TeacherConfig) -> list[dict[str, Any]]:
-    """The file of the teacher's weights, with the digest of its bytes."""
-    if teacher.weights is None:
-        return []
-    path = weights_file(teacher.source, teacher.weights, "teacher")
-    return [
-        {
-            "name": "weights of the teacher",
-            "uri": path.name if Path(teacher.weights).is_file() else teacher.weights,
-            "digest": {"sha256": digest_file(path)},
-            "annotations": {"license": teacher.license or "not stated by its source"},
-        }
-    ]
 
 
 def _size_category(images: int) -> str:

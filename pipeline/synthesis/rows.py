@@ -22,6 +22,13 @@ from pipeline.synthesis.spec import round_objective
 def rows_of(
     job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]]
 ) -> Iterator[dict[str, Any]]:
+    """The Parquet rows of a shard, in publishing order, without what only the tar tells.
+
+    Args:
+        job: the job of the shard.
+        shard: its plan.
+        batches: the batches that were optimised together, with the images that were kept.
+    """
     names = job.config.teacher.class_names
     weights = round_objective(job.config, shard.round)
     index = 0
@@ -78,6 +85,13 @@ def _columns(kept: Kept, labels: plan.Labels, weights: Objective) -> dict[str, l
 def samples_of(
     rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Kept]], soft_labels: bool
 ) -> Iterator[Sample]:
+    """The tar samples of a shard, in publishing order.
+
+    Args:
+        rows: the rows of the shard.
+        batches: the batches that the rows describe.
+        soft_labels: include the teacher's logits.
+    """
     images = (image for _, kept in batches for image in kept.images.pixels.numpy())
     logits = (values for _, kept in batches for values in kept.images.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
@@ -87,11 +101,13 @@ def samples_of(
 
 
 def class_counts(shard: ShardPlan) -> dict[str, int]:
+    """The number of images of each class."""
     labels, counts = np.unique(shard.labels, return_counts=True)
     return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
 
 
 def mean_curve(batches: list[tuple[Batch, Kept]]) -> list[dict[str, float]]:
+    """The mean over the batches of every term, at each logged iteration."""
     curves = [kept.images.curve for _, kept in batches]
     return [
         {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in points[0]}
