@@ -27,7 +27,7 @@ from pipeline.stages.distill import student_jobs
 from pipeline.stages.synthesize import finalize, missing_jobs
 from pipeline.stages.verify import verify
 from pipeline.storage import digest_file
-from pipeline.synthesis import make_shard as make_shard_module
+from pipeline.synthesis import publish_shard as publish_shard_module
 from pipeline.synthesis.job import Competitor, ShardJob
 from pipeline.synthesis.make_shard import make_shard
 from pipeline.synthesis.shard_states import shard_states
@@ -612,9 +612,9 @@ def test_provenance_names_the_versions_that_made_the_shards(
 ) -> None:
     """Not those of whoever looks at them later, or completes them."""
     old, new = {"python": "3.11.1", "pillow": "11.0"}, {"python": "3.12.3", "pillow": "99.0"}
-    monkeypatch.setattr(make_shard_module, "versions", lambda: old)
+    monkeypatch.setattr(publish_shard_module, "versions", lambda: old)
     make(tiny)
-    monkeypatch.setattr(make_shard_module, "versions", lambda: new)
+    monkeypatch.setattr(publish_shard_module, "versions", lambda: new)
     assert make(tiny) == []
     assert verified(tiny) == []
     (dataset(tiny) / "train/000001.tar").unlink()
@@ -727,7 +727,7 @@ def test_a_student_that_another_run_trained_anew_is_not_competed_with(competing:
     weights = dataset(competing) / "students/000001.safetensors"
     competitor = Competitor(weights, "0" * 64)
     (job,) = missing_jobs(config, teacher.digest, 1, competitor, [2])
-    with pytest.raises(UserError, match="not the student that the round began with"):
+    with pytest.raises(UserError, match="changed since the round began"):
         make_shard(job, "cpu", lambda images: None)
 
 

@@ -132,5 +132,5 @@ def test_library_version_is_in_the_digest(tiny: Params, monkeypatch: pytest.Monk
     config = parse_config(changed(tiny, {"teacher.class_names": None})).teacher
     config = config.model_copy(update={"source": "torchvision:resnet18", "arguments": {}})
     first = pipeline.teachers.teacher._digest(config, network)
-    monkeypatch.setattr(pipeline.teacher, "version", lambda package: "99")
+    monkeypatch.setattr(pipeline.teachers.teacher, "version", lambda package: "99")
     assert pipeline.teachers.teacher._digest(config, network) != first
