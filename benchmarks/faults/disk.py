@@ -33,7 +33,7 @@ from benchmarks.faults.common import (
 )
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_config
-from pipeline.stages import verify
+from pipeline.stages import repair, verify
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
 
@@ -71,7 +71,7 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
             where = f"byte {position} of {name}"
             found += bool(verify.verify(config, teacher, 0.0, lambda images: None))
             outcome.expect(found == outcome.faults, f"verify did not find {where}")
-            verify.repair(config, run)
+            repair.repair(config, run)
             wrong = difference(tree(dataset(params)), expected)
             repaired += not wrong
             outcome.expect(not wrong, f"{wrong} differs after the repair of {where}")

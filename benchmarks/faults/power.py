@@ -30,7 +30,7 @@ from benchmarks.faults.common import (
     parameters,
     tree,
 )
-from pipeline.dataset.run_markers import MARKER
+from pipeline.dataset.layout import marker_of
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_config
 from pipeline.stages.synthesize import synthesize
@@ -127,7 +127,7 @@ def _record(params: Params) -> list[Operation]:
     def below(path: Any) -> str | None:
         inside = Path(path).is_relative_to(root)
         name = str(Path(path).relative_to(root)) if inside else None
-        return None if name and MARKER.fullmatch(name) else name  # No result relies on markers.
+        return None if name and marker_of(name) else name  # No result relies on markers.
 
     def note(kind: str, path: Any, **more: Any) -> None:
         name = below(path)

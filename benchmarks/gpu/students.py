@@ -37,11 +37,11 @@ from benchmarks.teachers.cifar10 import Recipe, accuracy, read_images, train
 from pipeline.config.distillation import DistillationConfig
 from pipeline.config.networks import StudentConfig
 from pipeline.config.schema import Config
-from pipeline.dataset.records import dataset_digest
+from pipeline.dataset.dataset import Dataset
 from pipeline.distillation.job import DistillJob, distill, is_trained
 from pipeline.params import load_config, parse_config
 from pipeline.stages.synthesize import synthesize
-from pipeline.storage import location, write_bytes, write_json
+from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.shard_states import shard_states
 from pipeline.teachers.networks import build_network, load_weights
 from pipeline.teachers.teacher import load_teacher, preprocessing
@@ -170,7 +170,7 @@ def make_student(run: Run, row: Row) -> None:
     """Make missing images, and the student."""
     config = configured(run, row.teacher)
     digest = load_teacher(config.teacher, torch.device("cpu")).digest
-    root, numbers = location(config.paths.dataset), range(row.images // run.size.shard)
+    dataset, numbers = Dataset.planned(config), range(row.images // run.size.shard)
     states = shard_states(config, digest)
     if any(states[number] != "complete" for number in numbers):
         with run.pieces.stage(f"images of {row.teacher}"):
@@ -189,8 +189,8 @@ def make_student(run: Run, row: Row) -> None:
             imitation=example.imitation,
             **run.size.training,
         ),
-        shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
-        dataset=dataset_digest(root, numbers),
+        shards=dataset.tars(numbers),
+        dataset=dataset.digest(numbers),
         seed=0,
         output=run.student(row),
     )

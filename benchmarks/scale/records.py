@@ -28,12 +28,12 @@ import numpy as np
 from benchmarks.faults.common import PROJECT, Params, changed, environment, load, parameters
 from benchmarks.faults.run import machine, say
 from pipeline.config.schema import Config
-from pipeline.dataset.layout import record_path
+from pipeline.dataset.layout import record_name, rows_name, tar_name
 from pipeline.dataset.plan import ShardPlan, plan_of
 from pipeline.dataset.records import ShardRecord, versions
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.storage import digest_json, json_bytes
-from pipeline.synthesis.make_shard import file_facts
+from pipeline.synthesis.publish_shard import file_facts
 from pipeline.synthesis.spec import round_spec, shard_spec
 
 SECONDS, BYTES = 60.0, 2 * 2**30
@@ -111,13 +111,13 @@ def make_records(params: Params) -> None:
     shown = 8 * CLASSES // IMAGES + 1  # The preview shows 8 images of each class.
     for shard in plan_of(config):
         files = {
-            f"train/{shard.name}.tar": _tar(shard) if shard.number <= shown else b"tar",
-            f"metadata/{shard.name}.parquet": b"rows",
+            tar_name(shard.number): _tar(shard) if shard.number <= shown else b"tar",
+            rows_name(shard.number): b"rows",
         }
         for name, data in files.items():
             (root / name).write_bytes(data)
         record = _record(config, shard, shard_spec(of_round, shard), files, rng)
-        record_path(root, shard.number).write_bytes(json_bytes(record.to_json()))
+        (root / record_name(shard.number)).write_bytes(json_bytes(record.to_json()))
 
 
 def _record(

@@ -41,7 +41,7 @@ from pipeline.device.threads import use_threads
 from pipeline.distillation.job import distill
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate
-from pipeline.evaluation.dataset_measures import look
+from pipeline.evaluation.features import look
 from pipeline.evaluation.similarity import frechet_distance
 from pipeline.exit_codes import report_errors
 from pipeline.inversion.engine import Engine

@@ -1,13 +1,12 @@
-"""One Parquet row for each published image, and the record that says a shard is complete."""
+"""The Parquet row of each image, and the record that makes a shard complete."""
 
 from __future__ import annotations
 
 import functools
 import io
-import itertools
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,20 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.schema import Config
-from pipeline.dataset.layout import record_path
-from pipeline.dataset.plan import plan_of
-from pipeline.errors import UserError
+from pipeline.dataset.layout import tar_name
 from pipeline.objective import terms
-from pipeline.storage import (
-    Location,
-    Stat,
-    digest_bytes,
-    digest_json,
-    json_bytes,
-    location,
-    read_many,
-)
+from pipeline.storage import digest_bytes, digest_json, json_bytes
 
 _Column = tuple[str, pa.DataType, str]  # name, type and description
 _SAMPLE: list[_Column] = [
@@ -92,12 +80,12 @@ _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset")
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of Python, and of the packages that compute and write shards."""
+    """The versions of Python and of the packages that compute and write shards."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
-    """Parquet bytes of ``rows``, ``facts`` as JSON in the schema's ``dreamshard`` entry."""
+    """Encode rows as Parquet, with ``facts`` as JSON in the schema's entry ``dreamshard``."""
     schema = SCHEMA.with_metadata({"dreamshard": json.dumps(facts, sort_keys=True)})
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
@@ -106,15 +94,27 @@ def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardRecord:
-    """``metadata/NNNNNN.json``, written last: the shard is complete, and made to this ``spec``.
+    """The record of a shard, written last: the shard is complete, and was made to this spec.
 
-    ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
-    ``batches`` are the numbers of images that were optimised together, more and smaller ones than
-    the spec's where the memory did not hold those; ``precision`` is what the networks ran in, which
-    the spec may leave to the device; ``replaced`` counts the images that took the place of one that
-    was bad, by what was wrong with it, and ``flaws`` those that are still bad themselves; ``curve``
-    is the mean of every term along the optimisation, averaged over the batches; ``versions`` are
-    those of Python and of the packages that computed and wrote it; ``sha256`` seals all the rest.
+    Attributes:
+        shard: the name of the shard, without folder and extension.
+        round: 0, or the adaptive round.
+        first: the index of the shard's first image in the dataset.
+        images: the number of images.
+        spec: everything that the bytes of the shard depend on.
+        spec_sha256: the digest of ``spec``.
+        files: the name of each file to its ``sha256``, ``md5`` and ``size`` in bytes.
+        class_counts: the images of each class.
+        batches: the sizes of the batches that were optimised together. They are smaller than the
+            spec's where the memory did not hold those.
+        precision: what the networks computed in; the spec may leave the choice to the device.
+        agreement: the share of images to which the teacher gives the intended class.
+        confidence: the mean of the teacher's probability of the intended class.
+        replaced: the images that took the place of a bad one, by the flaw of the bad one.
+        flaws: the images that are still bad after the last attempt, by their flaw.
+        curve: the mean of every term along the optimisation, averaged over the batches.
+        versions: of Python and of the packages that computed and wrote the shard.
+        sha256: the digest of everything above.
     """
 
     shard: str
@@ -137,29 +137,24 @@ class ShardRecord:
 
     @classmethod
     def of(cls, **facts: Any) -> ShardRecord:
-        """A record of ``facts``, sealed with their digest."""
+        """A record of ``facts`` with their digest."""
         return cls(**facts, sha256=digest_bytes(json_bytes(facts)))
 
     @property
     def tar(self) -> dict[str, Any]:
-        return self.files[f"train/{self.shard}.tar"]
+        """Digests and size of the shard's tar."""
+        return self.files[tar_name(int(self.shard))]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def read_record(path: Location) -> ShardRecord | None:
-    """The record at ``path``, or None where there is none, or one that was changed since."""
-    (text,) = read_many([path])
-    return parse_record(text)
-
-
 def parse_record(text: bytes | None) -> ShardRecord | None:
-    """The record that ``text`` is, or None if one byte of it is not as it was written."""
+    """Parse a record; None if one byte of it is not as it was written."""
     try:
         record = ShardRecord(**json.loads(text or b""))
-        # The keys are sorted and each has its own line: without the seal's line, the text is that
-        # of all the rest.
+        # Each key has its own line, so without the line of the digest the text is that of the
+        # facts that the digest covers.
         rest = (text or b"").replace(f'\n "sha256": "{record.sha256}",\n'.encode(), b"\n", 1)
     except (ValueError, TypeError):
         return None
@@ -169,48 +164,13 @@ def parse_record(text: bytes | None) -> ShardRecord | None:
 def is_current(
     record: ShardRecord | None, spec: dict[str, Any], size: Callable[[str], int]
 ) -> bool:
-    """Whether a shard is complete and made to today's ``spec``. Looks at sizes, not contents.
+    """Whether a shard is complete and was made to today's spec, judged by the sizes of its files.
 
-    ``size`` gives the bytes of a file by its name below the dataset, -1 where there is none.
+    Args:
+        record: the record of the shard, or None.
+        spec: the spec that today's parameters give the shard.
+        size: gives the bytes of a file of that name, -1 where there is no such file.
     """
     if record is None or record.spec_sha256 != digest_json(spec):
         return False
     return all(size(name) == facts["size"] for name, facts in record.files.items())
-
-
-CHUNK = 1000  # records in memory at once
-
-
-def records_of(
-    root: Location, numbers: Iterable[int], files: Mapping[str, Stat] | None = None
-) -> Iterator[tuple[int, ShardRecord | None, bytes]]:
-    """Number, record and the record's bytes of each shard; None where there is no sound record.
-
-    Where ``files`` is given, no record is asked for that is not among them.
-    """
-    remaining = iter(numbers)
-    while chunk := list(itertools.islice(remaining, CHUNK)):
-        paths = {number: record_path(root, number) for number in chunk}
-        there = [n for n in chunk if files is None or f"metadata/{paths[n].name}" in files]
-        texts = dict(zip(there, read_many([paths[n] for n in there]), strict=True))
-        for number in chunk:
-            text = texts.get(number)
-            yield number, parse_record(text), text or b""
-
-
-def read_records(config: Config) -> Iterator[ShardRecord]:
-    """The records of all planned shards that have one, one at a time."""
-    root = location(config.paths.dataset)
-    for _, record, _ in records_of(root, range(len(plan_of(config)))):
-        if record is not None:
-            yield record
-
-
-def dataset_digest(root: Location, numbers: Iterable[int]) -> str:
-    """A digest of the images of complete shards, from their records."""
-    digests = []
-    for number, record, _ in records_of(root, numbers):
-        if record is None:
-            raise UserError(f"shard {number:06d} of {root} is missing: run synthesize first")
-        digests.append(record.tar["sha256"])
-    return digest_json(digests)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.layout import Layout
+from pipeline.dataset.stream import shard_batches
 from pipeline.storage import Location
 from pipeline.teachers.teacher import Preprocessing
 
@@ -65,6 +66,6 @@ def earlier_pool(root: Location, number: int, before: int, share: float) -> Pool
         before: The number of shards in earlier rounds.
         share: The weight of an earlier image in a start, in (0, 1].
     """
-    shard = root / "train" / f"{number % before:06d}.tar"
-    pixels, labels = zip(*ordered_batches([shard], 1000), strict=True)
+    shard = Layout(root).tar(number % before)
+    pixels, labels = zip(*shard_batches([shard], 1000), strict=True)
     return Pool(torch.cat(pixels), torch.cat(labels), share)

@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.dataset.records import ShardRecord, read_records
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
@@ -88,7 +89,7 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
         The grid of the first round.
     """
     reports, tally = Path(config.paths.reports), _Tally()
-    for record in read_records(config):
+    for record in Dataset.planned(config).records():
         tally.add(record)
     if tally.flaws:
         flaws = ", ".join(f"{count} {word}" for word, count in sorted(tally.flaws.items()))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline.config.schema import Config
+from pipeline.dataset.layout import CLASS, FACTS, Layout
 from pipeline.dataset.plan import Plan, plan_of
 from pipeline.dataset.tar import Pixels, decode_image, image_part, read_tar
 from pipeline.storage import Location, location, read_bytes, write_bytes
@@ -133,10 +134,10 @@ def _pick(
     wanted = np.sort(np.concatenate(places))
     cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
     for index in np.unique(np.searchsorted(firsts, wanted, side="right") - 1):
-        for key, parts, _ in read_tar(root / "train" / f"{numbers[index]:06d}.tar"):
+        for key, parts, _ in read_tar(Layout(root).tar(numbers[index])):
             if int(key) in wanted:
-                row = cells[int(parts["cls"])]
-                row.append((decode_image(image_part(parts)), _probability(parts["json"])))
+                row = cells[int(parts[CLASS])]
+                row.append((decode_image(image_part(parts)), _probability(parts[FACTS])))
     return cells
 
 

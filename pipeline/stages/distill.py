@@ -7,9 +7,9 @@ import logging
 import re
 
 from pipeline.config.schema import Config
+from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.lock import locked, reading
 from pipeline.dataset.plan import plan_of
-from pipeline.dataset.records import dataset_digest
 from pipeline.distillation.augmentation import GROUP
 from pipeline.distillation.job import DistillJob, distill, is_trained
 from pipeline.errors import TryAgainError, UserError
@@ -110,9 +110,8 @@ def weights_path(config: Config, kind: str, seed: int) -> Location:
 
 
 def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -> list[DistillJob]:
-    root, layout = location(config.paths.dataset), plan_of(config)
-    numbers = range(len(layout))
-    digest = dataset_digest(root, numbers)
+    dataset = Dataset.planned(config)
+    digest = dataset.digest(range(len(dataset.plan)))
     return [
         DistillJob(
             name=f"{kind}-{seed}",
@@ -120,7 +119,7 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
             teacher_digest=teacher.digest,
             student=config.student,
             training=config.distillation,
-            shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
+            shards=dataset.paths.tars,
             dataset=digest,
             seed=seed,
             output=weights_path(config, kind, seed),
@@ -132,9 +131,9 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
 def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
     """Runs of shard ranges share the dataset with those who read it: what they changed meanwhile,
     these students have seen before and after."""
-    root = location(config.paths.dataset)
+    dataset = Dataset.planned(config)
     try:
-        now = dataset_digest(root, range(len(plan_of(config))))
+        now = dataset.digest(range(len(dataset.plan)))
     except UserError:  # a shard is being made again
         now = ""
     if any(job.dataset != now for job in jobs):
@@ -142,7 +141,7 @@ def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
             remove(job.record)
             remove(job.checkpoint)
         raise TryAgainError(
-            f"paths.dataset {root} was changed while students learnt from it: make it whole with "
+            f"paths.dataset {dataset.root} was changed while students learnt from it: run "
             "synthesize, then run this command again"
         )
 

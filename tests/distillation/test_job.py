@@ -577,7 +577,7 @@ def test_a_dataset_where_nothing_can_be_written_is_read_without_a_lock() -> None
         pass
     with (
         pytest.raises(
-            NoLockError, match=r"paths.dataset .*\.dataset\.lock cannot be taken \(No such"
+            NoLockError, match=r"paths.dataset .* cannot be locked by .*\.dataset\.lock \(No such"
         ),
         locked(nowhere, "paths.dataset", shared=True),
     ):

@@ -152,7 +152,7 @@ def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> No
     config, teacher = load(made)
     whole = measure(config, teacher)[0]["statistics_gap"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.evaluation.dataset_measures.BATCH", 7)
+        patch.setattr("pipeline.evaluation.features.BATCH", 7)
         assert measure(config, teacher)[0]["statistics_gap"] == pytest.approx(whole, rel=1e-4)
 
 

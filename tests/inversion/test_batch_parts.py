@@ -30,7 +30,8 @@ from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
 from pipeline.params import parse_config
-from pipeline.stages.verify import repair, verify
+from pipeline.stages.repair import repair
+from pipeline.stages.verify import verify
 from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.inversion.test_fingerprints import cosines

@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.storage import digest_file
-from pipeline.synthesis import make_shard as make_shard_module
+from pipeline.synthesis import publish_shard as publish_shard_module
 from tests.conftest import Params, dataset, make, tree
 from tests.synthesis.shards import shard_files, verified
 
@@ -62,9 +62,9 @@ def test_provenance_names_the_versions_that_made_the_shards(
 ) -> None:
     """A later process that verifies or completes the dataset does not change these versions."""
     old, new = {"python": "3.11.1", "pillow": "11.0"}, {"python": "3.12.3", "pillow": "99.0"}
-    monkeypatch.setattr(make_shard_module, "versions", lambda: old)
+    monkeypatch.setattr(publish_shard_module, "versions", lambda: old)
     make(tiny)
-    monkeypatch.setattr(make_shard_module, "versions", lambda: new)
+    monkeypatch.setattr(publish_shard_module, "versions", lambda: new)
     assert make(tiny) == []
     assert verified(tiny) == []
     (dataset(tiny) / "train/000001.tar").unlink()
