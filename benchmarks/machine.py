@@ -1,4 +1,4 @@
-"""The machine that a GPU benchmark runs on: its device, what it says of itself, and its clock."""
+"""The machine that a benchmark runs on: its device, its description and its clock."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _QUERY = "name,driver_version,utilization.gpu,memory.used,clocks.sm,power.draw"
 
 
 def choose_device(toy: bool) -> torch.device:
-    """The GPU, or the CPU for a toy; ends the program in one line where there is none."""
+    """Return the GPU, or the CPU for a toy run; end the program where there is no GPU."""
     if toy:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise SystemExit("there is no GPU here that torch can use: --toy runs a toy on the CPU")
+        raise SystemExit("torch finds no GPU on this machine: use --toy for a toy run on the CPU")
     return torch.device("cuda")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Hardware, versions and load. ``card`` is nvidia-smi's answer at this moment."""
+    """Describe hardware, versions and load. ``card`` is the present answer of nvidia-smi."""
     facts: dict[str, Any] = {
         "processor": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": [round(value, 2) for value in os.getloadavg()],
@@ -49,13 +49,13 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long ``work`` takes, all that it gives the device included."""
+    """Measure how long ``work`` takes, the work on the device included."""
     synchronise(device)
     started = time.perf_counter()
     work()
@@ -66,7 +66,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def matrix_peak(
     device: torch.device, side: int, repeats: int = 10, dtype: torch.dtype = torch.bfloat16
 ) -> float:
-    """FLOP/s of a large matrix product, the best of five times ``repeats`` in a row."""
+    """Measure the FLOP/s of a large matrix product: the best of five series of products."""
     left, right = torch.randn(2, side, side, device=device).to(dtype)
 
     def products() -> None:
@@ -78,7 +78,7 @@ def matrix_peak(
 
 
 class Warnings(logging.Handler):
-    """What the pipeline warned of, so that no result hides it: that it went on uncompiled, say."""
+    """Collects warnings of the pipeline for the report, as that a network did not compile."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,6 +1,6 @@
-"""A user's own teacher: the CIFAR-10 ResNet of He et al. 2015, section 4.2, as a factory.
+"""A factory for a teacher of your own: the CIFAR-10 ResNet of He et al. 2015, section 4.2.
 
-``params.yaml`` names it: ``source: examples.cifar10:resnet`` with
+The parameter file names the factory and its arguments: ``source: examples.cifar10:resnet`` with
 ``arguments: {blocks: 3}`` for ResNet-20.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around a parameter-free (option A) shortcut."""
+    """Two 3x3 convolutions with a shortcut that has no parameters (option A of the paper)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """``6 * blocks + 2`` layers, widths 16, 32 and 64, for 32x32 images."""
+    """A ResNet of ``6 * blocks + 2`` layers with widths 16, 32 and 64, for 32x32 images."""
 
     def __init__(self, blocks: int, classes: int) -> None:
         super().__init__()
@@ -55,5 +55,10 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def resnet(blocks: int = 3, classes: int = 10) -> nn.Module:
-    """ResNet-20 for 3 blocks a stage, ResNet-32 for 5."""
+    """Build the network.
+
+    Args:
+        blocks: Blocks in each of the three stages: 3 for ResNet-20, 5 for ResNet-32.
+        classes: Number of classes.
+    """
     return ResNet(blocks, classes)

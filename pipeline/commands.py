@@ -119,7 +119,8 @@ def run_verify(config: Config, options: argparse.Namespace) -> int:
 
     from pipeline.dataset.plan import plan_of
     from pipeline.execution.runner import open_runner
-    from pipeline.stages.verify import repair, verify
+    from pipeline.stages.repair import repair
+    from pipeline.stages.verify import verify
     from pipeline.synthesis.check import load_checked_teacher
 
     if not 0 <= options.agreement <= 1:

@@ -1,20 +1,23 @@
-"""What the user can fix, said in a sentence that tells how."""
+"""Errors that the user can fix. Their message says how."""
 
 from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """What ``error`` says, in one line; its type where it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class UserError(Exception):
-    """A wrong parameter, file or teacher. Commands print its text as one line and exit with 2."""
+    """A parameter, a file or a teacher is wrong. Commands print the message and exit with 2."""
 
 
 class TryAgainError(UserError):
-    """Nothing is wrong with the input: what stands in the way may be over later. Exit code 1."""
+    """Something temporary blocks the run, such as a lock or a network error.
+
+    The input is fine. Run the command again. Commands print the message and exit with 1.
+    """
 
 
 class BadShardError(UserError):
-    """A tar, or an image in it, that is not what this project writes or reads."""
+    """A tar or an image in it has another format than this project writes and reads."""

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all, on a local path or at any URL, and their digests."""
+"""Files on a local path or at a URL: atomic writes, reads, listings and digests.
+
+A file written here is complete or absent; no reader ever sees a part of it.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,36 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from fsspec import get_filesystem_class
 from fsspec.asyn import AsyncFileSystem
 from upath import UPath
 
 from pipeline.errors import UserError
+from pipeline.local_files import Stat as Stat
+from pipeline.local_files import delete, replacing_local, scan
 
 Location = Path | UPath
-"""A real local path, or a place on another file system; both join and name their parts alike."""
-REQUESTS = 32  # requests under way at once
-S3_ATTEMPTS = 7  # with the SDK's growing pauses: about half a minute of errors is ridden out
-
-
-class Stat(NamedTuple):
-    size: int
-    modified: float  # seconds since 1970
+"""A local path, or a path on another file system. Both have the same methods for names."""
+REQUESTS = 32  # Requests to a store at the same time.
+# With the SDK's growing pauses, seven attempts outlast about half a minute of errors.
+S3_ATTEMPTS = 7
 
 
 def location(text: str) -> Location:
-    """The place that ``text`` names: ``protocol://bucket/prefix``, or a local path.
+    """Parse a path or a URL.
+
+    Args:
+        text: A local path, ``file://PATH`` or ``protocol://bucket/prefix``.
 
     Raises:
-        UserError: nothing here speaks that protocol.
+        UserError: No installed package supports the protocol.
+
+    Example::
+
+        location("data/synthetic")  # a pathlib.Path
+        location("s3://bucket/prefix")  # a upath.UPath; needs the extra `s3`
     """
     protocol, separator, rest = text.partition("://")
     if not separator:
@@ -49,11 +58,10 @@ def location(text: str) -> Location:
         raise UserError(f"{text} cannot be opened: {error}") from error
     options: dict[str, Any] = {}
     if issubclass(implementation, AsyncFileSystem):
-        options["use_listings_cache"] = False  # others write there too
+        options["use_listings_cache"] = False  # Other machines write to the same place.
     if protocol in ("s3", "s3a"):
-        options["max_concurrency"] = (
-            1  # s3fs does not retry a part of a file that it reads in parts
-        )
+        # s3fs reads a large file in parts and does not repeat the request of one part.
+        options["max_concurrency"] = 1
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             retries = {"mode": "legacy", "total_max_attempts": S3_ATTEMPTS}
             options["config_kwargs"] = {"retries": retries}
@@ -63,160 +71,170 @@ def location(text: str) -> Location:
 
 @contextlib.contextmanager
 def replacing(path: Location) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name ``path`` only when every byte of it is there.
+    """Open a binary file that gets the name ``path`` when the ``with`` statement ends.
 
-    A local one is written to a temporary file beside ``path``, fsynced, renamed. Elsewhere it is
-    written to a nameless local file and uploaded whole. An exception leaves ``path`` as it was
-    and no temporary file.
+    A local file is written under a temporary name in the same directory, fsynced and renamed. For
+    a URL the content is written to an unnamed local file and then uploaded in one request. After
+    an exception ``path`` is unchanged and no temporary file remains.
+
+    Args:
+        path: File to create or replace.
+
+    Raises:
+        OSError: The file cannot be written. The error names ``path``.
+
+    Example::
+
+        with replacing(Path("data/notes.bin")) as file:
+            file.write(b"...")
     """
     if isinstance(path, Path):
-        with _replacing_local(path) as file:
+        with replacing_local(path) as file:
             yield file
         return
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
-        with _asking(path):
+        with _requesting(path):
             path.fs.pipe_file(path.path, file.read())
 
 
-@contextlib.contextmanager
-def _replacing_local(path: Path) -> Iterator[IO[bytes]]:
-    make_directory(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    _sync_directory(path.parent)
-
-
-def make_directory(directory: Path) -> None:
-    """Make sure that ``directory`` is there, after a power loss too."""
-    if not directory.is_dir():
-        make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        _sync_directory(directory.parent)
-
-
 def write_bytes(path: Location, data: bytes) -> None:
-    """Replace ``path`` by ``data`` in one step."""
+    """Create or replace a file in one step."""
     with replacing(path) as file:
         file.write(data)
 
 
 def json_bytes(value: Any) -> bytes:
-    """Readable JSON with sorted keys: equal values give equal bytes."""
+    """Encode a value as readable JSON with sorted keys: equal values give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def write_json(path: Location, value: Any) -> None:
-    """Replace ``path`` by the JSON of ``value``."""
+    """Create or replace a JSON file in one step."""
     write_bytes(path, json_bytes(value))
 
 
 def read_bytes(path: Location) -> bytes:
-    """The whole content; FileNotFoundError if there is none, OSError if it cannot be had."""
+    """Read a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The file cannot be read.
+    """
     if isinstance(path, Path):
         return path.read_bytes()
-    with _asking(path):
+    with _requesting(path):
         data: bytes = path.fs.cat_file(path.path)
         return data
 
 
 def read_many(paths: Sequence[Location]) -> list[bytes | None]:
-    """The contents of files of one file system, some at a time; None for each that is not there."""
+    """Read several files of one file system, ``REQUESTS`` at a time.
+
+    Args:
+        paths: Files on the same file system.
+
+    Returns:
+        The content of each file, or None where there is no such file.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
     if not paths or isinstance(paths[0], Path):
-        return [_read_if_there(path) for path in paths]
+        return [_read_or_none(path) for path in paths]
     names = [path.path for path in paths if isinstance(path, UPath)]
-    with _asking(paths[0]):
-        found = paths[0].fs.cat_ranges(names, None, None, batch_size=REQUESTS, on_error="return")
-        for result in found:
+    with _requesting(paths[0]):
+        results = paths[0].fs.cat_ranges(names, None, None, batch_size=REQUESTS, on_error="return")
+        for result in results:
             if isinstance(result, BaseException) and not isinstance(result, FileNotFoundError):
                 raise result
-    return [None if isinstance(result, BaseException) else result for result in found]
+    return [None if isinstance(result, BaseException) else result for result in results]
 
 
 def open_stream(path: Location) -> IO[bytes]:
-    """A file to read from its beginning, without having all of it in memory."""
+    """Open a file to read it from its beginning, without loading all of it into memory."""
     if isinstance(path, Path):
         return path.open("rb")
-    with _asking(path):
+    with _requesting(path):
         file: IO[bytes] = path.fs.open(path.path, "rb")
         return file
 
 
 def exists(path: Location) -> bool:
-    """Whether ``path`` is a file."""
+    """Return whether there is a file ``path``."""
     if isinstance(path, Path):
         return path.is_file()
-    with _asking(path):
+    with _requesting(path):
         return bool(path.fs.isfile(path.path))
 
 
 def size_of(path: Location) -> int:
-    """Bytes of a file; -1 if there is none."""
+    """Return the size of a file in bytes, or -1 if there is no such file."""
     try:
         if isinstance(path, Path):
             return path.stat().st_size
-        with _asking(path):
+        with _requesting(path):
             return int(path.fs.info(path.path)["size"])
     except (FileNotFoundError, NotADirectoryError):
         return -1
 
 
 def listing(root: Location) -> dict[str, Stat]:
-    """Every file below ``root``: its name relative to it, and its size and time.
+    """List all files below a directory, in one paged listing.
 
-    One paged listing, however many files there are. Empty if ``root`` is not there.
+    Args:
+        root: A directory.
+
+    Returns:
+        Size and time of each file, by its path relative to ``root`` with ``/``, in the order of
+        the names. Empty if there is no such directory.
     """
     if isinstance(root, Path):
-        return dict(_scan(root, "")) if root.is_dir() else {}
+        return dict(scan(root, "")) if root.is_dir() else {}
     prefix = root.path.rstrip("/") + "/"
-    with _asking(root):
-        found = root.fs.find(root.path, detail=True)
+    with _requesting(root):
+        files = root.fs.find(root.path, detail=True)
     return {
         name.removeprefix(prefix): Stat(int(info["size"] or 0), _modified(info))
-        for name, info in sorted(found.items())
+        for name, info in sorted(files.items())
         if name.startswith(prefix) and info["type"] == "file" and not name.endswith("/")
     }
 
 
 def remove(path: Location) -> None:
-    """Make sure that ``path`` is gone, after a power loss too."""
+    """Delete a file if there is one, so that the deletion survives a power loss."""
     with contextlib.suppress(FileNotFoundError):
         if isinstance(path, Path):
-            path.unlink()
-            _sync_directory(path.parent)
+            delete(path)
         else:
-            with _asking(path):
+            with _requesting(path):
                 path.fs.rm_file(path.path)
 
 
 def remove_all(root: Location, names: Iterable[str]) -> None:
-    """Delete files below ``root``, in the order given where ``root`` is local."""
+    """Delete several files below a directory.
+
+    Args:
+        root: A directory.
+        names: Paths relative to ``root``. Local files are deleted in this order.
+    """
     if isinstance(root, Path):
         for name in names:
             (root / name).unlink(missing_ok=True)
-    else:  # each by itself: `rm` of many takes brackets for patterns, and ends at one that is gone
+    else:
+        # fsspec's `rm` of many files reads brackets as patterns and stops at a missing file.
         with ThreadPoolExecutor(REQUESTS) as pool:
             list(pool.map(lambda name: remove(root / name), names))
 
 
 def digest_bytes(data: bytes) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_file(path: Location, algorithm: str = "sha256") -> str:
+    """Return the digest of a file's content, in hexadecimal."""
     if isinstance(path, Path):
         with path.open("rb") as file:
             return hashlib.file_digest(file, algorithm).hexdigest()
@@ -224,12 +242,20 @@ def digest_file(path: Location, algorithm: str = "sha256") -> str:
 
 
 def digest_json(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
     return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
 def check_writable(directory: Location, key: str) -> None:
-    """Raise :class:`UserError` now rather than after an hour if ``directory`` takes no file."""
+    """Check before a long run that a file can be written to a directory.
+
+    Args:
+        directory: Directory, which is created if it is missing.
+        key: Parameter that names the directory, for the message.
+
+    Raises:
+        UserError: No file can be written there.
+    """
     probe = directory / f".{uuid.uuid4().hex}.tmp"
     try:
         if isinstance(directory, Path):
@@ -245,30 +271,19 @@ def check_writable(directory: Location, key: str) -> None:
 
 
 @contextlib.contextmanager
-def _asking(path: UPath) -> Iterator[None]:
-    """Whatever a store's own library raises, as an OSError that names ``path``."""
+def _requesting(path: UPath) -> Iterator[None]:
+    """Turn any error of a store's library into an OSError that names ``path``."""
     try:
         yield
     except Exception as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         reason = " ".join(str(error).split()) or type(error).__name__
-        reason = re.sub(r"//[^/\s]*@", "//", reason)  # an endpoint with credentials
+        reason = re.sub(r"//[^/\s]*@", "//", reason)  # The URL may contain credentials.
         raise kind(f"{path}: {reason}") from error
 
 
-def _scan(directory: Path | os.DirEntry[str], prefix: str) -> Iterator[tuple[str, Stat]]:
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield from _scan(entry, f"{prefix}{entry.name}/")
-                continue
-            with contextlib.suppress(FileNotFoundError):  # another run's, gone by now
-                facts = entry.stat()
-                yield prefix + entry.name, Stat(facts.st_size, facts.st_mtime)
-
-
 def _modified(info: dict[str, Any]) -> float:
-    """When an object was written; each file system names that in its own way."""
+    """Return the time of an object's last change, whose name differs between file systems."""
     names = ("LastModified", "mtime", "updated", "last_modified", "created")
     value = next((info[name] for name in names if info.get(name) is not None), 0.0)
     if isinstance(value, str):
@@ -276,16 +291,8 @@ def _modified(info: dict[str, Any]) -> float:
     return value.timestamp() if isinstance(value, datetime) else float(value)
 
 
-def _read_if_there(path: Location) -> bytes | None:
+def _read_or_none(path: Location) -> bytes | None:
     try:
         return read_bytes(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -273,7 +273,7 @@ def test_verify_tells_every_problem_and_fails(
     assert printed(capsys, *verify) == ["20 images verified"]
     (dataset(tiny) / "stranger").write_text("?")
     assert printed(capsys, *verify, code=1) == [
-        "stranger does not belong to the dataset",
+        "stranger does not belong to the dataset: move it elsewhere, or delete it",
         "1 problems",
     ]
 

@@ -23,8 +23,9 @@ from pipeline.evaluation.accuracy import evaluate
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.params import parse_params
 from pipeline.stages.distill import distill_students
+from pipeline.stages.repair import repair
 from pipeline.stages.synthesize import finalize, missing_jobs
-from pipeline.stages.verify import repair, verify
+from pipeline.stages.verify import verify
 from pipeline.storage import (
     digest_bytes,
     exists,

@@ -1,1 +1,1 @@
-"""How fast the inversion loop is."""
+"""Benchmarks of the speed of the inversion loop."""

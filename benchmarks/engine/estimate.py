@@ -1,14 +1,15 @@
-"""Does a run take the time and the memory that ``plan --probe`` says?
+"""Compare the time and memory that ``plan --probe`` estimates with those of a run.
 
     python -m benchmarks.engine.estimate [--params params.yaml] [--set section.key=value]
         [--rounds 3]
 
-In each round a probe and a run on one device, each a process of its own, one after the other,
-without adaptive rounds. The seconds of the shards are compared; what comes before the first
-(loading, compiling) is apart: a run's is its first shard's time less that of as many images of the
-others, so that it needs two shards. Memory is the peak of the GPU or, on a CPU, of the process.
+Each repetition makes one probe and one run on one device, one after the other, each in a new
+process and without adaptive rounds. The benchmark compares the seconds of the shards, and
+separately the seconds of the start (loading, compiling). The start of a run is the time of its
+first shard, less the time that other shards take for the same number of images; the run therefore
+needs two shards. Memory is the peak of the GPU or, on a CPU, of the process.
 
-With ``--busy`` the seconds are the process's own on the CPU, which other work disturbs less.
+With ``--busy`` the seconds are CPU seconds of the process, which other work disturbs less.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Figures = dict[str, float]
 
 
 def said(config: Config, device: str) -> Figures:
-    """Seconds of all shards, seconds before them, and bytes, as a probe has them."""
+    """Estimate the seconds of all shards and of the start, and the peak memory in bytes."""
     from pipeline.dataset.plan import plan_of
     from pipeline.estimation.device_timing import ProbeJob, probe
     from pipeline.synthesis.check import load_checked_teacher
@@ -47,7 +48,7 @@ def said(config: Config, device: str) -> Figures:
 
 
 def measured(config: Config, device: str) -> Figures:
-    """The same of a run."""
+    """Measure the same three numbers of a run."""
     from pipeline.device.memory import peak_memory
     from pipeline.execution.executor import InProcess
     from pipeline.execution.runner import local_runner
@@ -57,7 +58,9 @@ def measured(config: Config, device: str) -> Figures:
     run = local_runner(InProcess(device), retries=0)
     first, *others = synthesize(config, load_checked_teacher(config), run)
     if not others:
-        raise UserError("one shard does not tell its start from the rest: ask for two")
+        raise UserError(
+            "one shard is too few to measure the start: set synthesis.images to two shards"
+        )
     image = sum(made.seconds for made in others) / sum(made.images for made in others)
     images = first.images + sum(made.images for made in others)
     start = first.seconds - image * first.images
@@ -65,7 +68,7 @@ def measured(config: Config, device: str) -> Figures:
 
 
 def compare(config: Config, device: str, rounds: int, busy: bool) -> list[dict[str, Figures]]:
-    """Of each round both figures. Each is of a new process, whose memory is its own."""
+    """Repeat estimate and run, each in a new process, because peak memory belongs to a process."""
     results = []
     for _ in range(rounds):
         result = {}
@@ -117,7 +120,7 @@ def main() -> int:
         for name in ("seconds", "memory"):
             ratios = [result["measured"][name] / result["said"][name] for result in results]
             sys.stdout.write(
-                f"{name}: {statistics.median(ratios):.2f} of what was said "
+                f"{name}: {statistics.median(ratios):.2f} of the estimate "
                 f"({min(ratios):.2f} to {max(ratios):.2f})\n"
             )
         if options.out:

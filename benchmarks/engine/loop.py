@@ -1,16 +1,19 @@
-"""The inversion loop against the published recipe: image-iterations a second, in alternation.
+"""Compare the inversion loop with the published recipe: image-iterations per second.
 
     python -m benchmarks.engine.loop [--batch 256] [--iterations 200] [--pairs 5] [--threads 2]
 
-Measured on 2 cores of an AMD EPYC (AVX-512, bf16), torch 2.14.1: see docs/performance.md.
-The baseline is the recipe as it was published, written from the paper: eager, float32, the
-teacher's weights left to collect gradients, forward hooks that take mean and variance apart, every
-loss read to the host in every step. The default is the compiled loop, in bfloat16 where the cores
-have that, with the default objective of this size, in which images have half the size for 30 % of
-the iterations; it runs a whole batch of its default length, from the first pixel to the last
-judgement. The others, which are slower, run a tenth of it, at full size. Each has a process of its
-own. The teacher is a CIFAR-10 ResNet-20 with random weights: what it computes does not change how
-long it takes.
+docs/performance.md has results of 2 cores of an AMD EPYC (AVX-512, bf16) with torch 2.14.1. The
+teacher is a CIFAR-10 ResNet-20 with random weights, which do not change the speed. The loops run in
+alternation, each in a new process:
+
+- the baseline is the published recipe, written from the paper: eager, float32, gradients of the
+  teacher's weights are computed too, forward hooks compute mean and variance separately, and each
+  step reads each loss to the host;
+- the default is the compiled loop, in bfloat16 where the cores have it, with the default objective
+  of this size, whose images have half the size in 30 % of the iterations.
+
+The default runs a full batch from the first pixel to the last judgement. The slower loops run a
+tenth of the iterations at full size.
 """
 
 from __future__ import annotations
@@ -55,8 +58,10 @@ def make_teacher() -> Teacher:
 
 
 class Published:
-    """The loop of the published CIFAR-10 recipe, on the network's device. Its weights stay free to
-    collect gradients."""
+    """The loop of the published CIFAR-10 recipe, on the network's device.
+
+    The weights of the network collect gradients.
+    """
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...], labels: Tensor) -> None:
         self.network = network.eval()
@@ -102,7 +107,7 @@ class Published:
 
 
 class Ours:
-    """A loop of ours, at a precision, compiled or not."""
+    """A loop of this project, in a given precision, compiled or eager."""
 
     def __init__(
         self,
@@ -160,7 +165,7 @@ def _process(name: str, options: argparse.Namespace) -> ProcessPoolExecutor:
 
 
 def _open(name: str, batch: int, threads: int) -> None:
-    """Of a process that has one loop, so that none runs under another's settings."""
+    """Build a loop in a new process, so that no loop runs under the settings of another."""
     global _loop
     if name == PUBLISHED:
         torch.set_num_threads(threads)
@@ -170,7 +175,7 @@ def _open(name: str, batch: int, threads: int) -> None:
 
 
 def _run(iterations: int) -> float:
-    """Image-iterations a second."""
+    """Measure image-iterations per second."""
     started = time.perf_counter()
     _loop.run(iterations)
     return len(_loop.labels) * iterations / (time.perf_counter() - started)
@@ -201,7 +206,7 @@ def main() -> int:
 def summarise(
     rates: dict[str, list[float]], peak: float, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Median rates, and the median and range of each pair's ratio to the baseline."""
+    """Compute the median rates, and median and range of the ratios to the first loop."""
     baseline = rates[PUBLISHED]
     rows = {}
     for name, values in rates.items():
@@ -211,8 +216,8 @@ def summarise(
             "ratio": round(statistics.median(ratios), 2),
             "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         }
-    # 41 million multiply-adds an image forward, as much again back to the pixels; a quarter of that
-    # at half the size.
+    # An image takes 41 million multiply-adds forward and as many backward.
+    # At half the size it takes a quarter of that.
     flops = 4 * 41e6 * (1 - 0.75 * DEFAULT_OBJECTIVE.coarse) * statistics.median(rates[DEFAULT])
     return {
         "loops": rows,

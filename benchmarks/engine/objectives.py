@@ -1,12 +1,17 @@
-"""What an objective is worth on Fashion-MNIST: the same few images and student steps for each.
+"""Compare objectives on Fashion-MNIST, with the same few images and student steps for each.
 
     python -m benchmarks.engine.objectives DATA OUT convnext "" "tv=0.1" "feature=1 zoom=1"
 
-``DATA`` and ``OUT`` are as for ``benchmarks.teachers.fashion``, whose teachers it takes (and
-trains). Each further argument changes fields of the teacher's default objective. A row has the
-share of images that an independent CNN gives their label, how far their features in it are from
-those of real ones (Fréchet distance), how alike images of a class are there (mean cosine), and the
-real accuracy of a student after ``--steps``. Rows are also kept in ``OUT/objectives.jsonl``.
+``DATA`` and ``OUT`` are those of ``benchmarks.teachers.fashion``, whose teachers are used, and
+trained if they are missing. Each further argument changes fields of the teacher's default
+objective. A row of the result has
+
+- the share of images that an independent CNN assigns to their label,
+- the Fréchet distance of their features in this CNN to those of real images,
+- the mean cosine of two images of a class in this CNN,
+- the accuracy on real images of a student after ``--steps``.
+
+Rows are appended to ``OUT/objectives.jsonl``.
 """
 
 from __future__ import annotations
@@ -45,39 +50,39 @@ PREPROCESSING = Preprocessing(_ONE * MEAN, _ONE * STD)
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """The test images, the independent CNN, and its features of them."""
+    """The test images, the independent CNN, and its features of the test images."""
 
     pixels: Tensor
     labels: Tensor
     judge: nn.Module
-    trunk: nn.Module  # the judge without its last layer
+    trunk: nn.Module  # The judge without its last layer.
     features: Tensor
 
 
 def changed(base: Objective, text: str) -> Objective:
-    """``base`` with ``field=value`` pairs, apart by spaces, in it."""
+    """Return ``base`` with changed fields. ``text`` has ``field=value`` pairs between spaces."""
     fields = parse_overrides(text.split())
     for name in fields:
         if not hasattr(base, name):
-            raise UserError(f"no field {name!r} in an objective: {', '.join(asdict(base))}")
+            raise UserError(f"no field {name!r}: use {', '.join(asdict(base))}")
     return replace(base, **fields)
 
 
 def outputs(network: nn.Module, pixels: Tensor) -> Tensor:
-    """What ``network`` says of uint8 images."""
+    """Compute the outputs of ``network`` on uint8 images."""
     with torch.no_grad():
         parts = [network(PREPROCESSING.normalise(part)) for part in pixels.split(500)]
     return torch.cat(parts)
 
 
 def class_cosine(features: Tensor, labels: Tensor) -> float:
-    """Mean cosine of two images of a class, mean over the classes."""
+    """Compute the mean cosine of two images of a class, averaged over the classes."""
     cosines = [mean_cosine(features[labels == label]) for label in labels.unique()]
     return sum(cosines) / len(cosines)
 
 
 def made(teacher: Teacher, objective: Objective, labels: Tensor, iterations: int) -> Tensor:
-    """Images of ``labels``, uint8."""
+    """Make uint8 images of ``labels``."""
     torch.compiler.reset()
     with Engine(teacher, objective, "auto", compiled=True) as engine:
         parts = [
@@ -108,7 +113,7 @@ def student_accuracy(
 
 
 def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) -> dict[str, Any]:
-    """Images and a student of the teacher's default objective, changed as ``text`` says."""
+    """Make images and a student with the teacher's default objective, changed as ``text`` says."""
     has_batchnorm = bool(batchnorm_layers(teacher.network))
     base = PRESETS["normalised" if has_batchnorm else "without-batchnorm"]
     objective = changed(base, text)
@@ -146,11 +151,11 @@ def main() -> int:
     parser.add_argument("changes", nargs="+")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=1000, help="of the student")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of the student")
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--optimizer", choices=["muon", "sgd"], default="muon")
-    parser.add_argument("--temperature", type=float, default=50.0, help="of Eq. 1")
-    parser.add_argument("--epochs", type=int, default=10, help="of the teacher")
+    parser.add_argument("--temperature", type=float, default=50.0, help="temperature of Eq. 1")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the teacher")
     parser.add_argument("--threads", type=int, default=1)
     with report_errors() as outcome:
         options = parser.parse_args()

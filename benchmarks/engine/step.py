@@ -1,14 +1,13 @@
-"""What three things are worth to a step on a CPU, each in alternation with its absence.
+"""Measure three optimisations of a step on a CPU, each in alternation with its absence.
 
     python -m benchmarks.engine.step [--threads 1] [--pairs 5]
 
-- memory: steps of the compiled engine, ResNet-20, batch 256, in a process that keeps
-  freed memory (``pipeline/device/threads.py``) and in one that does not;
-- norms: steps of a MobileNetV3-small of random weights, 224 pixels, batch 16, R_TV and R_l2 summed
-  row by row, and an image at once;
-- depthwise: forward and gradient of a strided depthwise convolution in bfloat16 as
-  ``pipeline/device/depthwise.py`` does it, and as PyTorch does it (96 channels of 28x28, 3x3,
-  stride 2, batch 64).
+- memory: steps of the compiled engine (ResNet-20, batch 256) in a process that keeps freed memory
+  (``pipeline/device/threads.py``) and in a process that does not;
+- norms: steps of a MobileNetV3-small with random weights (224 pixels, batch 16), with R_TV and R_l2
+  summed row by row and image by image;
+- depthwise: forward pass and gradient of a strided depthwise convolution in bfloat16 (96 channels
+  of 28x28, 3x3, stride 2, batch 64) as in ``pipeline/device/depthwise.py`` and as in PyTorch.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from benchmarks.engine import loop as engine
 from benchmarks.gpu.checks import random_teacher
 from pipeline.device.depthwise import UnitStride
 from pipeline.device.threads import keep_memory, use_threads
-from pipeline.objective import terms
+from pipeline.objective import image_priors
 from pipeline.storage import write_json
 
 
 def steps(kept: bool, threads: int) -> Callable[[], None]:
-    """A few steps of an engine that is compiled already."""
+    """Measure some steps of an engine after it was compiled."""
     torch.set_num_threads(threads)
     if kept:
         keep_memory()
@@ -46,10 +45,10 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
 
 
 def norms(rows: bool, threads: int) -> Callable[[], None]:
-    """The same of an engine whose images are large."""
+    """Measure some steps of an engine whose images are large."""
     use_threads(threads)
     if not rows:
-        terms._norm = _at_once
+        image_priors._norm = _at_once
     shape, classes, batch = (3, 224, 224), 1000, 16
     network = torchvision.models.mobilenet_v3_small(weights=None)
     teacher = random_teacher(network, shape, classes, batch, torch.device("cpu"))
@@ -74,7 +73,7 @@ def _at_once(values: Tensor) -> Tensor:
 
 
 def convolution(unit: bool, threads: int) -> Callable[[], None]:
-    """A strided depthwise convolution and the gradient of its input."""
+    """Measure a strided depthwise convolution and the gradient of its input."""
     use_threads(threads)
     images = torch.randn(64, 96, 28, 28).bfloat16().to(memory_format=torch.channels_last)
     images.requires_grad_(True)
@@ -105,7 +104,7 @@ def _timed() -> float:
 
 
 def compare(subject: str, threads: int, pairs: int) -> list[float]:
-    """Seconds without over seconds with, pair after pair, each side in a process of its own."""
+    """Compute the seconds without, over the seconds with, for each pair of new processes."""
     spawn = get_context("spawn")
     with (
         ProcessPoolExecutor(1, spawn, _open, (subject, False, threads)) as without,

@@ -1,12 +1,12 @@
-"""What a shard costs beside its optimisation steps, and what a process costs before its first.
+"""Measure the overhead of a shard over its optimisation steps, and the warm-up of a process.
 
     python -m benchmarks.engine.warmup [--params examples/cifar10.yaml] [--threads 1]
         [--out FILE.json]
 
-Two processes, one after the other, with one compile cache that is empty at first. Each makes two
-shards. The overhead is the wall time of a process's second shard (labels, start images, steps,
-judgement, PNG, hashes, tar, Parquet, record) over the time inside its optimisation steps. The
-warm-up is a process's whole time, from its start, less twice its second shard.
+Two processes run one after the other and share a compile cache that is empty at first. Each makes
+two shards. The overhead is the wall time of a process's second shard (labels, start images, steps,
+judgement, PNG, hashes, tar, Parquet, record) divided by the time of its optimisation steps. The
+warm-up is the wall time of the process, less twice the time of its second shard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.storage import write_json
 
 
 def make(params: Path, threads: int, dataset: str) -> dict[str, float]:
-    """Two shards, in this process; seconds of the second, and of the steps inside it."""
+    """Make two shards in this process; return the seconds of the second and of its steps."""
     from pipeline.inversion import invert as inversion
     from pipeline.stages.synthesize import missing_jobs
     from pipeline.synthesis.check import load_checked_teacher
@@ -65,7 +65,7 @@ def parameters(params: Path, threads: int, dataset: str) -> Config:
 
 
 def process(options: argparse.Namespace, cache: Path, dataset: Path) -> dict[str, float]:
-    """The same in a process of its own, and that process's ``warmup``."""
+    """Make two shards in a new process; return the same seconds and the ``warmup``."""
     command = [sys.executable, "-m", "benchmarks.engine.warmup", "--child", str(dataset)]
     command += ["--params", str(options.params), "--threads", str(options.threads)]
     started = time.perf_counter()

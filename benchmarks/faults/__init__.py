@@ -1,1 +1,1 @@
-"""What kills, full disks, power losses and other faults leave of a run."""
+"""Fault injection: what remains of a run after kills, full disks, power losses and the like."""

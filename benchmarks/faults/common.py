@@ -1,4 +1,4 @@
-"""What the kinds of :mod:`benchmarks.faults.run` share: a tiny teacher, its runs, and a tally."""
+"""Shared parts of :mod:`benchmarks.faults.run`: a tiny teacher, its runs, and counters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Params = dict[str, Any]
 Stamps = dict[str, tuple[int, int]]
 
 PROJECT = Path(__file__).parents[2]
-LIMIT = 600  # seconds that a run may take before it counts as hanging
+LIMIT = 600  # Seconds after which a run counts as hanging.
 
 FACTORY = """from torch import nn
 
@@ -51,7 +51,7 @@ def classifier(width: int = 6, classes: int = 3) -> nn.Module:
 
 @dataclass
 class Outcome:
-    """What one kind of fault did: how often it struck, what broke, and what else was seen."""
+    """Results of one kind of fault: number of faults, problems, and other observations."""
 
     faults: int = 0
     problems: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def make_teacher(root: Path) -> None:
-    """``tinynet.py`` and ``teacher.safetensors``: three classes of bright bands, 8 x 8 pixels."""
+    """Write ``tinynet.py`` and ``teacher.safetensors``: three classes of bands, 8 x 8 pixels."""
     root.mkdir(parents=True)
     (root / "tinynet.py").write_text(FACTORY)
     torch.manual_seed(0)
@@ -83,7 +83,10 @@ def make_teacher(root: Path) -> None:
 
 
 def parameters(place: Path, changes: Mapping[str, Any] | None = None) -> Params:
-    """24 shards: 16, and 8 of an adaptive round; 2 workers; a shard takes 0.1 to 0.3 s."""
+    """Return parameters of 24 shards: 16 of round 0 and 8 of an adaptive round, with 2 workers.
+
+    A shard takes 0.1 to 0.3 s.
+    """
     teacher = place / "teacher"
     if not teacher.exists():
         make_teacher(teacher)
@@ -123,7 +126,7 @@ def parameters(place: Path, changes: Mapping[str, Any] | None = None) -> Params:
 
 
 def changed(params: Params, changes: Mapping[str, Any]) -> Params:
-    """A copy of ``params``, each ``section.key`` set to its new value."""
+    """Return a copy of ``params`` with each ``section.key`` set to its new value."""
     result = copy.deepcopy(params)
     for key, value in changes.items():
         section, name = key.split(".")
@@ -132,7 +135,7 @@ def changed(params: Params, changes: Mapping[str, Any]) -> Params:
 
 
 def at(params: Params, root: Path) -> Params:
-    """The same run with its results below ``root``."""
+    """Return the same parameters with all results below ``root``."""
     return changed(
         params, {f"paths.{n}": str(root / n) for n in ("dataset", "students", "reports")}
     )
@@ -143,31 +146,31 @@ def dataset(params: Params) -> Path:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Every file below ``root``: its relative path to the SHA-256 of its content."""
+    """Return the SHA-256 of each file below ``root``, by relative path."""
     paths = (path for path in sorted(root.rglob("*")) if path.is_file())
     return {str(path.relative_to(root)): digest_file(path) for path in paths}
 
 
 def difference(found: dict[str, str], expected: dict[str, str]) -> str:
-    """The names under which two trees differ, or nothing."""
+    """Return the names under which two trees differ."""
     names = sorted(n for n in found | expected if found.get(n) != expected.get(n))
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def load(params: Params) -> tuple[Config, str]:
-    """The checked config and the teacher's digest."""
+    """Return the checked configuration and the teacher's digest."""
     config = parse_params(params)
     return config, load_checked_teacher(config).digest
 
 
 def complete(params: Params, digest: str) -> list[int]:
-    """The numbers of the shards that a run would not make."""
+    """Return the numbers of the complete shards."""
     states = shard_states(parse_params(params), digest)
     return [number for number, state in states.items() if state == "complete"]
 
 
 def shard_stamps(params: Params, digest: str) -> dict[int, Stamps]:
-    """Of each complete shard: which files it consists of, and since when."""
+    """Return inode and time of the files of each complete shard."""
     names = ("metadata/{:06d}.json", "metadata/{:06d}.parquet", "train/{:06d}.tar")
     found = {}
     for number in complete(params, digest):
@@ -177,7 +180,7 @@ def shard_stamps(params: Params, digest: str) -> dict[int, Stamps]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without what would send Prefect elsewhere."""
+    """Return this process's environment without settings that name another Prefect server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return {**kept, "DO_NOT_TRACK": "1", "PYTHONDONTWRITEBYTECODE": "1", **more}
 
@@ -186,9 +189,9 @@ def environment(**more: str) -> dict[str, str]:
 def running(
     params: Params, module: str = "pipeline", env: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m MODULE synthesize`` in a process group of its own, ended with the block.
+    """Run ``python -m MODULE synthesize`` in a new process group, which ends with the block.
 
-    Its output goes to ``run.log`` beside the dataset.
+    The output goes to ``run.log`` next to the dataset.
     """
     home = dataset(params).parent
     home.mkdir(parents=True, exist_ok=True)
@@ -211,14 +214,14 @@ def running(
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the process and to all that it started."""
+    """Send SIGKILL to a process and all its descendants."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def finish(params: Params, module: str = "pipeline", env: dict[str, str] | None = None) -> int:
-    """Run to the end, undisturbed; the exit code."""
+    """Run to the end without faults, and return the exit code."""
     with running(params, module, env) as process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LIMIT)
@@ -226,15 +229,15 @@ def finish(params: Params, module: str = "pipeline", env: dict[str, str] | None 
 
 
 def undisturbed(params: Params, root: Path) -> tuple[dict[str, str], float]:
-    """The tree that nobody disturbed, made below ``root``, and how long it took."""
+    """Make the dataset below ``root`` without faults; return its tree and the duration."""
     started = time.monotonic()
     calm = at(params, root)
     if finish(calm) != 0:
-        raise RuntimeError(f"the undisturbed run failed: {log_end(calm)}")
+        raise RuntimeError(f"the run without faults failed: {log_end(calm)}")
     return tree(dataset(calm)), time.monotonic() - started
 
 
 def log_end(params: Params) -> str:
-    """The last line that a run said."""
+    """Return the last line of the log of a run."""
     text = (dataset(params).parent / "run.log").read_text(errors="replace").strip()
     return text[-300:].splitlines()[-1] if text else "nothing"

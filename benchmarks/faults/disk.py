@@ -1,4 +1,4 @@
-"""Disks that flip a byte, and disks that fill up."""
+"""Faults of disks: a byte that changes, and a disk that becomes full."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from benchmarks.faults.common import (
 )
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_params
-from pipeline.stages import verify
+from pipeline.stages import repair, verify
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
 
@@ -49,7 +49,7 @@ CAUSES = ("No space left on device", "File too large")
 
 
 def flips(place: Path, count: int, rng: random.Random) -> Outcome:
-    """Change one byte of one file at a time; verify must find it, repair must undo it."""
+    """Change one byte of one file at a time. Verify must find it, and repair must undo it."""
     outcome = Outcome()
     params = parameters(place, SMALL)
     config = parse_params(params)
@@ -70,11 +70,11 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
             outcome.faults += 1
             where = f"byte {position} of {name}"
             found += bool(verify.verify(config, teacher, 0.0, lambda images: None))
-            outcome.expect(found == outcome.faults, f"not found: {where}")
-            verify.repair(config, teacher, run)
+            outcome.expect(found == outcome.faults, f"verify did not find {where}")
+            repair.repair(config, teacher, run)
             wrong = difference(tree(dataset(params)), expected)
             repaired += not wrong
-            outcome.expect(not wrong, f"after {where} was repaired {wrong} differs")
+            outcome.expect(not wrong, f"{wrong} differs after the repair of {where}")
             if wrong:
                 path.write_bytes(original)
     outcome.facts = {"files": len(expected), "found": found, "repaired": repaired}
@@ -82,7 +82,7 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
 
 
 def disk(place: Path, count: int, rng: random.Random) -> Outcome:
-    """Let the disk fill at random points, by a file-size limit and in a small tmpfs."""
+    """Let the disk become full at random points, by a file-size limit and in a small tmpfs."""
     outcome = Outcome()
     params = parameters(place, {**SMALL, "execution.workers": 2})
     _, digest = load(params)
@@ -105,7 +105,7 @@ def disk(place: Path, count: int, rng: random.Random) -> Outcome:
                 where = f"{kind} {room}"
                 code, lines = _run(here, limit)
                 outcome.faults += code != 0
-                outcome.expect(code != 0, f"{where}: it ended well on a full disk")
+                outcome.expect(code != 0, f"{where}: the run succeeded on a full disk")
                 clear = len(lines) == 1 and any(cause in lines[0] for cause in CAUSES)
                 outcome.expect(clear, f"{where}, exit code {code}: {lines}")
                 said |= {re.sub(r"\d+ of \d+", "N of M", line) for line in lines}
@@ -113,7 +113,9 @@ def disk(place: Path, count: int, rng: random.Random) -> Outcome:
                 outcome.expect(not broken, f"{where}: {broken[:1]}")
                 make_space()
                 code = finish(changed(here, {"execution.workers": 1}))
-                outcome.expect(code == 0, f"{where}, with space, {code}: {log_end(here)}")
+                outcome.expect(
+                    code == 0, f"{where}: exit code {code} with free space: {log_end(here)}"
+                )
                 wrong = difference(tree(dataset(here)), expected)
                 outcome.expect(not wrong, f"{where}: {wrong} differs")
     outcome.facts = {"kinds": list(kinds), "points of each": count, "errors": sorted(said)}
@@ -121,7 +123,7 @@ def disk(place: Path, count: int, rng: random.Random) -> Outcome:
 
 
 def _run(params: Params, limit: Callable[[], None]) -> tuple[int, list[str]]:
-    """The exit code of a run, and its lines on stderr without those of progress bars."""
+    """Run; return the exit code, and the lines on stderr without progress bars."""
     file = dataset(params).parent.parent / f"{dataset(params).parent.name}.json"
     file.write_text(json.dumps(params))
     done = subprocess.run(
@@ -139,25 +141,25 @@ def _run(params: Params, limit: Callable[[], None]) -> tuple[int, list[str]]:
 
 
 def _broken(params: Params, digest: str) -> list[str]:
-    """What verify says of the shards that count as complete."""
+    """Return the problems that verify finds in complete shards."""
     config = parse_params(params)
     names = tuple(f"shard {number:06d}:" for number in complete(params, digest))
     found = verify.verify(config, load_checked_teacher(config), 0.0, lambda images: None)
     return [problem for problem in found if problem.startswith(names)] if names else []
 
 
-Space = tuple[Callable[[], None], Callable[[], object]]  # what limits a child; what makes space
+Space = tuple[Callable[[], None], Callable[[], object]]  # Limits a child process; frees space.
 
 
 @contextlib.contextmanager
 def _limited(root: Path, room: int) -> Iterator[Space]:
-    """No file larger than ``room`` bytes; Python ignores SIGXFSZ and gets an error instead."""
+    """Limit the size of files to ``room`` bytes. Python ignores SIGXFSZ and raises an error."""
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)), lambda: None
 
 
 @contextlib.contextmanager
 def _tmpfs(root: Path, room: int) -> Iterator[Space]:
-    """A file system of ``room`` pages."""
+    """Mount a file system of ``room`` pages."""
     options = f"size={room * PAGE // 1024}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "faults", str(root)], check=True)
     grow = ["mount", "-o", "remount,size=64m", str(root)]
@@ -168,7 +170,7 @@ def _tmpfs(root: Path, room: int) -> Iterator[Space]:
 
 
 def _may_mount(place: Path) -> bool:
-    """Whether this user may mount a tmpfs here."""
+    """Return whether this user may mount a tmpfs."""
     if os.geteuid() != 0:
         return False
     (place / "probe").mkdir(parents=True, exist_ok=True)

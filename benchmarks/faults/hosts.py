@@ -1,17 +1,18 @@
-"""Several hosts for real: one of two Dask workers is cut off in the middle of a shard.
+"""Cut one of two hosts with Dask workers off from the network in the middle of a shard.
 
-    python -m benchmarks.faults.hosts [--storage local|s3] [--freeze] [--shards 24]
+    python -m benchmarks.faults.hosts [--storage local|s3|ceph] [--freeze] [--shards 24]
         [--out FILE.json]
 
-Three network namespaces with addresses of their own on a bridge: the scheduler, the run and moto's
-S3 server, and two hosts with a Dask worker each. While a worker is inside a shard its link is set
-down; up again when the scheduler has given it up and two more shards are complete. With `--freeze`
-its processes are stopped for as long, so that they wake inside a shard that another made since. The
-dataset has to be the one that a process alone makes, also after the worker came back; exit code 1
-if not. Needs root, iproute2's `ip`, and the extras `dask` and `dev`.
+Three network namespaces with their own addresses are connected by a bridge. The first has the
+scheduler, the run and moto's S3 server. The other two are hosts with a Dask worker each. While a
+worker makes a shard, its link goes down. The link comes back after the scheduler has given the
+worker up and two more shards are complete. With `--freeze` the worker's processes are stopped for
+the same time, so that they continue inside a shard that another worker has made since. The dataset
+must equal the one of a single process, also after the worker came back; otherwise the exit code is
+1. The script needs root, `ip` of iproute2, and the extras `dask` and `dev`.
 
-Dask's time-outs are its defaults; `distributed.comm.timeouts.tcp`, 30 s, notices the cut on both
-sides. A Dask worker that lost its scheduler ends; a loop starts it again, as systemd would.
+Dask's time-outs are the defaults. `distributed.comm.timeouts.tcp`, 30 s, detects the cut on both
+sides. A Dask worker that lost its scheduler ends, and a loop starts it again, as systemd would.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import Any
 from distributed import Client
 from upath import UPath
 
+from benchmarks.faults.ceph import ceph_server
 from benchmarks.faults.common import (
     PROJECT,
     Params,
@@ -50,19 +52,19 @@ from pipeline.storage import digest_bytes, listing, location, read_many
 MAIN, CUT, OTHER = "10.213.77.1", "10.213.77.2", "10.213.77.3"
 SCHEDULER, S3 = f"tcp://{MAIN}:8786", f"http://{MAIN}:5000"
 _RECORD = re.compile(r"metadata/\d+\.json")
-LIMIT, QUIET = 600.0, 45.0  # seconds: for anything awaited; for the returned worker to do harm
+LIMIT, QUIET = 600.0, 45.0  # Seconds to wait for events, and to watch the returned worker.
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A worker's host is cut off.")
-    parser.add_argument("--storage", choices=("local", "s3"), default="local")
+    parser.add_argument("--storage", choices=("local", "s3", "ceph"), default="local")
     parser.add_argument("--freeze", action="store_true", help="stop the worker's processes too")
     parser.add_argument("--shards", type=int, default=24)
     parser.add_argument(
-        "--iterations", type=int, default=1000, help="so that a shard takes seconds"
+        "--iterations", type=int, default=1000, help="iterations of a shard, enough to take seconds"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
-    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)  # names of the namespaces
+    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)  # Names of the namespaces.
     options = parser.parse_args()
     if options.inside is None:
         if os.geteuid() != 0 or shutil.which("ip") is None:
@@ -90,7 +92,7 @@ def main() -> int:
 
 
 def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -> None:
-    """In the first namespace: the whole trial. What was seen goes into ``facts``."""
+    """Run the whole trial in the first namespace, and write observations to ``facts``."""
     alone = at(params, place / "alone")
     started = time.monotonic()
     if finish(changed(alone, {"execution.workers": 1})) != 0:
@@ -98,13 +100,13 @@ def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -
     facts["in process, s"] = round(time.monotonic() - started, 1)
     expected = _tree(alone["paths"]["dataset"])
 
-    output = "s3://hosts/dataset" if facts["storage"] == "s3" else str(place / "dask/dataset")
+    output = "s3://hosts/dataset" if facts["storage"] != "local" else str(place / "dask/dataset")
     remote = changed(at(params, place / "dask"), {"execution.dask_address": SCHEDULER})
     remote = changed(remote, {"paths.dataset": output, "execution.retries": 2})
     (place / "params.yaml").write_text(json.dumps(remote))
     with contextlib.ExitStack() as stack:
-        if facts["storage"] == "s3":
-            _start_s3(stack, place)
+        if facts["storage"] != "local":
+            _start_s3(stack, place, facts["storage"])
         client = _start_cluster(stack, place, names)
         started = time.monotonic()
         run = _start(
@@ -113,7 +115,7 @@ def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -
             *_python("pipeline synthesize --params"),
             place / "params.yaml",
         )
-        _cut_and_mend(client, output, names[1] if facts["freeze"] else None, facts)
+        _cut_and_restore(client, output, names[1] if facts["freeze"] else None, facts)
         _wait(lambda: run.poll() is not None, "the end of the run")
         facts["on two hosts, s"] = round(time.monotonic() - started, 1)
         if run.returncode != 0:
@@ -124,8 +126,10 @@ def _try(place: Path, params: Params, names: list[str], facts: dict[str, Any]) -
         facts["differs afterwards"] = difference(_tree(output), expected)
 
 
-def _cut_and_mend(client: Client, output: str, frozen: str | None, facts: dict[str, Any]) -> None:
-    """Cut a host off whose worker is inside a shard; mend the link when two more are complete."""
+def _cut_and_restore(
+    client: Client, output: str, frozen: str | None, facts: dict[str, Any]
+) -> None:
+    """Cut off the host of a worker inside a shard; restore the link two shards later."""
     inside: set[str] = set()
     client.subscribe_topic(TOPIC, lambda event: inside.add(event[1]["key"]))
 
@@ -146,7 +150,7 @@ def _cut_and_mend(client: Client, output: str, frozen: str | None, facts: dict[s
 
 @contextlib.contextmanager
 def _network() -> Iterator[list[str]]:
-    """Three namespaces on a bridge, which lives in the first of them."""
+    """Create three namespaces on a bridge in the first of them."""
     names = [f"dreamshard{os.getpid()}{kind}" for kind in "abc"]
     try:
         for name in names:
@@ -166,11 +170,14 @@ def _network() -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
 
-def _start_s3(stack: contextlib.ExitStack, place: Path) -> None:
-    """moto's server, with one empty bucket, and what all processes need to find it."""
+def _start_s3(stack: contextlib.ExitStack, place: Path, kind: str) -> None:
+    """Start moto's server or Ceph's gateway with one empty bucket; set the variables to find it."""
     os.environ.update(AWS_ACCESS_KEY_ID="hosts", AWS_SECRET_ACCESS_KEY="hosts")
     os.environ.update(AWS_DEFAULT_REGION="us-east-1", AWS_ENDPOINT_URL=S3)
-    _start(stack, place / "s3.log", *_python(f"moto.server -H {MAIN} -p 5000"))
+    if kind == "ceph":
+        stack.enter_context(ceph_server(place / "ceph", 5000, "hosts", "hosts", MAIN))
+    else:
+        _start(stack, place / "s3.log", *_python(f"moto.server -H {MAIN} -p 5000"))
     bucket = UPath("s3://hosts")
 
     def made() -> bool:
@@ -183,7 +190,7 @@ def _start_s3(stack: contextlib.ExitStack, place: Path) -> None:
 
 
 def _start_cluster(stack: contextlib.ExitStack, place: Path, names: list[str]) -> Client:
-    """A scheduler here and a worker in each of the other namespaces; a client of them."""
+    """Start a scheduler, and a worker in each other namespace; return a client."""
     scheduler = f"distributed.cli.dask_scheduler --host {MAIN} --port 8786 --no-dashboard"
     _start(stack, place / "scheduler.log", *_python(scheduler))
     for name, address in zip(names[1:], (CUT, OTHER), strict=True):
@@ -197,7 +204,7 @@ def _start_cluster(stack: contextlib.ExitStack, place: Path, names: list[str]) -
 
 
 def _start(stack: contextlib.ExitStack, log: Path, *command: object) -> subprocess.Popen[bytes]:
-    """A command in the background, ended with all that it started when the stack is."""
+    """Start a command in the background. It and its descendants end with the stack."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -220,17 +227,17 @@ def _signal(namespace: str | None, number: signal.Signals) -> None:
 
 
 def _wait(holds: Callable[[], bool], what: str) -> float:
-    """Seconds until ``holds()``."""
+    """Wait until ``holds()``, and return the seconds."""
     started = time.monotonic()
     while not holds():
         if time.monotonic() > started + LIMIT:
-            raise RuntimeError(f"waited {LIMIT:.0f} s in vain for {what}")
+            raise RuntimeError(f"{what} did not happen in {LIMIT:.0f} s")
         time.sleep(0.25)
     return round(time.monotonic() - started, 1)
 
 
 def _worker(client: Client, host: str) -> str:
-    """The address of the worker of ``host``, or nothing."""
+    """Return the address of the worker of ``host``, or nothing."""
     return next((name for name in client.nthreads() if f"//{host}:" in name), "")
 
 
@@ -239,7 +246,7 @@ def _complete(output: str) -> int:
 
 
 def _tree(output: str) -> dict[str, str]:
-    """Every file below ``output``: its relative path to the SHA-256 of its content."""
+    """Return the SHA-256 of each file below ``output``, by relative path."""
     root = location(output)
     names = sorted(listing(root))
     contents = read_many([root / name for name in names])

@@ -1,4 +1,4 @@
-"""SIGKILL: of the whole process tree, and of single workers."""
+"""SIGKILL of whole process trees, and of single workers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from benchmarks.faults.common import (
     undisturbed,
 )
 
-FILES = 14  # a tree is killed when up to this many files have come, with ``DELAY`` s on top
+FILES = 14  # A tree is killed after up to this many new files and ``DELAY`` s.
 DELAY = 0.3
-PAUSE = (0.5, 6.0)  # seconds between the deaths of two workers; a new one takes 2 to 3 to start
+PAUSE = (0.5, 6.0)  # Seconds between two kills. A new worker starts in 2 to 3 s.
 
 
 def kills(place: Path, count: int, rng: random.Random) -> Outcome:
@@ -55,7 +55,7 @@ def kills(place: Path, count: int, rng: random.Random) -> Outcome:
                 outcome.expect(code == 0, f"exit code {code}: {log_end(here)}")
             now = shard_stamps(here, digest)
             again = sorted(n for n, stamps in seen.items() if now.get(n) != stamps)
-            outcome.expect(not again, f"made again after they were complete: {again}")
+            outcome.expect(not again, f"complete shards were made again: {again}")
             seen = now
         wrong = difference(tree(dataset(here)), expected)
         outcome.expect(not wrong, f"output {fresh} differs: {wrong}")
@@ -71,10 +71,10 @@ def kills(place: Path, count: int, rng: random.Random) -> Outcome:
 def _run_and_kill(
     params: Params, rng: random.Random, seconds: float, moments: Counter[str]
 ) -> bool:
-    """Start a run, kill it at a random moment; False if it ended by itself before."""
+    """Start a run and kill it at a random moment; return False if it ended before."""
     files, delay = rng.randrange(FILES + 1), rng.uniform(0, DELAY)
     if files == 0:
-        delay = rng.uniform(0, seconds / 4)  # while it starts
+        delay = rng.uniform(0, seconds / 4)  # The run is still starting.
     old = _inodes(dataset(params))
     new: set[tuple[str, int]] = set()
     with running(params) as process:
@@ -95,7 +95,7 @@ def _run_and_kill(
 
 
 def _inodes(root: Path) -> set[tuple[str, int]]:
-    """All files there are, temporary ones too; a file that is replaced is another one."""
+    """Return the inodes of all files, temporary ones included. A replaced file gets a new inode."""
     found = set()
     for folder in ("", "train", "metadata", "students"):
         with contextlib.suppress(FileNotFoundError), os.scandir(root / folder) as entries:
@@ -104,7 +104,7 @@ def _inodes(root: Path) -> set[tuple[str, int]]:
 
 
 def _moment(root: Path, worked: bool) -> str:
-    """What a run was doing when it was killed."""
+    """Describe what a run was doing when it was killed."""
     if not worked:
         return "starting"
     records = len(list((root / "metadata").glob("0*.json")))
@@ -116,7 +116,7 @@ def _moment(root: Path, worked: bool) -> str:
 
 
 def workers(place: Path, count: int, rng: random.Random) -> Outcome:
-    """Kill one worker after another, never the run itself, which has to come to its end."""
+    """Kill one worker after another but never the run itself, which must finish."""
     outcome = Outcome(facts={"retries": count, "workers": 2})
     params = parameters(place, {"execution.retries": count})
     expected, _ = undisturbed(params, place / "calm")
@@ -141,7 +141,7 @@ def workers(place: Path, count: int, rng: random.Random) -> Outcome:
 
 
 def _kill_a_worker(parent: int, rng: random.Random) -> bool:
-    """Whether there was one to kill."""
+    """Kill a worker if there is one, and return whether there was one."""
     alive = sorted(worker_pids(parent))
     if not alive:
         return False
@@ -153,7 +153,7 @@ def _kill_a_worker(parent: int, rng: random.Random) -> bool:
 
 
 def worker_pids(parent: int) -> list[int]:
-    """The worker processes of a run, from ``/proc``."""
+    """Return the worker processes of a run, from ``/proc``."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):

@@ -1,4 +1,4 @@
-"""A long run, which must stay flat."""
+"""A long run, whose memory and open files must stay constant."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
 
-EVERY = 100  # shards between two looks at the memory
+EVERY = 100  # Shards between two measurements of memory.
 
 
 def flat(place: Path, count: int, rng: random.Random) -> Outcome:
-    """Memory and open files of a run of ``count`` tiny shards: after 100 and at its end."""
+    """Compare memory and open files of a run after 100 shards and after ``count`` tiny shards."""
     params = parameters(
         place,
         {
@@ -33,7 +33,7 @@ def flat(place: Path, count: int, rng: random.Random) -> Outcome:
             "execution.workers": 1,
         },
     )
-    # In a process of its own: this one has grown by what it did before.
+    # A new process, because the memory of this process grew in earlier work.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         seen = pool.submit(_watch, params).result()
     (first, files), (last, last_files) = seen[0], seen[-1]
@@ -52,7 +52,7 @@ def flat(place: Path, count: int, rng: random.Random) -> Outcome:
 
 
 def _watch(params: Params) -> list[tuple[int, int]]:
-    """Resident KiB and open files after every 100 shards."""
+    """Return resident KiB and open files after every 100 shards."""
     seen: list[tuple[int, int]] = []
     config, shards = parse_params(params), 0
 

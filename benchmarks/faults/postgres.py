@@ -1,14 +1,14 @@
-"""Prefect's server on PostgreSQL and on SQLite under many shard tasks at once.
+"""Compare Prefect's server on PostgreSQL and on SQLite under many shard tasks at once.
 
     python -m benchmarks.faults.postgres [--tasks 400] [--slots 16] [--flows 1] [--seconds 0.1]
         [--out F]
 
-Starts a PostgreSQL server in a temporary directory (`initdb` and `postgres` of any version must be
-on the PATH; as root they run as the user `postgres`), then for each database a Prefect server and
-`--flows` flow runs at the same time, each with `--slots` shard tasks at once that only sleep.
-Reports how long that took, which of the runs were completed, how many task runs the server then
-has as completed, and how often the server and the runs spoke of a locked database. Exit code 1 if
-PostgreSQL was not clean: a run failed, a task is not there, or a database was locked.
+The script starts a PostgreSQL server in a temporary directory. `initdb` and `postgres` of any
+version must be on the PATH; root runs them as the user `postgres`. For each database it starts a
+Prefect server and `--flows` flow runs at the same time, each with `--slots` concurrent shard tasks
+that only sleep. It reports the duration, the completed flow runs, the task runs that the server
+lists as completed, and the number of log lines about a locked database. The exit code is 1 if a
+flow run failed, a task is missing or a database was locked on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 LOCKED = re.compile(r"database (?:table )?is locked|deadlock detected|could not obtain lock", re.I)
-PATIENCE = 120  # seconds for a server to start, and to write down the last task runs
+PATIENCE = 120  # Seconds for a server to start, and to store the last task runs.
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,12 @@ class Nap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """What one database made of it. ``seconds`` is from the first flow's start to the last's end,
-    its process included; ``locked`` counts lines that speak of a locked database."""
+    """Results of one database.
+
+    Attributes:
+        seconds: From the start of the first flow's process to the end of the last.
+        locked: Number of log lines about a locked database.
+    """
 
     database: str
     seconds: float
@@ -63,7 +67,7 @@ def nap(job: Nap, device: str, report: Callable[[float], None]) -> int:
 
 
 def run_flow(options: argparse.Namespace) -> int:
-    """One flow run of the shard tasks, through the runner that the flows use."""
+    """Run one flow of shard tasks with the runner that the flows use."""
     from prefect import flow
 
     from benchmarks.scale.devices import Threads
@@ -78,7 +82,7 @@ def run_flow(options: argparse.Namespace) -> int:
 
 
 def trial(options: argparse.Namespace, name: str, url: str | None, home: Path) -> Trial:
-    """All flow runs on a fresh Prefect server with the database at ``url`` (None: SQLite)."""
+    """Run all flows on a new Prefect server with the database ``url`` (None: SQLite)."""
     home.mkdir()
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
@@ -106,7 +110,7 @@ def trial(options: argparse.Namespace, name: str, url: str | None, home: Path) -
             codes = [run.wait() for run in runs]
         seconds = time.perf_counter() - started
         expected = options.flows * options.tasks
-        with contextlib.suppress(TimeoutError):  # the server writes task runs a little later
+        with contextlib.suppress(TimeoutError):  # The server stores task runs with a delay.
             wait_until(lambda: completed_tasks(api) >= expected, "")
         found = completed_tasks(api)
     return Trial(
@@ -120,7 +124,7 @@ def trial(options: argparse.Namespace, name: str, url: str | None, home: Path) -
 
 @contextlib.contextmanager
 def postgres(place: Path) -> Iterator[str]:
-    """A PostgreSQL server of our own that nobody else reaches; the URL that Prefect takes."""
+    """Start a PostgreSQL server that nobody else reaches; yield the URL for Prefect."""
     data, port = place / "data", free_port()
     data.mkdir()
     user = "postgres" if os.geteuid() == 0 else None
@@ -145,7 +149,7 @@ def background(
     user: str | None = None,
     stop: signal.Signals = signal.SIGTERM,
 ) -> Iterator[None]:
-    """A process that runs beside the block, its output in ``log``, and ends with it."""
+    """Run a process during the ``with`` block, with its output in ``log``."""
     with log.open("ab") as output:
         process = subprocess.Popen(arguments, env=env, user=user, stdout=output, stderr=output)
     try:
@@ -211,10 +215,10 @@ def table(trials: Sequence[Trial], options: argparse.Namespace) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Prefect's server on PostgreSQL and on SQLite.")
-    parser.add_argument("--tasks", type=int, default=400, help="of a flow run")
-    parser.add_argument("--slots", type=int, default=16, help="tasks of a flow run at once")
-    parser.add_argument("--flows", type=int, default=1, help="flow runs at once")
-    parser.add_argument("--seconds", type=float, default=0.1, help="that a task sleeps")
+    parser.add_argument("--tasks", type=int, default=400, help="tasks of each flow run")
+    parser.add_argument("--slots", type=int, default=16, help="concurrent tasks of each flow run")
+    parser.add_argument("--flows", type=int, default=1, help="concurrent flow runs")
+    parser.add_argument("--seconds", type=float, default=0.1, help="duration of a task")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--as-flow", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -222,7 +226,7 @@ def main() -> int:
         return run_flow(options)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        place.chmod(0o755)  # PostgreSQL may run as another user
+        place.chmod(0o755)  # PostgreSQL may run as another user.
         with postgres(place) as url:
             trials = [trial(options, "PostgreSQL", url, place / "postgresql")]
         trials.append(trial(options, "SQLite", None, place / "sqlite"))

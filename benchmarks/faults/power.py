@@ -1,9 +1,9 @@
-"""Power loss between any two operations on files: record those of a run, replay every prefix.
+"""Power loss between any two file operations: record the operations, replay each prefix.
 
-A disk keeps what was fsynced. Of the rest it may keep any part, so each prefix is replayed into all
-states that POSIX allows: the operations on the names of a directory since its last fsync persist up
-to any point, each directory on its own; file contents that were not fsynced are kept, cut in half,
-or gone.
+A disk keeps fsynced data. It may keep any part of the rest, so each prefix is replayed into all
+states that POSIX allows. Of the name changes in a directory since its last fsync, any first part
+persists, independently for each directory. File content that was not fsynced is complete, cut in
+half, or empty.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks.faults.common import (
     parameters,
     tree,
 )
-from pipeline.dataset.run_markers import MARKER
+from pipeline.dataset.layout import marker_of
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
@@ -44,12 +44,12 @@ ONE_SHARD = {
     "adaptive.rounds": 0,
     "execution.workers": 1,
 }
-Files = dict[str, bytes | None]  # None is a directory
+Files = dict[str, bytes | None]  # None stands for a directory.
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing that was done to a file; paths are relative to the dataset."""
+    """One operation on a file. Paths are relative to the dataset."""
 
     kind: str  # mkdir, create, write, fsync, rename, unlink
     path: str
@@ -59,7 +59,7 @@ class Operation:
 
 
 def power(place: Path, count: int, rng: random.Random) -> Outcome:
-    """Every prefix of a run that makes one shard, and of one that makes a stale shard again."""
+    """Replay each prefix of a run that makes one shard, and of one that replaces a stale shard."""
     outcome = Outcome()
     new = parameters(place, ONE_SHARD)
     old = parameters(place, {**ONE_SHARD, "synthesis.seed": 1})
@@ -75,7 +75,8 @@ def power(place: Path, count: int, rng: random.Random) -> Outcome:
         start = _read(root)
         operations = _record(here)
         outcome.expect(
-            _states(start, operations)[0] == _read(root), f"over {before}: the record is not whole"
+            _states(start, operations)[0] == _read(root),
+            f"over {before}: the recording is incomplete",
         )
         states = {
             tuple(sorted(state.items())): length
@@ -91,7 +92,7 @@ def power(place: Path, count: int, rng: random.Random) -> Outcome:
                 (found,) = survey(parse_params(at(params, root.parent)), digest)
                 outcome.expect(
                     found.state != "complete" or _is_whole(root, found),
-                    f"{where}: it counts as complete, and is not",
+                    f"{where}: an incomplete shard counts as complete",
                 )
             wrong = difference(_make(here), expected)
             outcome.expect(not wrong, f"{where}: {wrong} differs")
@@ -101,7 +102,7 @@ def power(place: Path, count: int, rng: random.Random) -> Outcome:
 
 
 def _make(params: Params) -> dict[str, str]:
-    """Bring the dataset up to date in this process; its tree."""
+    """Complete the dataset in this process, and return its tree."""
     config = parse_params(params)
     with open_runner(config) as run:
         synthesize(config, load_checked_teacher(config), run)
@@ -118,7 +119,7 @@ def _is_whole(root: Path, found: Found) -> bool:
 
 
 def _record(params: Params) -> list[Operation]:
-    """Make the dataset; all that was done below its directory, in order."""
+    """Make the dataset, and return all file operations below its directory in order."""
     root = dataset(params)
     log: list[Operation] = []
     opened: dict[int, str] = {}
@@ -127,7 +128,7 @@ def _record(params: Params) -> list[Operation]:
     def below(path: Any) -> str | None:
         inside = Path(path).is_relative_to(root)
         name = str(Path(path).relative_to(root)) if inside else None
-        return None if name and MARKER.fullmatch(name) else name  # nothing relies on those
+        return None if name and marker_of(name) else name  # No result relies on markers.
 
     def note(kind: str, path: Any, **more: Any) -> None:
         name = below(path)
@@ -191,14 +192,14 @@ class _File:
 
 @dataclass(slots=True)
 class _Disk:
-    """``names`` lie safely; ``waiting`` are the changes of names, by directory, that do not."""
+    """A disk: ``names`` are durable; ``waiting`` holds other name changes by directory."""
 
     names: dict[str, _File | None] = field(default_factory=dict)
     waiting: dict[str, list[tuple[str, str, _File | None]]] = field(default_factory=dict)
 
 
 def _states(start: Files, operations: list[Operation]) -> list[Files]:
-    """All that the disk may hold after ``operations``; first, that nothing was lost."""
+    """Return all states of the disk after ``operations``; first the one without any loss."""
     disk = _Disk(
         {name: None if data is None else _File(data, data) for name, data in start.items()}
     )
@@ -226,7 +227,7 @@ def _apply(disk: _Disk, current: dict[str, _File | None], done: Operation) -> No
         case "unlink":
             current.pop(done.path)
             waiting.append(("drop", done.path, None))
-        case "rename":  # both names are in one directory
+        case "rename":  # Both names are in one directory.
             current[done.target] = moved = current.pop(done.path)
             waiting.append((f"drop {done.path}", done.target, moved))
         case "write" if file is not None:
@@ -249,7 +250,7 @@ def _change(names: dict[str, _File | None], change: tuple[str, str, _File | None
 
 
 def _fallen(disk: _Disk, lengths: dict[str, int], kept: float) -> Files:
-    """One state: so many changes of each directory arrived, and that part of unsynced content."""
+    """Return one state: a number of name changes of each directory, and a part of the content."""
     names = dict(disk.names)
     for directory, length in lengths.items():
         for change in disk.waiting[directory][:length]:
@@ -258,7 +259,7 @@ def _fallen(disk: _Disk, lengths: dict[str, int], kept: float) -> Files:
     for name, file in names.items():
         parents = [str(parent) for parent in Path(name).parents if str(parent) != "."]
         if any(parent not in names for parent in parents):
-            continue  # it lies in a directory that is not there
+            continue  # Its directory was lost.
         if file is None:
             state[name] = None
         elif file.content == file.synced or kept == 1:

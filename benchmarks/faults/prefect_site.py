@@ -1,4 +1,4 @@
-"""A Prefect server, worker and commands of their own, for benchmarks that run deployments."""
+"""A separate Prefect server, worker and commands, for benchmarks that run deployments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a server listens, and the environment in which commands find it."""
+    """The address of a server, and the environment in which commands find it."""
 
     home: Path
     port: int
@@ -48,7 +48,7 @@ def make_site(home: Path) -> Site:
         PREFECT_API_URL=f"http://127.0.0.1:{port}/api",
         PREFECT_SERVER_ANALYTICS_ENABLED="false",
         PREFECT_WORKER_QUERY_SECONDS="1",
-        PWD=str(PROJECT),  # where prefect.yaml says that runs work
+        PWD=str(PROJECT),  # The working directory of runs in prefect.yaml.
     )
     return Site(home, port, env)
 
@@ -75,12 +75,12 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> None:
         if holds():
             return
         time.sleep(0.05)
-    raise RuntimeError(f"nothing came in {seconds:.0f} s")
+    raise RuntimeError(f"an expected event did not happen in {seconds:.0f} s")
 
 
 @contextlib.contextmanager
 def serving(site: Site) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that answers, in a process group of its own."""
+    """Run a server in a new process group during the ``with`` block."""
     arguments = ("server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(site.port))
     with background(site, *arguments) as process:
 

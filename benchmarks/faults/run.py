@@ -1,20 +1,20 @@
-"""Nothing lost, nothing wrong: what a run survives, as counts.
+"""Fault injection: count the faults that runs survive, and the problems that remain.
 
     python -m benchmarks.faults.run [KIND ...] [--count N] [--out FILE.json]
 
-Each kind does one sort of harm to runs of a tiny teacher, many times, and compares what they end in
-with the bytes of a run that nobody disturbed:
+Each kind injects one sort of fault into runs of a tiny teacher, many times, and compares the result
+with the bytes of a run without faults:
 
 kills    SIGKILL of the whole process tree at random moments, then the same command again
-workers  SIGKILL of single worker processes; the run has to finish by itself
-flips    one byte of one file changed: verify finds it, repair brings the original back
-power    power lost after every prefix of the file operations of a shard, in all states that leaves
-disk     a disk that fills at random points, by a file-size limit and in a small tmpfs
+workers  SIGKILL of single worker processes; the run must finish by itself
+flips    one changed byte in one file; verify must find it, and repair must restore the file
+power    power loss after each prefix of a shard's file operations, in all possible disk states
+disk     a disk that becomes full at random points, by a file-size limit and in a small tmpfs
 flat     memory and open files of a run of 2,000 shards
-server   a Prefect server killed and restarted in the middle of a deployment run
+server   a Prefect server that is killed and restarted in the middle of a deployment run
 
-All happens in a temporary directory and in child processes. Random choices come from one seed.
-Exit code 1 if anything broke.
+Everything happens in a temporary directory and in child processes. All random choices come from one
+seed. The exit code is 1 if there was any problem.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset", "prefect")
 def main() -> int:
     parser = argparse.ArgumentParser(description="What a run survives, as counts.")
     parser.add_argument("kinds", nargs="*", choices=[*KINDS, "all"], default="all")
-    parser.add_argument("--count", type=int, help="faults; each kind has its own full number")
+    parser.add_argument("--count", type=int, help="number of faults; each kind has a default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
@@ -83,14 +83,17 @@ def main() -> int:
 
 
 def strike(function: Kind, count: int, rng: random.Random) -> Outcome:
-    """Run one kind in a directory of its own; an error there is a problem too."""
+    """Run one kind in a new directory. An unexpected error counts as a problem."""
     started, before = time.monotonic(), _code()
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         try:
             outcome = function(Path(place), count, rng)
         except Exception as error:
             outcome = Outcome(problems=[f"{type(error).__name__}: {error}".replace(place, "...")])
-    outcome.expect(_code() == before, "the code was edited while this ran: its shards differ")
+    outcome.expect(
+        _code() == before,
+        "pipeline/ was edited during the test, which makes shards stale: run the test again",
+    )
     outcome.seconds = round(time.monotonic() - started, 1)
     return outcome
 
@@ -100,7 +103,7 @@ def _code() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
     return {

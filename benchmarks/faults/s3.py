@@ -1,19 +1,19 @@
-"""A dataset on an S3 server that fails: nothing lost, nothing wrong, nothing half there.
+"""A dataset on an S3 server that fails: nothing may be lost, wrong or visible in part.
 
     python -m benchmarks.faults.s3 [--share 0.05] [--shards N] [--seed N] [--out FILE.json]
 
-An S3 server (moto's, in a child process) stands behind a proxy that harms a share of the requests:
+An S3 server (moto, in a child process) stands behind a proxy that disturbs a share of the requests:
 
-error   answered 500 or 503 and not passed on
-slow    passed on after up to two seconds
-upload  half of a PUT's body is passed on, then both connections are cut
-answer  a PUT or DELETE is passed on and done, and the connection cut before the answer
-download  half of what a GET asked for is answered, then the connection is cut
+error     the proxy answers 500 or 503 and does not forward the request
+slow      the request is forwarded after up to two seconds
+upload    half of a PUT's body is forwarded, then both connections are cut
+answer    a PUT or DELETE is forwarded and done, then the connection is cut before the answer
+download  half of the answer to a GET is sent, then the connection is cut
 
-A run of a tiny teacher, `verify`, and one object large enough for a multipart upload go through it.
-Meanwhile a watcher asks the server itself: whatever it ever sees under a final name must have the
-bytes of an undisturbed local run, and a record only where the shard's other files are. Exit code 1
-if anything broke.
+A run of a tiny teacher, `verify`, and one object large enough for a multipart upload use the proxy.
+Meanwhile a watcher reads from the server itself. Every object under a final name must have the
+bytes of a local run without faults, and a record may exist only if the shard's other files do. The
+exit code is 1 if there was any problem.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from typing import Any
 
 import boto3
 
+from benchmarks.faults.ceph import ceph_server, missing_programs
 from benchmarks.faults.common import (
     LIMIT,
     PROJECT,
@@ -66,17 +67,28 @@ KINDS = {
     "DELETE": ("error", "slow", "answer"),
     "POST": ("error", "slow"),
 }
-PAGE = 100  # names in an answer to a listing; real servers give 1,000
-LARGE = 110 * 2**20  # s3fs uploads in parts from 100 MiB on
+PAGE = 100  # Names on one page of a listing. Real servers return 1,000.
+LARGE = 110 * 2**20  # s3fs uploads in parts from 100 MiB on.
 TEMPORARY = re.compile(r"(.*/)?\.[^/]*|.*\.checkpoint")
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[int]:
-    """An empty S3 server in a child process, with one bucket; its port."""
+def s3_server(kind: str = "moto") -> Iterator[int]:
+    """An empty S3 server in child processes, with one bucket; its port.
+
+    Args:
+        kind: ``moto``, which is made for tests, or ``ceph``, which people run in production.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
+    with _moto(port) if kind == "moto" else _ceph(port):
+        client(port).create_bucket(Bucket=BUCKET)
+        yield port
+
+
+@contextlib.contextmanager
+def _moto(port: int) -> Iterator[None]:
     arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     env = environment(MOTO_S3_DEFAULT_MAX_KEYS=str(PAGE))
     quiet = subprocess.DEVNULL
@@ -86,15 +98,26 @@ def s3_server() -> Iterator[int]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.1)
-        client(port).create_bucket(Bucket=BUCKET)
-        yield port
+        yield
     finally:
         process.kill()
         process.wait()
 
 
+@contextlib.contextmanager
+def _ceph(port: int) -> Iterator[None]:
+    if missing := missing_programs():
+        sys.exit(f"--server ceph needs {', '.join(missing)}: see benchmarks/faults/ceph.py")
+    key, secret = CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
+    with (
+        tempfile.TemporaryDirectory(prefix="ceph-") as folder,
+        ceph_server(Path(folder) / "ceph", port, key, secret),
+    ):
+        yield
+
+
 def client(port: int) -> Any:
-    """A client of the server itself, past the proxy."""
+    """Return a client of the server itself, without the proxy."""
     return boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -105,7 +128,7 @@ def client(port: int) -> Any:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to ``port`` and harms a ``share`` of them; ``struck`` counts by kind."""
+    """Forwards requests to ``port`` and disturbs a ``share``; ``struck`` counts faults by kind."""
 
     daemon_threads = True
 
@@ -125,11 +148,11 @@ class Proxy(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What sends an S3 client here."""
+        """Return the environment that sends an S3 client to this proxy."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_address[1]}"}
 
     def draw(self, method: str, has_body: bool) -> tuple[str, float]:
-        """The harm that the next request comes to, or "", and a number from 0 to 1 for it."""
+        """Draw the fault of the next request, or "", and a number in [0, 1] for it."""
         with self._lock:
             self.requests += 1
             kind = ""
@@ -212,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Watcher:
-    """Reads all that the server has, again and again, and notes what should not be seen."""
+    """Reads all objects of the server repeatedly, and notes wrong ones."""
 
     def __init__(self, port: int, prefix: str, expected: Mapping[str, str]) -> None:
         self._client, self._prefix, self._expected = client(port), prefix, expected
@@ -237,7 +260,7 @@ class Watcher:
             thread.join()
 
     def look(self) -> dict[str, str]:
-        """One look at everything; names to digests."""
+        """Read all objects once; return their digests by name."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=BUCKET, Prefix=self._prefix
         )
@@ -260,7 +283,7 @@ class Watcher:
             return self._expected[name]
         try:
             answer = self._client.get_object(Bucket=BUCKET, Key=self._prefix + name)
-        except self._client.exceptions.NoSuchKey:  # gone since the listing
+        except self._client.exceptions.NoSuchKey:  # The object was deleted after the listing.
             return ""
         digest = digest_bytes(answer["Body"].read())
         if self._expected.get(name) == digest:
@@ -270,13 +293,13 @@ class Watcher:
         return digest
 
 
-def s3_faults(place: Path, share: float, shards: int, seed: int) -> Outcome:
+def s3_faults(place: Path, share: float, shards: int, seed: int, server: str = "moto") -> Outcome:
     """The run, `verify` and the large object, all under faults."""
     outcome = Outcome()
     params = changed(parameters(place), {"synthesis.images": 6 * shards})
     expected, _ = undisturbed(params, place / "calm")
     params["paths"]["dataset"] = f"s3://{BUCKET}/{place.name}/dataset"
-    with s3_server() as port, Proxy(port, share, seed).serving() as proxy:
+    with s3_server(server) as port, Proxy(port, share, seed).serving() as proxy:
         watcher = Watcher(port, f"{place.name}/dataset/", expected)
         env = environment(**proxy.environment)
         with watcher.watching():
@@ -318,33 +341,41 @@ def _said(place: Path) -> str:
 
 
 def _large(outcome: Outcome, port: int, proxy: Proxy, prefix: str) -> None:
-    """An object in parts, written by this process, while the watcher looks."""
+    """Upload an object in parts from this process, while the watcher reads."""
     data = random.Random(0).randbytes(LARGE)
     watcher = Watcher(port, f"{prefix}/large/", {"object": digest_bytes(data)})
     os.environ.update(proxy.environment)
     with watcher.watching():
         write_bytes(location(f"s3://{BUCKET}/{prefix}/large/object"), data)
-    outcome.expect(list(watcher.look()) == ["object"], "the large object is not there")
+    outcome.expect(list(watcher.look()) == ["object"], "the large object is missing")
     outcome.problems += sorted(set(watcher.problems))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A dataset on an S3 server that fails.")
-    parser.add_argument("--share", type=float, default=0.05, help="of requests that are harmed")
+    parser.add_argument("--share", type=float, default=0.05, help="share of disturbed requests")
     parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--server", choices=("moto", "ceph"), default="moto")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="s3-faults-") as place:
-        outcome = s3_faults(Path(place), options.share, options.shards, options.seed)
+        outcome = s3_faults(
+            Path(place), options.share, options.shards, options.seed, options.server
+        )
     outcome.seconds = round(time.monotonic() - started, 1)
     verdict = "BROKEN" if outcome.problems else "held"
     say(f"{verdict}: {outcome.faults} faults, {outcome.seconds:.0f} s, {outcome.facts}")
     for problem in outcome.problems[:10]:
         say(f"    {problem}")
     if options.out:
-        report = {"machine": machine(), "share": options.share, **asdict(outcome)}
+        report = {
+            "machine": machine(),
+            "server": options.server,
+            "share": options.share,
+            **asdict(outcome),
+        }
         options.out.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if outcome.problems else 0
 

@@ -1,11 +1,11 @@
-"""One dataset, made in every way there is: the same bytes, or exit code 1.
+"""Make one dataset in every possible way, and compare the bytes; exit code 1 if any differ.
 
     python -m benchmarks.faults.same_bytes [--out FILE.json]
 
-A tiny teacher, 16 shards and 8 of an adaptive round, made in this order: in one process; in two; by
-two workers of a Dask cluster; as three `--shards` ranges a round, the last one first, and
-`finalize`; and by a deployment on a Prefect server, through its worker. Needs the extras `dask` and
-`flows`. About two minutes.
+A tiny teacher makes 16 shards of round 0 and 8 shards of an adaptive round: in one process; in two
+processes; by two workers of a Dask cluster; as three `--shards` ranges for each round, the last
+range first, and `finalize`; and by a deployment on a Prefect server. The script needs the extras
+`dask` and `flows`, and about two minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RANGES = (
     "22:24",
     "19:22",
     "16:19",
-)  # those of round 1 after all of round 0
+)  # All ranges of round 0 come before those of round 1.
 ONE = {"execution.workers": 1}
 
 

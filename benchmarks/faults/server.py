@@ -1,4 +1,4 @@
-"""A Prefect server that is killed in the middle of a deployment run, and comes back."""
+"""A Prefect server that is killed in the middle of a deployment run and restarted."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from benchmarks.faults.common import (
 )
 from benchmarks.faults.prefect_site import Site, background, make_site, prefect, serving, wait_until
 
-AWAY = 5.0  # seconds without a server
+AWAY = 5.0  # Seconds without a server.
 
 
 def server(place: Path, count: int, rng: random.Random) -> Outcome:
-    """Kill the server while a worker executes a deployment run, and start it again."""
+    """Kill the server while a worker executes a deployment run, and start the server again."""
     params = parameters(place)
     expected, _ = undisturbed(params, place / "calm")
     outcome, runs = Outcome(), []
@@ -50,7 +50,7 @@ def server(place: Path, count: int, rng: random.Random) -> Outcome:
 
 
 def _strike(here: Params, site: Site, shards: int, expected: dict[str, str]) -> dict[str, Any]:
-    """Kill the server when ``shards`` are complete; run again if that run does not finish."""
+    """Kill the server when ``shards`` are complete; repeat the run if it does not finish."""
     root = dataset(here)
     root.parent.mkdir(parents=True)
     file = root.parent / "params.yaml"
@@ -81,7 +81,7 @@ def _strike(here: Params, site: Site, shards: int, expected: dict[str, str]) -> 
 
 
 def _deploy(site: Site, params: Path) -> str:
-    """Ask for a run of the deployment; its id."""
+    """Start a run of the deployment, and return its id."""
     (deployment,) = [
         found
         for found in _post(site, "deployments/filter")
@@ -106,7 +106,7 @@ def _state(site: Site, run: str) -> str:
 
 
 def _alive(run: str) -> bool:
-    """Whether a process executes the run: Prefect names the run in its environment."""
+    """Return whether a process executes the run, whose id is in its environment."""
     mark = f"PREFECT__FLOW_RUN_ID={run}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""The same on a lent GPU, in pieces that fit its time."""
+"""Benchmarks for one GPU, in parts that fit a time limit."""

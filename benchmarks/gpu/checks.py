@@ -1,4 +1,4 @@
-"""Whether the fast engine computes what the slow one does, on one and the same way of images."""
+"""Checks that the fast engine computes the same loss and gradient as the slow one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.teachers.teacher import Preprocessing, Teacher
 OBJECTIVE = PRESETS["normalised"]
 STEPS = 3
 LOSS, FLOAT32 = 2e-2, 1e-3
-# Of the gradient's error in eager bfloat16, which is the format's own; and whatever that is.
+# Bounds relative to the gradient's error in eager bfloat16, and absolute ones.
 TIMES, FLOOR, MOST = 1.5, 2e-2, 0.5
 
 
@@ -28,10 +28,10 @@ def random_teacher(
     batch: int,
     device: torch.device,
 ) -> Teacher:
-    """A network of random weights, its BatchNorm statistics those of random images.
+    """Return a teacher with random weights and the BatchNorm statistics of random images.
 
-    Residual branches are made small, as after training: with random ones of full size the gradient
-    is chaotic, and in bfloat16 any engine's would be far off.
+    Residual branches are scaled down, as training does. With full random branches the gradient is
+    chaotic, and every engine would be inexact in bfloat16.
     """
     for module in network.modules():
         last = getattr(module, "bn3", getattr(module, "bn2", None))
@@ -53,11 +53,11 @@ def check(
     plain: Engine,
     strict: bool | None,
 ) -> list[dict[str, Any]]:
-    """The errors of each engine and whether they are small enough, one row an engine.
+    """Compute the errors of each engine, and whether they are small enough; one row each.
 
-    ``loss`` and ``gradient`` are relative to eager float32, the largest of a few steps. ``strict``
-    asks for the float32 engine as well, and says whether it is compiled. The first two are warm:
-    what they compute here is what they compute in a loop.
+    ``loss`` and ``gradient`` are errors relative to eager float32, the largest of a few steps.
+    ``strict`` includes the compiled float32 engine, and asks whether it is compiled. The first two
+    engines must have been used before, so that they compute here what they compute in a loop.
     """
     engines = {"default": default, "no CUDA graphs": plain}
     if strict is not None:
@@ -73,7 +73,7 @@ def check(
     }
     rows = []
     for name, found in errors.items():
-        bound = bounds.get(name)  # none for eager bfloat16, the yardstick
+        bound = bounds.get(name)  # Eager bfloat16, the reference, has no bound.
         right = bound is None or all(found[key] <= bound[key] for key in bound)
         rows.append({"engine": name, **found, "bounds": bound, "right": right})
     return rows
@@ -82,7 +82,7 @@ def check(
 def _follow(
     teacher: Teacher, labels: Tensor, engines: dict[str, Engine]
 ) -> dict[str, dict[str, float]]:
-    """The worst errors of each engine where eager float32 leads in a few steps."""
+    """Compute the largest errors of each engine along a few steps of eager float32."""
     reference = Engine(teacher, OBJECTIVE, "float32")
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(len(labels), *teacher.shape, generator=generator).to(teacher.device)
@@ -97,7 +97,7 @@ def _follow(
                 "loss": float((its_loss - loss).abs() / loss.abs()),
                 "gradient": float((its_gradient - gradient).norm() / gradient.norm()),
             }
-            for key, value in seen.items():  # Python's max would lose a NaN
+            for key, value in seen.items():  # Python's max could drop a NaN.
                 worst[name][key] = value if value != value else max(value, worst[name][key])
         images = images - (0.1 * gradient / gradient.square().mean().sqrt()).float()
     return worst
@@ -111,16 +111,16 @@ def _differentiate(engine: Engine, images: Tensor, labels: Tensor) -> tuple[Tens
 
 
 def counted_flops(teacher: Teacher) -> float:
-    """FLOPs of an image forward and back to its pixels: convolutions and matrix products."""
+    """Count the FLOPs of an image, forward and backward to its pixels, in large operators."""
     images = torch.zeros(2, *teacher.shape, device=teacher.device, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        teacher.network(images).sum().backward()  # its weights are frozen
+        teacher.network(images).sum().backward()  # The teacher's weights are frozen.
     return float(counter.get_total_flops() / len(images))
 
 
 @contextlib.contextmanager
 def float32_convolutions(strict: bool = True) -> Iterator[None]:
-    """Without TF32, which PyTorch's convolutions use by default; nothing where not ``strict``."""
+    """Turn off TF32, PyTorch's default for convolutions, if ``strict``."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = before and not strict
     try:
@@ -131,7 +131,7 @@ def float32_convolutions(strict: bool = True) -> Iterator[None]:
 
 @torch.no_grad()
 def _restate(network: nn.Module, images: Tensor) -> None:
-    """Every BatchNorm layer's running statistics become those of ``images``."""
+    """Set the running statistics of each BatchNorm layer to those of ``images``."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0

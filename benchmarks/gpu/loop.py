@@ -1,28 +1,28 @@
-"""The inversion loop on a GPU: is it right, and how fast is it against the published recipe?
+"""Check the inversion loop on a GPU, and compare its speed with the published recipe.
 
     python -m benchmarks.gpu.loop [--reports DIR] [--seconds 480] [--pairs 5] [--toy]
 
-Needs one GPU of 80 GB and some minutes; ``--toy`` runs all of it at toy size on the CPU. Writes
-``gpu.json`` and ``gpu.md`` into ``--reports``, anew after each network.
+The script needs a GPU of 80 GB and some minutes. ``--toy`` runs everything at toy size on the CPU.
+It writes ``gpu.json`` and ``gpu.md`` into ``--reports`` after each network.
 
-Beside torch, torchvision, NumPy, Pillow and tqdm, what it imports of ``pipeline`` needs pydantic,
-ruamel.yaml, fsspec and universal_pathlib. For a machine without a network: ``pip download`` of
-``pydantic pydantic-core annotated-types typing-inspection typing-extensions ruamel.yaml
-universal-pathlib pathlib-abc fsspec`` as wheels for its Python and platform (``pydantic-core`` is
-compiled), there ``pip install --no-index --no-deps --target SITE *.whl``, and SITE on PYTHONPATH.
+Besides torch, torchvision, NumPy, Pillow and tqdm it needs pydantic, ruamel.yaml, fsspec and
+universal_pathlib. For a machine without a network, ``pip download`` the wheels ``pydantic
+pydantic-core annotated-types typing-inspection typing-extensions ruamel.yaml universal-pathlib
+pathlib-abc fsspec`` for its Python and platform (``pydantic-core`` is compiled). On that machine
+``pip install --no-index --no-deps --target SITE *.whl``, and put SITE on PYTHONPATH.
 
-Right: on the way of a few steps, loss and gradient of the default engine (compiled, bfloat16,
-channels-last) against eager float32 without TF32. What bfloat16 itself costs is measured beside it,
-eager: the engine may not be off by much more. For ResNet-34 the compiled float32 engine, too.
+The check compares loss and gradient of the default engine (compiled, bfloat16, channels-last) with
+eager float32 without TF32 over a few steps. The error of eager bfloat16 is measured too, and the
+engine's error may not be much larger. For ResNet-34 the compiled float32 engine is checked as well.
 
-Fast: whole batches of ours (start, 200 iterations, judgement) in alternation with a tenth of that
-of the published recipe (see ``benchmarks.engine.loop``), the latter as PyTorch runs float32 by
-default, its convolutions in TF32, and once more without. FLOPs are counted by PyTorch, forward and
-back to the pixels; the peak is that of a bfloat16 matrix product in the same run. Ours is run
-without CUDA graphs as well, which help where kernels end before the next one is launched; and at 32
-pixels the default objective, too, which has half of them in its first iterations. What is wanted is
-asked of the loop that has all pixels in all iterations. Of that loop the kernels that take the most
-time are listed, too.
+The speed test runs complete batches of this project (start, 200 iterations, judgement) in
+alternation with a tenth of a batch of the published recipe (see ``benchmarks.engine.loop``). The
+recipe runs once with PyTorch's default for float32, convolutions in TF32, and once without TF32.
+PyTorch counts the FLOPs forward and backward to the pixels. The peak is that of a bfloat16 matrix
+product in the same run. This project's loop also runs without CUDA graphs, which help where kernels
+are shorter than their launch, and, at 32 pixels, with the default objective, whose first
+iterations have half the size. The required speeds hold for the loop with full size in all
+iterations. The slowest kernels of that loop are listed.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ from benchmarks.machine import Warnings, choose_device, describe, matrix_peak, s
 from benchmarks.teachers.cifar10_networks import resnet18, resnet34
 from examples.cifar10 import resnet
 
-LISTED = 20  # kernels
+LISTED = 20  # Number of listed kernels.
 PUBLISHED_FLOAT32 = "published recipe, no TF32"
 PLAIN = f"{WHOLE}, no CUDA graphs"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A network, the batch to invert, and what was wanted of it."""
+    """A network, its batch size and the required results."""
 
     name: str
     build: Callable[[], nn.Module]
     side: int
     classes: int
     batch: int
-    strict: bool  # also checks the compiled engine in float32
+    strict: bool  # Whether to check the compiled engine in float32 too.
     bars: dict[str, float]
 
     @property
@@ -86,7 +86,7 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class Size:
     iterations: int
-    slow: int  # iterations of the published recipe, which is timed as a rate
+    slow: int  # Iterations of the published recipe.
     compiled: bool
     matrix: int
 
@@ -112,7 +112,7 @@ TOY_CASES = (
 def run_case(
     case: Case, size: Size, device: torch.device, deadline: float, pairs: int
 ) -> dict[str, Any]:
-    """Errors, rates and memory of one network."""
+    """Measure errors, rates and memory of one network."""
     labels = labels_of(case.batch, case.classes)
     teacher = random_teacher(case.build(), case.shape, case.classes, case.batch, device)
     memory: dict[str, float | None] = {}
@@ -135,7 +135,7 @@ def run_case(
     }
     if case.side <= SHAPE[1]:
         halved = Ours(teacher, labels, "bfloat16", size.compiled, DEFAULT_OBJECTIVE)
-        halved.run(20)  # enough of both sizes
+        halved.run(20)  # Enough iterations of both sizes.
         loops[DEFAULT] = (halved, size.iterations)
     rates: dict[str, list[float]] = {name: [] for name in loops}
     took = 0.0
@@ -157,15 +157,15 @@ def run_case(
 
 
 def slowest(loop: Published | Ours, device: torch.device) -> list[dict[str, Any]]:
-    """The kernels of some iterations that take the longest, each with its share of the time."""
+    """List the kernels that take the longest in some iterations, with their share of the time."""
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
-        loop.run(20)  # so that the judgement at the end, eager and in float32, is little of it
+        loop.run(20)  # Enough that the judgement at the end is a small part.
         synchronise(device)
     averages = seen.key_averages()
     spent = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in averages}
     calls, whole = {event.key: event.count for event in averages}, sum(spent.values())
-    if not whole:  # where profiling is not allowed
+    if not whole:  # The machine does not allow profiling.
         return []
     names = sorted(spent, key=lambda name: -spent[name])[:LISTED]
     return [
@@ -177,7 +177,7 @@ def slowest(loop: Published | Ours, device: torch.device) -> list[dict[str, Any]
 def summarise(
     rates: dict[str, list[float]], memory: dict[str, float | None], iterations: int
 ) -> dict[str, Any]:
-    """Of each loop the median rate, and over the published one the median and range of a pair."""
+    """Compute the median rate of each loop, and median and range of its ratio to the recipe."""
     rows = {}
     for name, values in rates.items():
         ratios = [value / base for value, base in zip(values, rates[PUBLISHED], strict=True)]
@@ -194,7 +194,7 @@ def summarise(
 
 
 def judged(result: dict[str, Any], peak: float) -> dict[str, Any]:
-    """With the share of the peak, and each bar beside what was reached."""
+    """Add the share of the peak, and compare each result with its requirement."""
     ours = result["loops"][WHOLE]
     flops = result["flops_an_image_iteration"] * ours["image_iterations_per_second"]
     reached = {**ours, "share_of_peak": round(flops / peak, 3)}
@@ -215,12 +215,12 @@ def judged(result: dict[str, Any], peak: float) -> dict[str, Any]:
 
 
 def _rate(loop: Published | Ours, iterations: int, device: torch.device) -> float:
-    """Image-iterations a second."""
+    """Measure image-iterations per second."""
     return len(loop.labels) * iterations / seconds(lambda: loop.run(iterations), device)
 
 
 def _warm(loop: Published | Ours, device: torch.device) -> None:
-    """Compile, and let the libraries choose; then a run whose memory is that of any other."""
+    """Compile, let libraries choose kernels, and make one run to measure memory."""
     loop.run(2)
     synchronise(device)
     if device.type == "cuda":
@@ -231,12 +231,12 @@ def _warm(loop: Published | Ours, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def _measured(memory: dict[str, float | None], name: str, device: torch.device) -> Iterator[None]:
-    """The peak of what this block has the device hold, above what it held before; None on a CPU."""
+    """Measure the peak of additional device memory in this block; None on a CPU."""
     if device.type != "cuda":
         memory[name] = None
         yield
         return
-    gc.collect()  # the case before this one has cycles
+    gc.collect()  # The previous case left reference cycles.
     before = torch.cuda.memory_allocated(device)
     yield
     peak = torch.cuda.max_memory_allocated(device) - before
@@ -246,7 +246,9 @@ def _measured(memory: dict[str, float | None], name: str, device: torch.device) 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reports", type=Path, default=Path("reports/benchmarks"))
-    parser.add_argument("--seconds", type=float, default=480.0, help="no further pair after these")
+    parser.add_argument(
+        "--seconds", type=float, default=480.0, help="no pair starts after this time"
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args(arguments)
@@ -263,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     options.reports.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(cases, 1):
-        # What is left is shared: the second network's compilation takes the longer.
+        # The cases share the remaining time. The second network compiles for longer.
         deadline = started + options.seconds * number / len(cases)
         result = run_case(case, size, device, deadline, options.pairs)
         report["cases"][case.name] = judged(result, peak)

@@ -1,4 +1,4 @@
-"""Long work in pieces: a budget of seconds for a call, and where the next call goes on."""
+"""Long work in parts: a time budget for each call, and the point where the next continues."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pipeline.storage import write_json
 
 
 class OutOfTime(Exception):
-    """The budget of this call is spent. What is done is kept."""
+    """The time budget of this call is used up. Finished work is kept."""
 
 
 class Pieces:
-    """The clock of one call, and in ``path`` the seconds that each stage took over all calls.
+    """The clock of one call. The file ``path`` holds the seconds of each stage over all calls.
 
-    A stage begins with compiling, which cannot be cut: none begins with less than ``start`` seconds
-    left.
+    A stage starts with compiling, which cannot be interrupted. No stage starts with less than
+    ``start`` seconds left.
     """
 
     def __init__(self, path: Path, seconds: float, start: float) -> None:
@@ -35,13 +35,13 @@ class Pieces:
         return time.monotonic() >= self._end
 
     def check(self) -> None:
-        """Raises OutOfTime where the budget is spent."""
+        """Raise OutOfTime if the budget is used up."""
         if self.over:
             raise OutOfTime
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the seconds of this block, also of one that ends early."""
+        """Count the seconds of a ``with`` block, also if it ends early."""
         started = time.monotonic()
         if started + self._start > self._end:
             raise OutOfTime
@@ -53,14 +53,14 @@ class Pieces:
             write_json(self._path, spent)
 
     def seconds(self) -> dict[str, float]:
-        """What each stage took so far."""
+        """Return the seconds of each stage so far."""
         if not self._path.is_file():
             return {}
         spent: dict[str, float] = json.loads(self._path.read_text())
         return spent
 
     def runner(self, device: str) -> Runner:
-        """Jobs one after the other in this process, none begun after the end."""
+        """Run jobs one after the other here. No job starts after the end of the budget."""
 
         def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
             results = []
@@ -72,8 +72,10 @@ class Pieces:
         return run
 
     def after_checkpoint(self, training: DistillationConfig) -> Callable[[float], None]:
-        """What a distillation reports its images to: stops it in the step after a checkpoint, so
-        that no more than that step is lost."""
+        """Return the report function of a distillation; it stops in the step after a checkpoint.
+
+        At most that step is lost.
+        """
         images = 0.0
 
         def report(more: float) -> None:

@@ -1,4 +1,4 @@
-"""The tables of ``benchmarks.gpu.loop`` and ``benchmarks.gpu.students``, for the documentation."""
+"""Tables of ``benchmarks.gpu.loop`` and ``benchmarks.gpu.students`` for the documentation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WORDS = {
 
 
 def table(report: dict[str, Any]) -> str:
-    """Machine, rates, errors and bars of all networks that were measured."""
+    """Format machine, rates, errors and requirements of all measured networks."""
     lines = _head(report)
     peak = report["bf16_matrix_peak_tflops"]
     lines.append(f"bf16 matrix peak: {peak} TFLOP/s; {report['seconds']} s in all")
@@ -49,7 +49,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def students_table(report: dict[str, Any]) -> str:
-    """Accuracies beside what was wanted, and the seconds of each stage."""
+    """Format accuracies with their requirements, and the seconds of each stage."""
     lines = _head(report)
     lines += ["", "| network | learns from | real accuracy | wanted | aimed at | |"]
     lines.append("|---|---|---|---|---|---|")

@@ -1,22 +1,22 @@
-"""Students of large CIFAR-10 teachers, on a GPU: against the accuracies that papers report.
+"""Train students of large CIFAR-10 teachers on a GPU, and compare them with accuracies of papers.
 
     python -m benchmarks.gpu.students OUT [--rows ROW ...] [--seconds 500] [--effort 1.0] [--toy]
 
 ``OUT`` holds ``train-*.tar`` and ``test-00000.tar``, CIFAR-10 as WebDataset (``png`` and ``cls``),
-and keeps everything. A call stops cleanly after ``--seconds``, with exit code 75, and a further
-call goes on from there; 0 says that all is done. A ResNet-34 and a WRN-40-2 are trained on the real
-images. Then all is the library's own: 50,000 images of each teacher by ``synthesize`` with the
-objective of ``examples/cifar10.yaml``, 100 iterations, batches of 1,000, and students from scratch
-by ``distill`` with its moved images and its imitation. Real images give nothing to a student but
-its final accuracy.
-``OUT/results.json`` and ``.md`` have the results.
+and keeps all results. A call stops after ``--seconds`` with exit code 75, and the next call
+continues. Exit code 0 means that everything is done. First a ResNet-34 and a WRN-40-2 are trained
+on the real images. Then the pipeline does the rest: ``synthesize`` makes 50,000 images of each
+teacher with the objective of ``examples/cifar10.yaml``, 100 iterations and batches of 1,000, and
+``distill`` trains students from random weights, with adversarial images and imitation of feature
+maps. Real images measure the students' final accuracy and nothing else. ``OUT/results.json`` and
+``OUT/results.md`` have the results.
 
-``--effort 0.7`` takes 0.7 of the steps of each student. Give the same ``--effort`` to all calls: a
-student of other steps is another student. ``--rows`` makes some of the students alone: such calls
-can share a GPU, each with an ``OUT`` of its own.
+``--effort 0.7`` takes 0.7 of the steps of each student. All calls need the same ``--effort``,
+because a student with another number of steps is another student. ``--rows`` selects students. Such
+calls can share a GPU if each has a separate ``OUT``.
 
-Beside what ``benchmarks.gpu.loop`` names it needs webdataset (with braceexpand and pyyaml), pyarrow
-and safetensors.
+The script needs the packages of ``benchmarks.gpu.loop``, and webdataset (with braceexpand and
+pyyaml), pyarrow and safetensors.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from benchmarks.teachers.cifar10 import Recipe, accuracy, read_images, train
 from pipeline.config.distillation import DistillationConfig
 from pipeline.config.schema import Config
 from pipeline.config.student import StudentConfig
-from pipeline.dataset.records import dataset_digest
+from pipeline.dataset.dataset import Dataset
 from pipeline.distillation.job import DistillJob, distill, is_trained
 from pipeline.params import load_params, parse_params
 from pipeline.stages.synthesize import synthesize
-from pipeline.storage import location, write_bytes, write_json
+from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.shard_states import shard_states
 from pipeline.teachers.networks import build_network, load_weights
 from pipeline.teachers.teacher import load_teacher, preprocessing
 
-MORE = 75  # the exit code of a call that is to be repeated
-COMPILING = 75.0  # seconds, about
+MORE = 75  # Exit code of a call that must be repeated.
+COMPILING = 75.0  # Approximate seconds.
 NETWORKS = "benchmarks.teachers.cifar10_networks"
 PARAMS = Path("examples/cifar10.yaml")
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
-TEACHERS = {"resnet34": 0.95, "wrn40_2": None}  # and the accuracy that was wanted
+TEACHERS = {"resnet34": 0.95, "wrn40_2": None}  # Teachers, and the required accuracy.
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A student, the teacher whose images it sees, how many, and the accuracy that was wanted."""
+    """A student: its teacher, the number of images, and the required accuracy."""
 
     name: str
     teacher: str
@@ -71,8 +71,8 @@ class Row:
 class Size:
     rows: tuple[Row, ...]
     recipe: Recipe = field(default_factory=Recipe)
-    arguments: dict[str, Any] = field(default_factory=dict)  # of every network
-    shard: int = 5000  # five batches: what is done is written while the next one is made
+    arguments: dict[str, Any] = field(default_factory=dict)  # Arguments of all networks.
+    shard: int = 5000  # Five batches. A shard is written while the next one is made.
     synthesis: dict[str, Any] = field(
         default_factory=lambda: {"batch_size": 1000, "iterations": 100}
     )
@@ -120,7 +120,7 @@ class Run:
 
 
 def configured(run: Run, teacher: str) -> Config:
-    """The images of a teacher, with the objective of the example."""
+    """Return the parameters of a teacher's images, with the objective of the example."""
     most = max(row.images for row in run.size.rows if row.teacher == teacher)
     shape = {"channels": 3, "height": 32, "width": 32}
     source = {
@@ -150,7 +150,7 @@ def configured(run: Run, teacher: str) -> Config:
 
 
 def make_teacher(run: Run, name: str) -> None:
-    """Train a teacher that is not there yet."""
+    """Train a teacher unless it exists."""
     path = run.weights(name)
     if path.is_file():
         return
@@ -167,10 +167,10 @@ def make_teacher(run: Run, name: str) -> None:
 
 
 def make_student(run: Run, row: Row) -> None:
-    """Make the images that are missing, and the student."""
+    """Make missing images, and the student."""
     config = configured(run, row.teacher)
     teacher = load_teacher(config.teacher, torch.device("cpu"))
-    root, numbers = location(config.paths.dataset), range(row.images // run.size.shard)
+    dataset, numbers = Dataset.planned(config), range(row.images // run.size.shard)
     states = shard_states(config, teacher.digest)
     if any(states[number] != "complete" for number in numbers):
         with run.pieces.stage(f"images of {row.teacher}"):
@@ -189,8 +189,8 @@ def make_student(run: Run, row: Row) -> None:
             imitation=example.imitation,
             **run.size.training,
         ),
-        shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
-        dataset=dataset_digest(root, numbers),
+        shards=dataset.tars(numbers),
+        dataset=dataset.digest(numbers),
         seed=0,
         output=run.student(row),
     )
@@ -200,7 +200,7 @@ def make_student(run: Run, row: Row) -> None:
 
 
 def results(run: Run) -> list[dict[str, Any]]:
-    """The accuracy on real images of every network that is there."""
+    """Measure the accuracy on real images of each network that exists."""
     real = read_images([run.out / "test-00000.tar"], run.device)
     rows = []
     wanted = [
@@ -224,7 +224,7 @@ def results(run: Run) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=500.0, help="of this call")
+    parser.add_argument("--seconds", type=float, default=500.0, help="time budget of this call")
     parser.add_argument("--effort", type=float, default=1.0, help="share of each student's steps")
     names = [row.name for row in FULL.rows]
     parser.add_argument("--rows", nargs="+", choices=names, default=names)

@@ -1,1 +1,1 @@
-"""How the pipeline does with many shards, workers and readers."""
+"""Benchmarks with many shards, workers and readers."""

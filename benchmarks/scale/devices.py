@@ -1,18 +1,18 @@
-"""What a large run loses on its way: the real pipeline, its optimiser replaced by a sleep.
+"""Simulate a large run: the real pipeline, with a sleep instead of the optimiser.
 
     python -m benchmarks.scale.devices [--devices 8 64 512] [--shards 1280] [--images 1000]
         [--images-per-second 2.5] [--spread 0.05] [--rounds 0] [--student-minutes 30]
         [--seconds 60] [--prefect] [--out FILE.json]
 
-The devices are threads. Plan, listing, records (a small tar in place of the large one) and the
-dataset-level files are the real ones. A shard sleeps for what it would compute, shorter by a
-factor, the table's second column, that makes the ideal run last `--seconds`; `--spread` is the
-standard deviation of that time over shards. Only sleeps are scaled back: all else counts with the
-seconds it took here, where two cores do it for all devices and everything comes closer together by
-that factor than in a real run. So what is said of it is an upper bound.
+The devices are threads. Plan, listing, records (of small tars) and dataset-level files are real. A
+shard sleeps for its computing time divided by a factor, the second column of the table, which makes
+the ideal run last ``--seconds``. ``--spread`` is the standard deviation of the computing time over
+shards. The table multiplies sleeps by the factor again. All other times are real seconds of this
+machine, where two cores work for all devices and events are closer together by the factor. The
+reported losses are therefore upper bounds.
 
-Uploads are not simulated, nor the start of a process (loading torch, compiling), which every
-device pays once and at the same time as the others.
+Uploads are not simulated. The start of a process (loading torch, compiling) is not either: every
+device pays it once and at the same time.
 """
 
 from __future__ import annotations
@@ -38,22 +38,21 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.records import ShardRecord, versions
 from pipeline.distillation.job import DistillJob
-from pipeline.estimation.cost import show_seconds
 from pipeline.execution.executor import Work
 from pipeline.execution.runner import Runner, local_runner
 from pipeline.params import parse_params
+from pipeline.quantities import show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_bytes, digest_json, write_bytes, write_json
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.job import Made, ShardJob
-from pipeline.teachers.teacher import Teacher
 
 CLASSES = 1000
 LOSSES = ("waves", "student", "plan", "orchestration", "finalize")
 
 
 class Threads:
-    """An executor whose devices are threads of this process."""
+    """Executor whose devices are threads of this process."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -73,11 +72,14 @@ class Threads:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lost:
-    """Seconds of a real run with ``devices`` devices: ideal, and where the rest went.
+    """Seconds of a real run on ``devices`` devices: the ideal time, and the losses.
 
-    ``waves``: devices that had no shard left, or waited for a slow one; ``student``: all but one
-    device waited for it; ``plan``: before the first shard; ``orchestration``: beside the sleeps
-    while shards were made; ``finalize``: after the last one.
+    Attributes:
+        waves: Devices had no shard left, or waited for a slow one.
+        student: All devices but one waited for a round's student.
+        plan: Time before the first shard.
+        orchestration: Time between the sleeps while shards were made.
+        finalize: Time after the last shard.
     """
 
     devices: int
@@ -95,7 +97,7 @@ class Lost:
 
 
 class Simulation:
-    """A runner around another: what it is given to make it only pretends to make."""
+    """Runner that replaces the work of each job by a sleep and passes it to another runner."""
 
     def __init__(self, options: argparse.Namespace, devices: int) -> None:
         self._options, self._devices = options, devices
@@ -127,7 +129,7 @@ class Simulation:
         return pretending
 
     def _draw(self, jobs: Sequence[ShardJob]) -> dict[str, float]:
-        """Seconds of each shard, on a device of the given speed."""
+        """Draw the seconds of each shard on a device of the given speed."""
         spread = self._random.normal(1.0, self._options.spread, len(jobs)).clip(0.5)
         speed = self._options.images_per_second
         return {
@@ -148,7 +150,7 @@ class Simulation:
 
 
 def publish(job: ShardJob) -> None:
-    """A shard's record over a small tar and table."""
+    """Publish the record of a shard with a small tar and table."""
     root, shard = Path(job.config.paths.dataset), plan_of(job.config).shard(job.number)
     data = str(job).encode() * 100
     facts = {"sha256": digest_bytes(data), "md5": digest_bytes(data)[:32], "size": len(data)}
@@ -178,7 +180,7 @@ def publish(job: ShardJob) -> None:
 
 
 def makespan(seconds: Sequence[float], devices: int) -> float:
-    """When the last of these jobs ends, if each goes to the device that is free first."""
+    """Compute when the last job ends if each job goes to the first free device."""
     free: list[float] = [0.0] * devices
     for length in seconds:
         heapq.heapreplace(free, free[0] + length)
@@ -197,7 +199,7 @@ def config_of(options: argparse.Namespace, place: Path) -> Config:
             "synthesis": {
                 "images": images,
                 "shard_size": options.images,
-                "objective": {"feature": 0.0},  # the teacher's BatchNorm was never trained
+                "objective": {"feature": 0.0},  # The teacher's BatchNorm was never trained.
             },
             "adaptive": {"rounds": options.rounds, "images": images},
             "paths": {name: str(place / name) for name in ("dataset", "students", "reports")},
@@ -206,7 +208,7 @@ def config_of(options: argparse.Namespace, place: Path) -> Config:
 
 
 def simulate(options: argparse.Namespace, devices: int) -> Lost:
-    """One run from nothing to a finished dataset."""
+    """Simulate one run, from an empty folder to a finished dataset."""
     simulation = Simulation(options, devices)
     with tempfile.TemporaryDirectory() as place:
         config = config_of(options, Path(place))
@@ -233,7 +235,7 @@ def simulate(options: argparse.Namespace, devices: int) -> Lost:
 def _through_prefect(
     config: Config, teacher: Teacher, simulation: Simulation, devices: int
 ) -> None:
-    """The same with a Prefect task a shard; without PREFECT_API_URL it starts a server."""
+    """Run with a Prefect task for each shard. Without PREFECT_API_URL a server is started."""
     from prefect import flow
 
     from flows.running import prefect_runner
@@ -261,14 +263,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What a large run loses on its way.")
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--shards", type=int, default=1280)
-    parser.add_argument("--images", type=int, default=1000, help="a shard")
-    parser.add_argument("--images-per-second", type=float, default=2.5, help="of a device")
+    parser.add_argument("--images", type=int, default=1000, help="images of each shard")
+    parser.add_argument(
+        "--images-per-second", type=float, default=2.5, help="images per second of each device"
+    )
     parser.add_argument("--spread", type=float, default=0.05)
     parser.add_argument(
-        "--rounds", type=int, default=0, help="adaptive ones, as large as the first"
+        "--rounds", type=int, default=0, help="adaptive rounds, as large as round 0"
     )
     parser.add_argument("--student-minutes", type=float, default=30.0)
-    parser.add_argument("--seconds", type=float, default=60.0, help="that an ideal run takes here")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="duration of the ideal run in this simulation"
+    )
     parser.add_argument("--prefect", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

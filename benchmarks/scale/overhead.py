@@ -1,10 +1,11 @@
-"""What the orchestration costs: many short jobs that only sleep, through the real runners.
+"""Measure the cost of orchestration: many short jobs that only sleep, with the real runners.
 
     python -m benchmarks.scale.overhead [--jobs 1000] [--slots 16] [--seconds 1] [--out FILE.json]
 
-Wall time over ideal, where ideal is jobs x seconds / slots, for `local_runner` and for the runner
-of the Prefect flows (with its own server, unless PREFECT_API_URL names one). The clock starts once
-every worker process has served a job. Exit code 1 where a ratio is above 1.05.
+The result is the wall time divided by the ideal time, jobs x seconds / slots, for `local_runner`
+and for the runner of the Prefect flows (with a new server, unless PREFECT_API_URL names one). The
+clock starts when every worker process has finished a job. The exit code is 1 if a ratio is above
+1.05.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what the workers, which import this module, can do without
+if TYPE_CHECKING:  # Workers import this module and do not need these.
     from pipeline.execution.executor import PerDevice
     from pipeline.execution.runner import Runner
 
@@ -66,13 +67,13 @@ def main() -> int:
 
 
 def _measure(run: Callable[[PerDevice, list[Nap]], float], jobs: list[Nap], slots: int) -> float:
-    """Seconds that ``jobs`` take, in workers that are up."""
+    """Measure the seconds that ``jobs`` take in workers that have started."""
     from pipeline.execution.executor import PerDevice
     from pipeline.execution.runner import local_runner
 
     executor = PerDevice([{} for _ in range(slots)], "cpu")
     try:
-        # A job for each slot, long enough that none serves two.
+        # One job for each slot, so long that no worker takes two of them.
         local_runner(executor, 0)(sleep, [Nap(n, 3.0) for n in range(slots)], "start")
         return run(executor, jobs)
     finally:

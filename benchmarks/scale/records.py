@@ -1,11 +1,11 @@
-"""A dataset of 100,000 shards, as far as its records go: what plan, status and finalize cost.
+"""Measure plan, status and finalize on a dataset of 100,000 shards.
 
     python -m benchmarks.scale.records [--shards N] [--out FILE.json]
 
-Makes a dataset directory with a sound record for each shard, by the functions that make real ones;
-the shards behind them are a few bytes each, but for those that the preview reads, which hold tiny
-images. Then runs the commands on it, each in a process and on a core of its own, and measures their
-wall time and peak memory. The bars are 60 s and 2 GiB each. Exit code 1 if one is missed.
+The script makes a dataset directory with a valid record for each shard, by the functions that make
+real records. The shards are files of a few bytes, except those that the preview reads, which hold
+tiny images. Each command then runs in a new process on its own core. The limits are 60 s of wall
+time and 2 GiB of peak memory. The exit code is 1 if a command exceeds one of them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import numpy as np
 from benchmarks.faults.common import PROJECT, Params, changed, environment, load, parameters
 from benchmarks.faults.run import machine, say
 from pipeline.config.schema import Config
-from pipeline.dataset.layout import record_path
+from pipeline.dataset.layout import record_name, rows_name, tar_name
 from pipeline.dataset.plan import ShardPlan, plan_of
 from pipeline.dataset.records import ShardRecord, versions
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.storage import digest_json, json_bytes
-from pipeline.synthesis.make_shard import file_facts
+from pipeline.synthesis.publish_shard import file_facts
 from pipeline.synthesis.spec import round_spec, shard_spec
 
 SECONDS, BYTES = 60.0, 2 * 2**30
-CLASSES, IMAGES = 1000, 13  # an image a pixel; ImageNet's 1.28 million in 100,000 shards
+CLASSES, IMAGES = 1000, 13  # Images of one pixel: as many as ImageNet has, in 100,000 shards.
 CURVE_POINTS = 21
 TERMS = ("classification", "feature", "iteration", "l2", "total", "tv")
 FACTORY = """from torch import nn
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def scene(place: Path, shards: int) -> Params:
-    """Parameters of a dataset of so many shards, of a teacher of 1,000 classes of single pixels."""
+    """Return parameters of a dataset of ``shards`` shards with 1,000 classes of single pixels."""
     (place / "teacher").mkdir()
     (place / "teacher" / "pixel.py").write_text(FACTORY.format(classes=CLASSES))
     source = f"{place / 'teacher' / 'pixel.py'}:classifier"
@@ -94,30 +94,30 @@ def scene(place: Path, shards: int) -> Params:
             "synthesis.images": shards * IMAGES,
             "synthesis.shard_size": IMAGES,
             "synthesis.batch_size": IMAGES,
-            "synthesis.objective": {"feature": 0.0},  # its BatchNorm was never trained
+            "synthesis.objective": {"feature": 0.0},  # The teacher's BatchNorm was never trained.
             "adaptive.rounds": 0,
         },
     )
 
 
 def make_records(params: Params) -> None:
-    """Every shard's record, and files for it to speak of."""
+    """Write the record of each shard, and the files that it describes."""
     config, digest = load(params)
     root = Path(config.paths.dataset)
     for folder in ("train", "metadata"):
         (root / folder).mkdir(parents=True)
     of_round = round_spec(config, 0, digest, None)
     rng = np.random.default_rng(0)
-    shown = 8 * CLASSES // IMAGES + 1  # the preview looks for 8 images of a class
+    shown = 8 * CLASSES // IMAGES + 1  # The preview shows 8 images of each class.
     for shard in plan_of(config):
         files = {
-            f"train/{shard.name}.tar": _tar(shard) if shard.number <= shown else b"tar",
-            f"metadata/{shard.name}.parquet": b"rows",
+            tar_name(shard.number): _tar(shard) if shard.number <= shown else b"tar",
+            rows_name(shard.number): b"rows",
         }
         for name, data in files.items():
             (root / name).write_bytes(data)
         record = _record(config, shard, shard_spec(of_round, shard), files, rng)
-        record_path(root, shard.number).write_bytes(json_bytes(record.to_json()))
+        (root / record_name(shard.number)).write_bytes(json_bytes(record.to_json()))
 
 
 def _record(
@@ -163,7 +163,7 @@ def _tar(shard: ShardPlan) -> bytes:
     return file.getvalue()
 
 
-# ru_maxrss of a child starts at what its parent had; the high-water mark starts with the child.
+# A child's ru_maxrss starts at the parent's value. Its high-water mark starts at zero.
 RUN = """import re, sys
 from pipeline.cli import main
 code = main(sys.argv[1:])
@@ -173,7 +173,7 @@ sys.exit(code)
 
 
 def measure(place: Path, params: Params, command: str) -> dict[str, Any]:
-    """Wall seconds and peak memory of one command, on one core."""
+    """Measure wall seconds and peak memory of one command on one core."""
     (place / "params.yaml").write_text(json.dumps(params))
     core = min(os.sched_getaffinity(0))
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,15 +1,16 @@
-"""Steps a second of a student that streams its shards, against the same images held in memory.
+"""Compare a student that streams its shards with one whose images are in memory: steps per second.
 
     python -m benchmarks.scale.streaming [--steps 24] [--pairs 7] [--threads 2] [--batch 128]
         [--eager]
 
-A ResNet-20 learns from a ResNet-20 on 4,096 images of 32 x 32 in 4 shards, which this script writes
-to a temporary directory: white noise under a low-frequency pattern, whose PNGs are no smaller than
-those of synthetic images. Three sources take turns, in a different order each time:
+A ResNet-20 learns from a ResNet-20 on 4,096 images of 32 x 32 in 4 shards. The script writes them
+to a temporary directory. An image is white noise on a low-frequency pattern, so that its PNG is as
+large as that of a synthetic image. Three sources run in alternation, in a different order each
+time:
 
-- memory: decoded batches in a list
-- stream: every image read from its tar and decoded in every epoch, as of a large dataset
-- kept: the default, a dataset that fits is read and decoded once
+- memory: a list of decoded batches
+- stream: every image is read from its tar and decoded in every epoch, as for a large dataset
+- kept: the default; a dataset that fits into memory is read and decoded once
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def write_shards(directory: Path) -> list[Path]:
 
 
 def sources(shards: list[Path], batch: int) -> dict[str, Iterator[Tensor]]:
-    """Endless batches of pixels from each source."""
+    """Return endless iterators over batches of pixels, one for each source."""
 
     def stream(keep: int) -> Iterator[Tensor]:
         images = ImageStream(shards, batch, shuffle=2000, seed=0, keep=keep)
@@ -69,7 +70,7 @@ def sources(shards: list[Path], batch: int) -> dict[str, Iterator[Tensor]]:
 
 
 def measure(options: argparse.Namespace, shards: list[Path]) -> dict[str, list[float]]:
-    """Steps a second of each source, one value a pair."""
+    """Measure the steps per second of each source, one value for each pair."""
     config = DistillationConfig(
         batch_size=options.batch,
         precision="float32" if options.eager else "auto",
@@ -78,7 +79,9 @@ def measure(options: argparse.Namespace, shards: list[Path]) -> dict[str, list[f
     torch.manual_seed(0)
     training = Training(make_teacher(), resnet(3), config, 0)
     feeds = sources(shards, options.batch)
-    warm_up = SHARDS * IMAGES // options.batch  # an epoch: what is kept is then there
+    warm_up = (
+        SHARDS * IMAGES // options.batch
+    )  # One epoch, after which the kept images are in memory.
     for name, feed in feeds.items():
         for pixels in islice(feed, 3 if name != "kept" else warm_up):
             if name != "kept":
@@ -115,7 +118,7 @@ def main() -> int:
     write_json(Path("reports/benchmarks/streaming.json"), report)
     for name, row in report["sources"].items():
         sys.stdout.write(
-            f"{name:8} {row['steps_per_second']:7.2f} steps/s  {row['of_memory']:7.1%} of memory's "
+            f"{name:8} {row['steps_per_second']:7.2f} steps/s  {row['of_memory']:7.1%} of memory "
             f"({row['range'][0]:.1%} to {row['range'][1]:.1%})\n"
         )
     sys.stdout.write(f"load {report['load']}, {report['machine']}, torch {report['torch']}\n")
@@ -123,7 +126,7 @@ def main() -> int:
 
 
 def summarise(values: list[float], memory: list[float]) -> dict[str, float | list[float]]:
-    """The median rate, and the median and range of each pair's ratio to memory."""
+    """Compute the median rate, and the median and range of the ratio to memory."""
     ratios = [value / base for value, base in zip(values, memory, strict=True)]
     return {
         "steps_per_second": round(statistics.median(values), 3),

@@ -1,13 +1,13 @@
-"""Weak scaling on one machine: images/s of two workers over twice those of one.
+"""Measure weak scaling on one machine: images/s of two workers, divided by twice those of one.
 
     python -m benchmarks.scale.workers [--params examples/cifar10.yaml] [--iterations 20]
         [--shards 2]
         [--repeats 5] [--workers 2] [--out FILE.json]
 
-A worker is a process with one thread, as `execution.workers` gives it on a CPU. One worker makes
-`--shards` shards, two make twice as many, in alternation, after a first shard each that loads and
-compiles. The clock runs from the first shard handed out to the last one published. The bar is a
-median of 0.93; 1.85 is that of the plain ratio (0.925 in these terms). Exit code 1 below it.
+A worker is a process with one thread, as `execution.workers` starts it on a CPU. One worker makes
+`--shards` shards, and two workers make twice as many, in alternation. Each first makes one shard to
+load and compile. The clock runs from the first job to the last published shard. The exit code is 1
+if the median is below 0.93. (A ratio of 1.85 between two workers and one would be 0.925.)
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what the workers, which import this module, load when they are ready to
+if TYPE_CHECKING:  # Workers import this module and load these later.
     from pipeline.execution.executor import PerDevice, Work
 
 BAR = 0.93
 
 
 class Team:
-    """Some workers that stay, and the images/s of what they make."""
+    """Workers that stay alive, and the images/s that they reach."""
 
     def __init__(self, options: argparse.Namespace, workers: int) -> None:
         from pipeline.execution.executor import PerDevice
@@ -40,7 +40,7 @@ class Team:
         self._executor: PerDevice = PerDevice([{} for _ in range(workers)], "cpu")
 
     def rate(self, shards: int) -> float:
-        """Images a second over ``shards`` shards a worker, in a dataset that is thrown away."""
+        """Measure images per second over ``shards`` shards for each worker."""
         from pipeline.execution.runner import local_runner
         from pipeline.params import load_params
         from pipeline.stages.synthesize import synthesize
@@ -79,7 +79,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Images/s of two workers over twice those of one.")
     parser.add_argument("--params", default="examples/cifar10.yaml")
     parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--shards", type=int, default=2, help="a worker makes in each repeat")
+    parser.add_argument(
+        "--shards", type=int, default=2, help="shards of each worker in each repeat"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)

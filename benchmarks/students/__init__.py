@@ -1,1 +1,1 @@
-"""What students learn from a dataset."""
+"""Benchmarks of what students learn from a dataset."""

@@ -1,19 +1,21 @@
-"""Quality for iterations on CIFAR-10: published DeepInversion and ours, and what students learn.
+"""Quality over iterations on CIFAR-10, of the published DeepInversion and of this project.
 
     python -m benchmarks.students.curves OUT published ours [--marks 25 50 100 200 400 1000 2000]
 
-``OUT`` is as for ``benchmarks.students.study``, and keeps everything: a killed call goes on. Of
-each recipe and number of iterations 2,048 images are made; a student of ``--steps`` learns from
-them; ResNet-32 says how many have their label and how far they are from real ones (Fréchet distance
-in its features). The published recipe has a constant learning rate, so that one long run passes
-through all its shorter ones; its images come from the fast engine with the published objective,
-and are clamped to the pixel range as saved images are. Ours, ``examples/cifar10.yaml``, is run anew
-for each number.
+``OUT`` is the folder of ``benchmarks.students.study``. It keeps all results, and a killed call
+continues when it is repeated. For each recipe and number of iterations the script makes 2,048
+images. A student learns from them for ``--steps``. ResNet-32 measures the share of images that have
+their label, and the Fréchet distance of its features to those of real images.
 
-``--collect`` times both loops on the CPU, the published as it was published
-(``benchmarks.engine.loop``), in alternation, extrapolates to the times of all marks, prints a
-table, and writes ``docs/curves.json``, the plot ``docs/curves.png`` and the grid
-``docs/curves-images.png``: a row a recipe and mark.
+The published recipe has a constant learning rate, so that one long run passes through all shorter
+ones. Its images come from the fast engine with the published objective, and are clamped to the
+pixel range like saved images. The recipe of this project, ``examples/cifar10.yaml``, runs once for
+each number of iterations.
+
+``--collect`` measures both loops on the CPU in alternation, the published one as published
+(``benchmarks.engine.loop``), and extrapolates to all numbers of iterations. It prints a table, and
+writes ``docs/curves.json``, the plot ``docs/curves.png`` and the grid ``docs/curves-images.png``
+with a row for each recipe and number.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from pipeline.device.threads import use_threads
 from pipeline.distillation.job import distill
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate
-from pipeline.evaluation.dataset_measures import look
+from pipeline.evaluation.features import look
 from pipeline.evaluation.similarity import frechet_distance
 from pipeline.exit_codes import report_errors
 from pipeline.inversion.engine import Engine
@@ -63,7 +65,7 @@ COLLECTED = Path("docs/curves.json")
 def made(
     teacher: Teacher, config: Config, recipe: str, marks: list[int], folder: Path, images: int
 ) -> None:
-    """``folder/MARK/BATCH.pt`` for each mark: uint8 pixels and labels."""
+    """Make ``folder/MARK/BATCH.pt`` for each mark: uint8 pixels and labels."""
     through_all = recipe == PUBLISHED
     own = config.objective
     objective = PRESETS["deepinversion-cifar10"] if through_all else own
@@ -82,7 +84,7 @@ def made(
 
 
 def through(engine: Engine, labels: Tensor, seed: int, paths: dict[int, Path]) -> None:
-    """One run of the published recipe, kept at each mark."""
+    """Run the published recipe once, and keep the images at each mark."""
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
     images = starting_images(len(labels), teacher.shape, objective.start, generator, teacher.device)
@@ -109,7 +111,7 @@ def keep(path: Path, pixels: Tensor, labels: Tensor) -> None:
 
 
 def pack(folder: Path) -> Path:
-    """The images of a mark as one tar."""
+    """Write the images of a mark as one tar."""
     parts = [torch.load(path) for path in sorted(folder.glob("*.pt"))]
     pixels = torch.cat([part["pixels"] for part in parts]).numpy()
     labels = torch.cat([part["labels"] for part in parts]).tolist()
@@ -124,7 +126,7 @@ def pack(folder: Path) -> Path:
 
 
 def judged(config: Config, tar: Path, device: torch.device) -> dict[str, float]:
-    """What ResNet-32 says of the images."""
+    """Measure the images with ResNet-32."""
     assert config.evaluation.verifier is not None and config.evaluation.data is not None
     verifier = load_teacher(config.evaluation.verifier, device)
     seen, real = look(verifier, [tar]), look(verifier, [Path(config.evaluation.data)])
@@ -148,7 +150,7 @@ def main() -> int:
         options = parser.parse_args()
         for recipe in options.recipes:
             if recipe not in (PUBLISHED, OURS):
-                raise UserError(f"no recipe {recipe!r}: {PUBLISHED} or {OURS}")
+                raise UserError(f"there is no recipe {recipe!r}: use {PUBLISHED} or {OURS}")
             run(options, recipe)
         if options.collect:
             collect(options)
@@ -178,8 +180,10 @@ def run(options: argparse.Namespace, recipe: str) -> None:
 
 
 def image_iteration_seconds(options: argparse.Namespace) -> dict[str, float]:
-    """Of the published loop and of ours, the median of three rounds in alternation; without
-    compiling."""
+    """Measure the published loop and that of this project: medians of three rounds in alternation.
+
+    The time for compiling is not included.
+    """
     labels = labels_of(min(BATCH, options.images))
     config = settings(options, options.out / "curves" / OURS)
     objective = config.objective
@@ -214,7 +218,10 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line a recipe and mark, the times beside the published recipe's longest."""
+    """Format a table in Markdown with a line for each recipe and mark.
+
+    Times are relative to the longest run of the published recipe.
+    """
     longest = max([row["seconds"] for row in rows if row["recipe"] == PUBLISHED], default=0.0)
     lines = [
         "| recipe | iterations | seconds | faster | student | Fréchet | confirmed |",
@@ -230,7 +237,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Each figure over the seconds that the images took."""
+    """Plot each measure over the seconds that the images took."""
     from matplotlib import pyplot
 
     names = ("student_accuracy", "frechet_distance", "verifier_agreement")
@@ -247,7 +254,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw(tars: list[Path], path: Path, columns: int = 20) -> None:
-    """The first images of each tar, a row each, as PNG."""
+    """Draw the first images of each tar, one row each, as PNG."""
     rows = [next(iter(ordered_batches([tar], columns)))[0] for tar in tars]
     save_image(torch.cat(rows) / 255, path, nrow=columns, pad_value=1)
 

@@ -1,12 +1,13 @@
-"""What a teacher's answers teach: a student of given images, whoever made them.
+"""Measure what a student learns from a teacher's answers on given images of any origin.
 
     python -m benchmarks.students.labels OUT PARAMS TAR [TAR ...] [--set KEY=VALUE ...]
 
-Teacher, student and distillation are those of the parameter file PARAMS; the images are shards of
-this project, of any teacher. Prints the accuracy of both networks on ``evaluation.data``, and of
-the teacher's logits there the mean gap between the largest and the mean of the others, and the mean
-standard deviation of the others: what it says of the wrong classes. With ``evaluation.foreign``
-the student is asked about those images too, as ``python -m pipeline measure`` does.
+The parameter file PARAMS names teacher, student and distillation. The images are shards of this
+project, of any teacher. The script prints the accuracy of both networks on ``evaluation.data``.
+Of the teacher's logits there it prints the mean gap between the largest one and the mean of the
+others, and the mean standard deviation of the others: how much they say of the wrong classes. With
+``evaluation.foreign`` it also measures the student on those images, as ``python -m pipeline
+measure`` does.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_student(config: Config, teacher: Teacher, tars: list[Path], out: Path) -> nn.Module:
-    """Train the first seed's student on ``tars``; taken from ``out`` where it is there."""
+    """Train the first seed's student on ``tars``, unless ``out`` has it."""
     digest = digest_json([digest_file(tar) for tar in tars])
     key = digest_json([digest, teacher.digest, str(config.student), str(config.distillation)])[:12]
     job = DistillJob(
@@ -59,7 +60,7 @@ def make_student(config: Config, teacher: Teacher, tars: list[Path], out: Path) 
 
 
 def answers(network: nn.Module, teacher: Teacher, data: Path) -> tuple[Tensor, Tensor]:
-    """Logits ``[N, K]`` of real images, and their classes ``[N]``."""
+    """Compute logits ``[N, K]`` of real images; return them with the classes ``[N]``."""
     logits, labels = [], []
     with torch.no_grad():
         for pixels, classes in ordered_batches([data], 500):
@@ -69,7 +70,10 @@ def answers(network: nn.Module, teacher: Teacher, data: Path) -> tuple[Tensor, T
 
 
 def wrong_classes(logits: Tensor) -> tuple[float, float]:
-    """Of ``[N, K]`` logits the gap of the largest to the others' mean, and these' deviation."""
+    """Compute, for logits ``[N, K]``, the gap of the largest to the mean of the others.
+
+    Return it with the standard deviation of the others; both are means over the images.
+    """
     largest, others = logits.sort(1, descending=True).values.split([1, logits.shape[1] - 1], 1)
     return (largest[:, 0] - others.mean(1)).mean().item(), others.std(1).mean().item()
 

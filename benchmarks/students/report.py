@@ -1,11 +1,11 @@
-"""What the study of docs/students.md found: its table, its plots, and a choice without real data.
+"""The results of the study in docs/students.md: a table, plots, and a choice without real images.
 
     python -m benchmarks.students.report [--images 2048] [--steps 2000] [--device cuda]
 
-Reads ``docs/students.json`` and writes a table of the rows of one size, with how well each measure
-orders made images as their students' real accuracy does (Spearman's rank correlation), and
-``docs/students.png``, of all results. Those with no more than half of the best accuracy are in the
-table alone.
+The script reads ``docs/students.json`` and prints a table of the rows of one size. The table also
+says how well each measure orders synthetic datasets like the real accuracy of their students
+(Spearman's rank correlation). ``docs/students.png`` shows all results, except those with at most
+half of the best accuracy, which are in the table only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.students.study import COLLECTED, REAL
 from pipeline.reports.pictures import save_figure
 
 PLOT = Path("docs/students.png")
-MEASURES = {  # and what they need
+MEASURES = {  # Measures, and what they need.
     "verifier_agreement": "another network",
     "frechet_distance": "real images",
     "precision": "real images",
@@ -41,7 +41,7 @@ MEASURES = {  # and what they need
     "foreign_loss": "a student",
 }
 
-SHOWN = {  # in the plot
+SHOWN = {  # Measures in the plot.
     "foreign_loss": "Eq. 1 on images of another recipe (foreign_loss)",
     "statistics_gap": "gap to the teacher's BatchNorm statistics",
     "class_vendi_per_100": "Vendi score within a class, of 100 images",
@@ -52,7 +52,7 @@ SHOWN = {  # in the plot
 def by_row(
     results: list[dict[str, Any]], images: int, steps: int, device: str
 ) -> dict[str, dict[str, Any]]:
-    """Of each row of one size: means over its seeds, and ``accuracies``, theirs."""
+    """For each row of one size, compute means over its seeds, and list their ``accuracies``."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         if (result["images"], result["steps"], result["device"]) == (images, steps, device):
@@ -71,8 +71,10 @@ def by_row(
 
 
 def predictions(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float, int]]:
-    """Of each measure that differs: its rank correlation with the students' accuracy, and over how
-    many rows of images that were made."""
+    """Compute the rank correlation of each measure with the students' accuracy.
+
+    Return it with the number of rows of synthetic images. Measures that never vary are left out.
+    """
     found = {}
     for measure in MEASURES:
         has = [row for name, row in rows.items() if measure in row and name != REAL]
@@ -83,8 +85,11 @@ def predictions(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float, int]]
 
 
 def table(rows: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> str:
-    """Markdown: a line a row, the best student first, then a line a measure: how well it orders
-    the rows that learnt, the results of whatever size that did, and all ``results``."""
+    """Format a table in Markdown: a line for each row, the best student first.
+
+    A line for each measure follows: its rank correlation over the rows that learnt, over results of
+    all sizes that learnt, and over all ``results``.
+    """
     shown = ("verifier_agreement", "frechet_distance", "class_cosine", "class_vendi_per_100")
     lines = [
         "| row | student | seeds | agrees with the teacher | " + " | ".join(shown) + " |",
@@ -109,14 +114,17 @@ def table(rows: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> str
 
 
 def learnt(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those with more than half of the best student's accuracy: others would squeeze them."""
+    """Select results with more than half of the best accuracy; others would compress the plot."""
     best = max((row["student_accuracy"] for row in rows.values()), default=0.0)
     return {name: row for name, row in rows.items() if row["student_accuracy"] > best / 2}
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """The students' accuracy over what is measured without real images and with them: a point a
-    result of made images that taught something, and the rank correlation of these."""
+    """Plot the students' accuracy over each measure, with and without real images.
+
+    A point is a result of synthetic images that taught something. The title has the rank
+    correlation.
+    """
     from matplotlib import pyplot
 
     every = learnt({str(n): r for n, r in enumerate(results) if r["row"] != REAL})
@@ -124,7 +132,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3.4), sharey=True)
     counts = sorted({row["images"] for row in every.values()})
     for axis, (measure, name) in zip(axes, SHOWN.items(), strict=True):
-        for number, images in enumerate(counts):  # each in its colour, whatever the others measured
+        for number, images in enumerate(counts):  # Each size keeps its colour in all plots.
             points = [
                 (row[measure], 100 * row["student_accuracy"])
                 for row in every.values()

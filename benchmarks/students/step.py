@@ -1,10 +1,10 @@
-"""Milliseconds of a student's step on a GPU, with CUDA graphs or without them.
+"""Measure the milliseconds of a student's step on a GPU, with or without CUDA graphs.
 
     python -m benchmarks.students.step resnet34 resnet18 [--plain] [--steps 200]
 
-A teacher and a student of ``benchmarks.teachers.cifar10_networks``, both untrained, on random
-images, half of each batch moved. The second half of the steps counts: the first compiles. Needs a
-GPU; ``--toy`` runs it at toy size on the CPU.
+Teacher and student are untrained networks of ``benchmarks.teachers.cifar10_networks``. The images
+are random, and half of each batch is adversarial. Only the second half of the steps is measured,
+because the first half compiles. The script needs a GPU; ``--toy`` runs a toy size on the CPU.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = DistillationConfig(
         steps=options.steps, batch_size=size, adversarial=0.4, compile=not options.toy
     )
-    training = Training(teacher, student, config, seed=0)
-    if options.plain:
-        training._graphs = None
+    training = Training(teacher, student, config, seed=0, graphs=not options.plain)
     batches = torch.randint(0, 256, (4, size, 3, 32, 32), dtype=torch.uint8)
     half = options.steps // 2
 
@@ -51,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     with training:
         run(range(half))
         took = seconds(lambda: run(range(half, options.steps)), device)
-    kind = "without" if training._graphs is None else "with"
+    kind = "without" if options.plain or options.toy else "with"
     sys.stdout.write(f"{1000 * took / (options.steps - half):.2f} ms a step, {kind} CUDA graphs\n")
     return 0
 

@@ -1,16 +1,16 @@
-"""What a student learns on CIFAR-10, and from which lever: the study of docs/students.md.
+"""The study of docs/students.md: what a student learns on CIFAR-10, for each change of the recipe.
 
     python -m benchmarks.students.study OUT [ROW ...] [--images 2048] [--steps 2000] [--seed 0]
 
-``OUT`` holds ``resnet20.th``, ``resnet32.th`` and ``test-00000.tar`` (and ``train-*.tar`` for the
-row ``real``), and keeps everything: a second call goes on from it, and takes results that are
-there. A row is one of :data:`ROWS`, changes to ``examples/cifar10.yaml``; or changes themselves,
-``section.key=value`` apart by spaces. Every row has the same number of images and of distillation
-steps. Its result, with the measures of ``python -m pipeline measure``, goes into ``OUT/results``;
-``--collect`` gathers them in ``docs/students.json``. But for the row ``real``, real images only
-measure. Where ``OUT`` has ``foreign.tar``, images of a recipe from which the rows do not learn
-(those of ``benchmarks.students.curves``, say), each student is asked about them too, also when its
-result is there already.
+``OUT`` holds ``resnet20.th``, ``resnet32.th`` and ``test-00000.tar``, and ``train-*.tar`` for the
+row ``real``. It keeps all results, and a second call continues from them. A row is a name of
+:data:`ROWS`, which are changes to ``examples/cifar10.yaml``, or such changes themselves:
+``section.key=value`` separated by spaces. All rows have the same number of images and of
+distillation steps. The result of a row, with the measures of ``python -m pipeline measure``, goes
+into ``OUT/results``. ``--collect`` gathers all results in ``docs/students.json``. Real images only
+measure, except in the row ``real``. If ``OUT`` has ``foreign.tar``, images of a recipe that no row
+learns from (for example those of ``benchmarks.students.curves``), each student is measured on them
+too, also one whose result exists.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ PARAMS = Path("examples/cifar10.yaml")
 FOREIGN = Path("foreign.tar")
 REAL, COLLECTED = "real", Path("docs/students.json")
 SHARD = 1024
-KEYS = ("row", "images", "steps", "seed", "device")  # what a result is of
+KEYS = ("row", "images", "steps", "seed", "device")  # The fields that identify a result.
 
 log = logging.getLogger(__name__)
 
 ROWS: dict[str, str] = {
-    "spread": "",  # the file's own but for what `common` sets
+    "spread": "",  # The file itself, with the settings of `common`.
     "plain": "synthesis.objective={}",
     "starts": 'synthesis.objective={"start":"varied"}',
     "wider": "synthesis.objective.classification=0.14 "
@@ -72,7 +72,7 @@ ROWS: dict[str, str] = {
 
 
 def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What is set of every student: the files in ``out``, the amounts, the threads."""
+    """Return the settings of all students: files in ``out``, amounts, threads."""
     return {
         "teacher.weights": str(out / "resnet20.th"),
         "evaluation.verifier.weights": str(out / "resnet32.th"),
@@ -81,14 +81,14 @@ def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "distillation.steps": options.steps,
         "distillation.threads": options.threads,
         "execution.device": options.device,
-        "distillation.adversarial": 0.0,  # a step costs half as much again: a row of its own
+        "distillation.adversarial": 0.0,  # A step takes 1.5 times as long. See other rows.
         "distillation.imitation": 0.0,
-        "distillation.temperature": 8.0,  # of all rows but those about it
+        "distillation.temperature": 8.0,  # All rows except those about the temperature.
     }
 
 
 def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
-    """The parameters of a row. Rows that make the same images share them."""
+    """Return the parameters of a row. Rows with the same images share them."""
     overrides = {
         **common(out, options),
         "synthesis.shard_size": SHARD,
@@ -100,7 +100,7 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
     }
     config = load_params(PARAMS, overrides)
     rounds = config.adaptive.rounds * config.adaptive.images
-    if rounds:  # equal images in all
+    if rounds:  # The total number of images is the same.
         overrides["synthesis.images"] = options.images - rounds
         config = load_params(PARAMS, overrides)
     teacher = [config.teacher.arguments, Path(str(config.teacher.weights)).name]
@@ -116,8 +116,10 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
 
 
 def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Images, a student and every measure of one row, made or taken from an earlier call, and the
-    seconds that this call took."""
+    """Make the images, the student and the measures of a row, or read those of an earlier call.
+
+    Return them with the seconds that this call took.
+    """
     config = configured(out, name, options)
     teacher = load_checked_teacher(config, "dataset", "reports").to(torch.device(options.device))
     started = time.perf_counter()
@@ -151,15 +153,18 @@ def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def last_loss(log: Location) -> float:
-    """The mean of Eq. 1 over the last tenth of a student's log: on mixed images, which are new at
-    each step, and so without real ones a measure of how well it imitates its teacher."""
+    """Compute the mean of Eq. 1 over the last tenth of a student's log.
+
+    The images are augmented differently in each step. Without real images, this loss measures how
+    well the student imitates its teacher.
+    """
     losses = [row["loss"] for row in read_log(log)]
     last = losses[-max(1, len(losses) // 10) :]
     return round(sum(last) / len(last), 4)
 
 
 def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]:
-    """What the student of a row says of the foreign images; nothing without them."""
+    """Measure the student of a row on the foreign images, if there are any."""
     if not (foreign := out / FOREIGN).is_file():
         return {}
     config = configured(out, name, options)
@@ -169,7 +174,7 @@ def asked(out: Path, name: str, options: argparse.Namespace) -> dict[str, float]
 
 
 def write_real(out: Path, dataset: Path, count: int) -> None:
-    """The first real training images as one shard."""
+    """Write the first real training images as one shard."""
     batches = ordered_batches(sorted(out.glob("train-*.tar")), 1)
     samples = (
         Sample(f"{index:09d}", pixels[0].numpy(), int(label), {"cls": int(label)})
@@ -181,7 +186,7 @@ def write_real(out: Path, dataset: Path, count: int) -> None:
 
 
 def tar_job(config: Config, teacher: Teacher, shard: Path, name: str) -> DistillJob:
-    """A student of the images of one tar."""
+    """Return the job that trains a student on the images of one tar."""
     seed = config.distillation.seeds[0]
     return DistillJob(
         name=name,
@@ -197,7 +202,7 @@ def tar_job(config: Config, teacher: Teacher, shard: Path, name: str) -> Distill
 
 
 def collect(out: Path) -> None:
-    """All results, the newest of each kind, beside what was collected before."""
+    """Gather all results, the newest of each kind, together with earlier collections."""
     rows = json.loads(COLLECTED.read_text()) if COLLECTED.is_file() else []
     rows += [json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))]
     latest = {tuple(row[key] for key in KEYS): row for row in rows}
@@ -205,8 +210,10 @@ def collect(out: Path) -> None:
 
 
 def shown(name: str, options: argparse.Namespace) -> bool:
-    """Make the result of a row where there is none, and write it out. Whether that succeeded: the
-    rows after one that fails are made all the same."""
+    """Make and print the result of a row unless it exists, and return whether this succeeded.
+
+    Rows after a failing one are made all the same.
+    """
     key = digest_json([name, *(getattr(options, k) for k in KEYS[1:])])[:12]
     path = options.out / "results" / f"{key}.json"
     try:

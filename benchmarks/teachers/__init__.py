@@ -1,1 +1,1 @@
-"""Teachers of many sources and kinds, and the networks that they are."""
+"""Teachers of many sources and architectures, for benchmarks."""

@@ -1,4 +1,4 @@
-"""Classifiers of real CIFAR-10 images, trained in minutes on a GPU that holds all of them."""
+"""Training of classifiers on real CIFAR-10 images, in minutes on a GPU that holds all images."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipeline.device.cuda_graphs import Graphs
 from pipeline.storage import replacing
 from pipeline.teachers.teacher import Preprocessing
 
-CHECKPOINT_EVERY = 5  # epochs: a call that is killed loses no more
+CHECKPOINT_EVERY = 5  # Epochs. A killed call loses at most so many.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """SGD with Nesterov's momentum; the rate rises over ``rise`` of all steps and falls to zero.
+    """SGD with Nesterov momentum, at a rate that rises for ``rise`` of all steps and falls to zero.
 
-    Labels are not smoothed: what a teacher says of the wrong classes is what its students learn
-    from (Mueller, Kornblith and Hinton 2019).
+    Labels are not smoothed, because students learn from a teacher's logits of the wrong classes
+    (Mueller, Kornblith and Hinton 2019).
     """
 
     epochs: int = 80
@@ -42,7 +42,7 @@ class Recipe:
 
 
 def read_images(tars: Sequence[Path], device: torch.device) -> tuple[Tensor, Tensor]:
-    """All images of tars, uint8 ``[N, C, H, W]``, and their labels, on the device."""
+    """Read all images of tars, uint8 ``[N, C, H, W]``, and their labels, to the device."""
     pixels, labels = zip(*ordered_batches(tars, 1000), strict=True)
     return torch.cat(pixels).to(device), torch.cat(labels).to(device)
 
@@ -55,10 +55,10 @@ def train(
     checkpoint: Path,
     pieces: Pieces,
 ) -> None:
-    """Train ``network`` on the device of ``real``; go on from ``checkpoint`` where that is.
+    """Train ``network`` on the device of ``real``, from ``checkpoint`` if it exists.
 
     Raises:
-        OutOfTime: the budget is spent; the checkpoint holds all epochs so far.
+        OutOfTime: The time budget is used up. The checkpoint holds all finished epochs.
     """
     network.to(real[0].device, memory_format=_layout(recipe))  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -97,12 +97,12 @@ def train(
 
 
 def rate(recipe: Recipe, done: float) -> float:
-    """The learning rate when ``done`` of all steps are taken: up to its peak, and down to 0."""
+    """Return the learning rate after the share ``done`` of all steps."""
     return recipe.rate * min(done / recipe.rise, (1 - done) / (1 - recipe.rise))
 
 
 def augmented(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Every image moved by up to ``shift`` pixels, flipped half the time, with a grey hole."""
+    """Shift each image by up to ``shift`` pixels, mirror half of them, and cut a grey hole."""
     count, _, height, width = pixels.shape
     device = pixels.device
 
@@ -115,19 +115,19 @@ def augmented(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Ten
     columns = drawn(2 * shift + 1) + torch.arange(width, device=device)
     columns = torch.where(drawn(2) == 1, columns.flip(1), columns)
     index = torch.arange(count, device=device)[:, None, None]
-    # Indices on both sides of a slice put the channels last, where they are wanted in memory too.
+    # Indices on both sides of a slice put the channels last, which is also the wanted layout.
     moved = padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if recipe.hole:
         hole = _hole(drawn(height), height, recipe.hole)[:, None, :, None]
         hole = hole & _hole(drawn(width), width, recipe.hole)[:, None, None, :]
-        moved = moved.masked_fill(hole, 120)  # the mean of all pixels, nearly
+        moved = moved.masked_fill(hole, 120)  # Nearly the mean of all pixels.
     return moved
 
 
 def accuracy(
     network: nn.Module, preprocessing: Preprocessing, real: tuple[Tensor, Tensor]
 ) -> float:
-    """The share of images that ``network`` gives their label."""
+    """Compute the share of images that ``network`` assigns to their label."""
     network.eval()
     with torch.no_grad():
         answers = [network(preprocessing.normalise(part)).argmax(1) for part in real[0].split(1000)]
@@ -142,7 +142,10 @@ def _epoch(
     recipe: Recipe,
     epoch: int,
 ) -> None:
-    """One pass, its random choices of its number alone. A last, smaller batch is left out."""
+    """Train one epoch, whose random choices depend on its number alone.
+
+    A smaller last batch is left out.
+    """
     device, labels = real[0].device, real[1]
     generator = torch.Generator(device).manual_seed(derive_seed(0, epoch))
     images = augmented(real[0], recipe, generator)
@@ -158,20 +161,23 @@ def _epoch(
 
 
 def _layout(recipe: Recipe) -> torch.memory_format:
-    """What is fast in bfloat16. In float32 on AVX2, oneDNN 3.12's gradient of a strided 1x1
-    convolution of fewer than 8 channels writes where it must not (its issue 6035)."""
+    """Choose channels-last for bfloat16, where it is fast, and the default layout for float32.
+
+    In float32 on AVX2, oneDNN 3.12's gradient of a strided 1x1 convolution of fewer than 8 channels
+    writes outside of its memory (oneDNN issue 6035).
+    """
     return torch.channels_last if recipe.bfloat16 else torch.contiguous_format
 
 
 def _hole(centre: Tensor, length: int, side: int) -> Tensor:
-    """``[N, length]``: whether a place lies within ``side`` around each of ``[N, 1]``."""
+    """Return ``[N, length]``: whether a place lies within ``side`` around each of ``[N, 1]``."""
     start = centre - side // 2
     place = torch.arange(length, device=centre.device)
     return (place >= start) & (place < start + side)
 
 
 def _groups(network: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Weight decay for what multiplies inputs, none for biases and BatchNorm."""
+    """Apply weight decay to weights of inputs, and none to biases and BatchNorm."""
     matrices = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     return [

@@ -1,9 +1,10 @@
-"""Networks for 32x32 images that the papers on data-free distillation report, as factories.
+"""Factories of networks for 32x32 images that papers on data-free distillation report.
 
 ResNet-18 and ResNet-34 are those of He et al. 2015, section 3, for small images: a 3x3 stem of
-stride 1 and no max pooling. WideResNets are those of Zagoruyko and Komodakis 2016, section 2:
-BatchNorm and ReLU before each convolution. ``benchmarks.teachers.cifar10_networks:resnet34`` is a
-``teacher.source``. ``width`` is the first stage's; tests make it less than the papers'.
+stride 1 and no max pooling. WideResNets are those of Zagoruyko and Komodakis 2016, section 2, with
+BatchNorm and ReLU before each convolution. A ``teacher.source`` is for example
+``benchmarks.teachers.cifar10_networks:resnet34``. ``width`` is the width of the first stage, which
+tests set below that of the papers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions and a shortcut, projected by a 1x1 convolution where sizes change."""
+    """Two 3x3 convolutions with a shortcut, which is a 1x1 convolution where sizes change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class Basic(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of ``blocks``, each twice as wide as the one before at half its size."""
+    """Four stages of ``blocks``. Each has twice the width and half the size of the one before."""
 
     def __init__(self, blocks: tuple[int, int, int, int], classes: int, width: int) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class ResNet(nn.Module):
 
 
 class Wide(nn.Module):
-    """BatchNorm, ReLU and a 3x3 convolution, twice; the first two are the projection's as well."""
+    """BatchNorm, ReLU and a 3x3 convolution, twice. The projection shares the first two."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Wide(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three stages of ``widen * width`` channels and more; ``6 n + 4`` layers deep."""
+    """Three stages from ``widen * width`` channels on, ``6 n + 4`` layers deep."""
 
     def __init__(self, depth: int, widen: int, classes: int, width: int) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Co
 
 
 def _initialise(network: nn.Module) -> None:
-    """He et al. 2015, "Delving Deep into Rectifiers": variance kept from layer to layer."""
+    """Initialise as He et al. 2015 ("Delving Deep into Rectifiers"): layers keep the variance."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

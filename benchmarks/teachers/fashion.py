@@ -1,12 +1,12 @@
-"""Teachers of several families on Fashion-MNIST: train, invert with the defaults, distil, measure.
+"""Train teachers of several families on Fashion-MNIST, invert them with the defaults, and distil.
 
     python -m benchmarks.teachers.fashion DATA OUT vgg mobilenet convnext vit
 
-``DATA`` is the folder of the four IDX ``.gz`` files; ``OUT`` keeps everything, and a second call
-goes on from it. For each teacher it prints its accuracy, the share of the images that an
-independent CNN (``--judge``) gives the intended label, and the accuracy of a student trained from
-scratch on the images, of the architecture ``--student``. ``--images``, ``--steps`` and
-``--epochs`` make it a smaller trial.
+``DATA`` is the folder of the four IDX ``.gz`` files. ``OUT`` keeps all results, and a second call
+continues from them. For each teacher the script prints its accuracy, the share of images that an
+independent CNN (``--judge``) assigns to the intended label, and the accuracy of a student of the
+architecture ``--student``, trained from random weights on the images. ``--images``, ``--steps`` and
+``--epochs`` reduce the work.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NAMES = (
 
 
 def read_split(data: Path, name: str) -> tuple[Tensor, Tensor]:
-    """``[N, 1, 28, 28]`` uint8 and ``[N]`` int64 of ``train`` or ``t10k``."""
+    """Read ``[N, 1, 28, 28]`` uint8 images and ``[N]`` int64 labels of ``train`` or ``t10k``."""
     pixels = gzip.decompress((data / f"{name}-images-idx3-ubyte.gz").read_bytes())[16:]
     labels = gzip.decompress((data / f"{name}-labels-idx1-ubyte.gz").read_bytes())[8:]
     images = np.frombuffer(pixels, np.uint8).reshape(-1, 1, 28, 28).copy()
@@ -56,12 +56,12 @@ def read_split(data: Path, name: str) -> tuple[Tensor, Tensor]:
 
 
 def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
-    """AdamW, one cycle, small shifts and flips, bfloat16 where that is fast."""
+    """Train with AdamW for one cycle, with small shifts and flips, in bfloat16 where it is fast."""
     keep_memory()
     torch.manual_seed(0)
     network = NETWORKS[name]().train().to(memory_format=torch.channels_last)
     compiled = torch.compile(network)
-    # In bfloat16 the gradient of a depthwise weight is slow on a CPU, and on some all of it.
+    # In bfloat16 the gradient of a depthwise weight is slow on a CPU. Some CPUs lack bfloat16.
     dense = not any(getattr(module, "groups", 1) > 1 for module in network.modules())
     bfloat16 = dense and has_bfloat16(torch.device("cpu"))
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
@@ -86,7 +86,7 @@ def train(name: str, images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
 
 
 def accuracy(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
-    """The share of uint8 images that ``network`` gives their label."""
+    """Compute the share of uint8 images that ``network`` assigns to their label."""
     right = total = 0
     with torch.no_grad():
         for pixels, labels in batches:
@@ -96,12 +96,12 @@ def accuracy(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def pairs(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Batches of both."""
+    """Yield batches of images and labels."""
     return list(zip(images.split(500), labels.split(500), strict=True))
 
 
 def weights(name: str, data: Path, out: Path, epochs: int) -> Path:
-    """The trained weights of a network, made if they are not there."""
+    """Return the file of trained weights of a network, and train it if the file is missing."""
     path = out / f"{name}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +117,10 @@ def load(name: str, path: Path) -> nn.Module:
 
 
 def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
-    """Defaults only: what a user has to say, and nothing tuned; then ``--set``. Students of other
-    changes have a folder of their own."""
+    """Return default parameters, with the facts that a user must give and changes by ``--set``.
+
+    Students of other changes have a separate folder.
+    """
     changes = f"-{digest_json(sorted(options.set))[:8]}" if options.set else ""
     return parse_params(
         {
@@ -151,7 +153,7 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
 
 
 def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> str:
-    """One line for one teacher."""
+    """Return the line of one teacher."""
     path = weights(name, data, out, options.epochs)
     judge = load(options.judge, weights(options.judge, data, out, options.epochs))
     config = parameters(name, out, options)
@@ -191,11 +193,13 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("teachers", nargs="+", choices=[n for n in NETWORKS if n != JUDGE])
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=3000, help="of the student; 0 for none")
+    parser.add_argument(
+        "--steps", type=int, default=3000, help="steps of the student; 0 for no student"
+    )
     parser.add_argument("--judge", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--student", choices=list(NETWORKS), default=JUDGE)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--epochs", type=int, default=10, help="of each teacher")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of each teacher")
     parser.add_argument("--workers", type=int, default=None)
     with report_errors() as outcome:
         options = parser.parse_args()

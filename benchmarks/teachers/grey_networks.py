@@ -1,4 +1,4 @@
-"""Small classifiers of several families for 28x28 grey images: with BatchNorm, and without."""
+"""Small classifiers of several families for 28x28 grey images, with and without BatchNorm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def vgg(classes: int = 10) -> nn.Module:
 
 
 def judge(classes: int = 10) -> nn.Module:
-    """A plain CNN of another family: strided 5x5 and 3x3 convolutions, BatchNorm, pooled."""
+    """A plain CNN of another family: strided 5x5 and 3x3 convolutions, BatchNorm, pooling."""
     layers: list[nn.Module] = []
     for inputs, width, side, stride in (
         (1, 24, 5, 1),
@@ -40,7 +40,7 @@ def judge(classes: int = 10) -> nn.Module:
 
 
 def resnet(classes: int = 10) -> nn.Module:
-    """A small ResNet: a stem and two blocks a stage, the CIFAR-10 example's, of widths 24 to 96."""
+    """A small ResNet: a stem and three stages of the CIFAR-10 example, 24 to 96 wide."""
     blocks = [
         Block(inputs, outputs, stride)
         for inputs, outputs, stride in (
@@ -171,7 +171,7 @@ class TransformerBlock(nn.Module):
         batch, tokens, width = x.shape
         split = self.query_key_value(self.before_attention(x)).unflatten(2, (3, self.heads, -1))
         query, key, value = split.permute(2, 0, 3, 1, 4)
-        # Written out: with few tokens a CPU is faster at this than at the fused attention.
+        # On a CPU this is faster than fused attention if there are few tokens.
         weights = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).softmax(3)
         x = x + self.project((weights @ value).transpose(1, 2).reshape(batch, tokens, width))
         out: Tensor = x + self.mlp(self.before_mlp(x))

@@ -1,11 +1,11 @@
-"""Teachers of every source and shape: each is loaded, probed, inverted for 2 steps and verified.
+"""Load, probe, invert for 2 steps and verify teachers of each source and shape.
 
     python -m benchmarks.teachers.sources OUT [ROW ...]
 
-Prints the table of docs/teachers.md. Weights are random, with BatchNorm statistics of random
-images: what is shown is that the architecture works from end to end, not what images look like.
-A row runs, with the parameter file that it writes to ``OUT/ROW.yaml``,
-``python -m pipeline probe``, ``synthesize`` and ``verify``.
+The script prints the table of docs/teachers.md. Weights are random, with the BatchNorm statistics
+of random images: the table shows that an architecture works from end to end, and says nothing about
+its images. For each row the script writes ``OUT/ROW.yaml`` and runs ``python -m pipeline probe``,
+``synthesize`` and ``verify`` with it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def shuffle(classes):
 
 @dataclass(frozen=True)
 class Row:
-    """A teacher: what a user writes of it, and the shape of its input."""
+    """A teacher: the part of the parameter file that a user writes, and the input shape."""
 
     source: str
     shape: tuple[int, int, int]
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    known: bool = False  # mean and std come from the source's metadata
+    known: bool = False  # The source's metadata has mean and std.
 
 
 ROWS: dict[str, Row] = {
@@ -76,7 +76,7 @@ ROWS: dict[str, Row] = {
 
 
 def prepared(name: str, row: Row, out: Path) -> dict[str, Any]:
-    """The ``teacher`` section, its files written below ``out``."""
+    """Return the ``teacher`` section, and write its files below ``out``."""
     channels, height, width = row.shape
     section: dict[str, Any] = {"source": row.source, "arguments": dict(row.arguments)}
     shape: dict[str, Any] = {"channels": channels, "height": height, "width": width}
@@ -96,7 +96,7 @@ def prepared(name: str, row: Row, out: Path) -> dict[str, Any]:
 
 
 def calibrate(network: nn.Module, shape: tuple[int, int, int]) -> None:
-    """Give BatchNorm the statistics of random images, as if it had been trained."""
+    """Give BatchNorm layers the statistics of random images, in place of training."""
     for layer in batchnorm_layers(network):
         layer.momentum = None  # type: ignore[assignment]
     network.train()
@@ -147,7 +147,7 @@ def _hugging_face(name: str, row: Row, out: Path) -> Path:
 
 
 def run(name: str, row: Row, out: Path) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     teacher = prepared(name, row, out)
     params = {
         "teacher": teacher,
@@ -203,7 +203,7 @@ def _line(name: str, row: Row, config: Config, failed: list[list[str]], seconds:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("rows", nargs="*", help="all if none is named")
+    parser.add_argument("rows", nargs="*", help="rows to run; all by default")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

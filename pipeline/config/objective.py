@@ -20,6 +20,8 @@ from pipeline.config.fields import (
 )
 from pipeline.objective.presets import PRESETS, FeatureForm, Objective, Schedule, Start
 
+_KEYS_OF_ADAPTIVE = ("compete", "masked")  # fields of Objective that only section `adaptive` sets
+
 
 class ObjectiveConfig(Section):
     """A preset, and values that replace the preset's. Null keeps the preset's value."""
@@ -104,6 +106,19 @@ class ObjectiveConfig(Section):
 
     def over(self, preset: str) -> Objective:
         """The values of ``preset``, replaced by the values that this section gives."""
-        given = {f.name: getattr(self, f.name, None) for f in fields(Objective)}
-        changes = {name: value for name, value in given.items() if value is not None}
-        return replace(PRESETS[preset], **changes)
+        given = self.model_dump(exclude={"preset"}, exclude_none=True)
+        return replace(PRESETS[preset], **given)
+
+
+def _check_fields() -> None:
+    """Raise if a field of Objective has no key in the parameters, or a key has no field."""
+    keys = {*ObjectiveConfig.model_fields, *_KEYS_OF_ADAPTIVE} - {"preset"}
+    wrong = sorted(keys ^ {field.name for field in fields(Objective)})
+    if wrong:
+        raise TypeError(
+            f"ObjectiveConfig and Objective differ in {', '.join(wrong)}: declare each field in "
+            "pipeline/objective/presets.py and in pipeline/config/objective.py"
+        )
+
+
+_check_fields()

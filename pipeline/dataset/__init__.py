@@ -1,1 +1,1 @@
-"""The dataset on disk: its layout, plan, tar shards, records and locks, and how it is read."""
+"""The dataset on disk: its layout, plan, shards, records and locks, and the type that opens it."""

@@ -1,4 +1,4 @@
-"""One run at a time on an output directory; a second one is told who holds it."""
+"""Locks on output directories: one run writes at a time, and a second one learns who does."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from pipeline.storage import Location
 
 
 class NoLockError(UserError):
-    """Where the lock would be, none can be taken by anyone."""
+    """The file system does not let anybody take the lock."""
 
 
 @contextlib.contextmanager
 def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None]:
-    """Hold ``directory`` for the length of the block.
+    """Lock ``directory`` during the block.
 
-    The lock is the kernel's, on a file beside the directory that names the holder: it ends with
-    the process that took it, however that ends, so a dead run never blocks the next. An object
-    store has no such lock, and none is taken there: what runs with the same parameters write is
-    the same, and each file is replaced whole.
+    The lock is the kernel's, on a file next to the directory. The file names the process that holds
+    the lock. The kernel releases it when the process ends, in whatever way, so a dead run never
+    blocks the next one.
+
+    An object store has no such lock, and none is taken there. Two runs with the same parameters
+    write the same bytes, and each file is replaced in one step.
 
     Args:
-        key: the parameter that names ``directory``, for the error.
-        shared: other shared holders are welcome; runs on parts of one dataset are.
+        directory: the directory to lock. It need not exist.
+        key: the parameter that names the directory, for errors.
+        shared: allow other holders that share the lock, such as runs on other shards of a dataset.
 
     Raises:
-        TryAgainError: another run holds it.
-        NoLockError: there can be no lock.
+        TryAgainError: another run holds the lock.
+        NoLockError: the lock cannot be taken, for example on a read-only file system.
     """
     if not isinstance(directory, Path):
         yield
@@ -49,12 +52,12 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
         except BlockingIOError:
             raise TryAgainError(
                 f"{key} {directory} is in use by another run ({_holder(path)}): "
-                "wait for it, stop it, or choose another directory"
+                "wait until that run ends, stop it, or name another directory"
             ) from None
         except OSError as error:
             raise NoLockError(
-                f"{key} {directory}: its lock {path} cannot be taken ({error.strerror}): name a "
-                "directory inside one that can be written, on a file system with locks"
+                f"{key} {directory} cannot be locked by {path} ({error.strerror}): name a "
+                "directory whose parent can be written, on a file system with locks"
             ) from error
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -65,8 +68,10 @@ def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None
 
 @contextlib.contextmanager
 def reading(directory: Location, key: str) -> Iterator[None]:
-    """Keep others from changing ``directory`` for the length of the block; what lies where nothing
-    can be written is read without."""
+    """Keep other runs from changing ``directory`` during the block.
+
+    A directory that cannot be locked, because nobody can write there, is read without a lock.
+    """
     with contextlib.ExitStack() as held:
         with contextlib.suppress(NoLockError):
             held.enter_context(locked(directory, key, shared=True))
@@ -78,4 +83,4 @@ def _holder(path: Path) -> str:
         facts = json.loads(path.read_text())
         return f"pid {facts['pid']} on {facts['host']}, since {facts['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "it has only just begun"
+        return "which has just started"

@@ -1,4 +1,4 @@
-"""What will be made, before anything runs: every shard's labels and seeds."""
+"""The plan of a dataset: the labels, seeds and batches of every shard, known before any work."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from numpy.typing import NDArray
 from pipeline.config.adaptive import AdaptiveConfig
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import SynthesisConfig
+from pipeline.dataset.layout import sample_key, shard_name
 
-KEY_DIGITS = 9
 Labels = NDArray[np.int16]
+"""Class indices, ``[images]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``size`` images, from one seed: the best of ``candidates`` that are optimised together."""
+    """Images that are optimised together.
+
+    Attributes:
+        size: the number of images to publish.
+        seed: decides the starting noise.
+        candidates: the number of images to optimise, of which the ``size`` best are published.
+    """
 
     size: int
     seed: int
@@ -30,7 +37,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One tar: its number, its round, and the samples ``first .. first + len(labels)``."""
+    """The plan of one shard.
+
+    Attributes:
+        number: counts all shards of the dataset from 0.
+        round: 0, or the adaptive round.
+        first: the index of its first image in the dataset.
+        labels: the classes of its images, in publishing order.
+        batches: in the order of their images.
+    """
 
     number: int
     round: int
@@ -40,19 +55,28 @@ class ShardPlan:
 
     @property
     def name(self) -> str:
-        return f"{self.number:06d}"
+        """The shard's name, such as ``000000``."""
+        return shard_name(self.number)
 
     def key(self, index: int) -> str:
         """The sample key of the shard's ``index``-th image."""
-        return f"{self.first + index:0{KEY_DIGITS}d}"
+        return sample_key(self.first + index)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All shards of a dataset. Labels are in publishing order, ``[images]``."""
+    """The plan of all shards of a dataset.
+
+    Attributes:
+        labels: the classes of all images, in publishing order.
+        bounds: of each shard its round, its first image and the end of its images.
+        batch_size: the most images that are optimised together.
+        keep: the share of the optimised images that is published.
+        seed: the seed of the dataset.
+    """
 
     labels: Labels
-    bounds: tuple[tuple[int, int, int], ...]  # of each shard: round, first sample, end
+    bounds: tuple[tuple[int, int, int], ...]
     batch_size: int
     keep: float
     seed: int
@@ -64,6 +88,7 @@ class Plan:
         return (self.shard(number) for number in range(len(self)))
 
     def shard(self, number: int) -> ShardPlan:
+        """The plan of one shard."""
         round_, first, end = self.bounds[number]
         return ShardPlan(
             number=number,
@@ -80,12 +105,15 @@ class Plan:
 
 
 def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int) -> Plan:
-    """Lay out the first synthesis and every adaptive round.
+    """Plan the first round and every adaptive round.
 
-    Labels walk through the classes in one fixed, seeded order, over and over, so that any run of
-    samples, and so each batch, each shard and the dataset, holds each class equally often or once
-    more. A table of counts is interleaved in proportion instead, and met exactly; the adaptive
-    rounds then take turns over the classes that the table asks for.
+    The labels repeat one seeded order of the classes. Every batch, every shard and the dataset
+    therefore hold each class equally often, or once more. If ``synthesis.images_per_class`` is a
+    table, the classes are spread evenly in proportion to their counts, and the counts are met
+    exactly. The adaptive rounds then repeat the classes of the table in turn.
+
+    Args:
+        classes: the number of the teacher's classes.
     """
     table = synthesis.images_per_class
     if isinstance(table, dict):
@@ -105,20 +133,23 @@ def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int
     end = 0
     for round_ in range(adaptive.rounds + 1):
         start, end = end, end + (base if round_ == 0 else adaptive.images)
-        # The last shard is smaller, so that a plan can grow and keep the full ones.
+        # Only the last shard is smaller: if the plan grows, the full shards stay complete.
         for first in range(start, end, synthesis.shard_size):
             bounds.append((round_, first, min(end, first + synthesis.shard_size)))
     return Plan(labels, tuple(bounds), synthesis.batch_size, synthesis.keep, synthesis.seed)
 
 
 def derive_seed(*parts: int) -> int:
-    """A 63-bit seed from integers (dataset seed, round, shard, batch), the same everywhere."""
+    """A 63-bit seed from integers, such as dataset seed, round, shard and batch.
+
+    It is the same on every machine.
+    """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _interleave(counts: NDArray[np.int64]) -> Labels:
-    """Each class spread evenly over the whole, whatever its count."""
+    """Spread each class evenly over all images."""
     labels = np.repeat(np.arange(len(counts)), counts)
     turns = np.concatenate([(np.arange(count) + 0.5) / count for count in counts if count])
     return labels[np.argsort(turns, kind="stable")].astype(np.int16)
@@ -127,11 +158,11 @@ def _interleave(counts: NDArray[np.int64]) -> Labels:
 def _batches(
     images: int, batch_size: int, keep: float, seeds: tuple[int, ...]
 ) -> tuple[Batch, ...]:
-    """Batches of nearly one size: the statistics of a small last one would mean little.
+    """Batches of nearly equal size. A small last batch would have poor BatchNorm statistics.
 
-    Of ``batch_size`` candidates at most, ``keep`` of them are images.
+    A batch optimises at most ``batch_size`` candidates and publishes the share ``keep`` of them.
     """
-    rounding = 1e-9  # 0.7 * 10 is to be 7, and 7 / 0.7 to be 10
+    rounding = 1e-9  # makes 0.7 * 10 come out as 7, and 7 / 0.7 as 10
     number = -(-images // max(1, math.floor(batch_size * keep + rounding)))
     sizes = [images // number + (index < images % number) for index in range(number)]
     made = [min(batch_size, math.ceil(size / keep - rounding)) for size in sizes]
@@ -142,7 +173,7 @@ def _batches(
 
 
 def plan_of(config: Config) -> Plan:
-    """The plan, laid out once for the many shards that one process makes."""
+    """The plan of the configured dataset. A process computes it once."""
     synthesis, adaptive = config.synthesis.model_dump_json(), config.adaptive.model_dump_json()
     return _cached_plan(synthesis, adaptive, config.teacher.classes)
 

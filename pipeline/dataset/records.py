@@ -1,13 +1,12 @@
-"""One Parquet row for each published image, and the record that says a shard is complete."""
+"""The Parquet row of each image, and the record that makes a shard complete."""
 
 from __future__ import annotations
 
 import functools
 import io
-import itertools
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,78 +14,78 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.schema import Config
-from pipeline.dataset.layout import record_path
-from pipeline.dataset.plan import plan_of
-from pipeline.errors import UserError
-from pipeline.storage import (
-    Location,
-    Stat,
-    digest_bytes,
-    digest_json,
-    json_bytes,
-    location,
-    read_many,
-)
+from pipeline.dataset.layout import tar_name
+from pipeline.objective import terms
+from pipeline.storage import digest_bytes, digest_json, json_bytes
 
-_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+_Column = tuple[str, pa.DataType, str]  # name, type and description
+_SAMPLE: list[_Column] = [
     ("key", pa.string(), "sample key in the tar"),
     ("shard", pa.string(), "tar that holds the sample"),
     ("index", pa.int32(), "position in the tar"),
     ("offset", pa.int64(), "first byte of the image in the tar"),
     ("size", pa.int32(), "bytes of the image"),
-    ("sha256", pa.binary(32), "of the image's bytes"),
+    ("sha256", pa.binary(32), "SHA-256 of the image's bytes"),
     ("cls", pa.int16(), "intended class"),
-    ("class_name", pa.string(), "its name"),
+    ("class_name", pa.string(), "name of the intended class"),
     ("round", pa.int16(), "0, or the adaptive round"),
-    ("batch", pa.int32(), "of the images optimised together with it, counted in the shard"),
-    ("seed", pa.uint64(), "seed that this image came from"),
-    ("attempt", pa.int16(), "0, or which new attempt at its batch it is from"),
-    ("replaced", pa.string(), "what was wrong with the image whose place it took, or null"),
-    ("flaw", pa.string(), "unconfirmed or duplicate still after the last attempt, or null"),
+    ("batch", pa.int32(), "number, in the shard, of the batch that it was optimised in"),
+    ("seed", pa.uint64(), "seed of the image's batch"),
+    ("attempt", pa.int16(), "number of the attempt at its batch that it is from; 0 is the first"),
+    ("replaced", pa.string(), "flaw of the image that this one replaced, or null"),
+    ("flaw", pa.string(), "flaw after the last attempt: unconfirmed or duplicate, or null"),
     ("iterations", pa.int32(), "gradient steps"),
-    ("height", pa.int16(), "pixels"),
-    ("width", pa.int16(), "pixels"),
-    ("factor_classification", pa.float32(), "of the weight of L, this image's own"),
-    ("factor_tv", pa.float32(), "of the weight of R_TV, this image's own"),
-    ("loss_total", pa.float32(), "weighted sum for the published image"),
-    ("loss_classification", pa.float32(), "L, cross-entropy against cls"),
-    ("loss_tv", pa.float32(), "R_TV"),
-    ("loss_l2", pa.float32(), "R_l2"),
-    ("loss_feature", pa.float32(), "R_feature of the whole batch"),
-    ("loss_compete", pa.float32(), "R_compete; null without a student"),
+    ("height", pa.int16(), "height in pixels"),
+    ("width", pa.int16(), "width in pixels"),
+]
+_JUDGEMENT: list[_Column] = [
     ("teacher_pred", pa.int16(), "class with the highest teacher logit"),
     ("teacher_prob", pa.float32(), "teacher's probability of cls"),
-    ("teacher_entropy", pa.float32(), "of the teacher's output, nats"),
-    ("student_pred", pa.int16(), "the same of the round's student, or null"),
+    ("teacher_entropy", pa.float32(), "entropy of the teacher's output, nats"),
+    ("student_pred", pa.int16(), "class with the highest logit of the round's student, or null"),
     ("student_prob", pa.float32(), "student's probability of cls, or null"),
     ("js_divergence", pa.float32(), "JS(p_T, p_S), nats, or null"),
 ]
 NULLABLE = {
     "replaced",
     "flaw",
-    "loss_compete",
+    *(f"loss_{term.name}" for term in terms.TERMS if term.needs_student),
     "student_pred",
     "student_prob",
     "js_divergence",
 }
-SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=name in NULLABLE, metadata={"description": text})
-        for name, kind, text in _COLUMNS
+
+
+def parquet_schema() -> pa.Schema:
+    """The columns of the Parquet rows; those of the terms follow from ``terms.TERMS``."""
+    of_terms: list[_Column] = [
+        *(
+            (f"factor_{name}", pa.float32(), f"factor of this image's weight of loss_{name}")
+            for name in terms.factor_names()
+        ),
+        ("loss_total", pa.float32(), "weighted sum of the terms, for the published image"),
+        *((f"loss_{term.name}", pa.float32(), term.description) for term in terms.TERMS),
     ]
-)
+    return pa.schema(
+        [
+            pa.field(name, kind, nullable=name in NULLABLE, metadata={"description": text})
+            for name, kind, text in [*_SAMPLE, *of_terms, *_JUDGEMENT]
+        ]
+    )
+
+
+SCHEMA = parquet_schema()
 _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "webdataset")
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of Python, and of the packages that compute and write shards."""
+    """The versions of Python and of the packages that compute and write shards."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
-    """Parquet bytes of ``rows``, ``facts`` as JSON in the schema's ``dreamshard`` entry."""
+    """Encode rows as Parquet, with ``facts`` as JSON in the schema's entry ``dreamshard``."""
     schema = SCHEMA.with_metadata({"dreamshard": json.dumps(facts, sort_keys=True)})
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
@@ -95,15 +94,27 @@ def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardRecord:
-    """``metadata/NNNNNN.json``, written last: the shard is complete, and made to this ``spec``.
+    """The record of a shard, written last: the shard is complete, and was made to this spec.
 
-    ``files`` maps a path below the dataset to its ``sha256``, ``md5`` and ``size`` in bytes;
-    ``batches`` are the numbers of images that were optimised together, more and smaller ones than
-    the spec's where the memory did not hold those; ``precision`` is what the networks ran in, which
-    the spec may leave to the device; ``replaced`` counts the images that took the place of one that
-    was bad, by what was wrong with it, and ``flaws`` those that are still bad themselves; ``curve``
-    is the mean of every term along the optimisation, averaged over the batches; ``versions`` are
-    those of Python and of the packages that computed and wrote it; ``sha256`` seals all the rest.
+    Attributes:
+        shard: the name of the shard, without folder and extension.
+        round: 0, or the adaptive round.
+        first: the index of the shard's first image in the dataset.
+        images: the number of images.
+        spec: everything that the bytes of the shard depend on.
+        spec_sha256: the digest of ``spec``.
+        files: the name of each file to its ``sha256``, ``md5`` and ``size`` in bytes.
+        class_counts: the images of each class.
+        batches: the sizes of the batches that were optimised together. They are smaller than the
+            spec's where the memory did not hold those.
+        precision: what the networks computed in; the spec may leave the choice to the device.
+        agreement: the share of images to which the teacher gives the intended class.
+        confidence: the mean of the teacher's probability of the intended class.
+        replaced: the images that took the place of a bad one, by the flaw of the bad one.
+        flaws: the images that are still bad after the last attempt, by their flaw.
+        curve: the mean of every term along the optimisation, averaged over the batches.
+        versions: of Python and of the packages that computed and wrote the shard.
+        sha256: the digest of everything above.
     """
 
     shard: str
@@ -126,29 +137,24 @@ class ShardRecord:
 
     @classmethod
     def of(cls, **facts: Any) -> ShardRecord:
-        """A record of ``facts``, sealed with their digest."""
+        """A record of ``facts`` with their digest."""
         return cls(**facts, sha256=digest_bytes(json_bytes(facts)))
 
     @property
     def tar(self) -> dict[str, Any]:
-        return self.files[f"train/{self.shard}.tar"]
+        """Digests and size of the shard's tar."""
+        return self.files[tar_name(int(self.shard))]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def read_record(path: Location) -> ShardRecord | None:
-    """The record at ``path``, or None where there is none, or one that was changed since."""
-    (text,) = read_many([path])
-    return parse_record(text)
-
-
 def parse_record(text: bytes | None) -> ShardRecord | None:
-    """The record that ``text`` is, or None if one byte of it is not as it was written."""
+    """Parse a record; None if one byte of it is not as it was written."""
     try:
         record = ShardRecord(**json.loads(text or b""))
-        # The keys are sorted and each has its own line: without the seal's line, the text is that
-        # of all the rest.
+        # Each key has its own line, so without the line of the digest the text is that of the
+        # facts that the digest covers.
         rest = (text or b"").replace(f'\n "sha256": "{record.sha256}",\n'.encode(), b"\n", 1)
     except (ValueError, TypeError):
         return None
@@ -158,48 +164,13 @@ def parse_record(text: bytes | None) -> ShardRecord | None:
 def is_current(
     record: ShardRecord | None, spec: dict[str, Any], size: Callable[[str], int]
 ) -> bool:
-    """Whether a shard is complete and made to today's ``spec``. Looks at sizes, not contents.
+    """Whether a shard is complete and was made to today's spec, judged by the sizes of its files.
 
-    ``size`` gives the bytes of a file by its name below the dataset, -1 where there is none.
+    Args:
+        record: the record of the shard, or None.
+        spec: the spec that today's parameters give the shard.
+        size: gives the bytes of a file of that name, -1 where there is no such file.
     """
     if record is None or record.spec_sha256 != digest_json(spec):
         return False
     return all(size(name) == facts["size"] for name, facts in record.files.items())
-
-
-CHUNK = 1000  # records in memory at once
-
-
-def records_of(
-    root: Location, numbers: Iterable[int], files: Mapping[str, Stat] | None = None
-) -> Iterator[tuple[int, ShardRecord | None, bytes]]:
-    """Number, record and the record's bytes of each shard; None where there is no sound record.
-
-    Where ``files`` is given, no record is asked for that is not among them.
-    """
-    remaining = iter(numbers)
-    while chunk := list(itertools.islice(remaining, CHUNK)):
-        paths = {number: record_path(root, number) for number in chunk}
-        there = [n for n in chunk if files is None or f"metadata/{paths[n].name}" in files]
-        texts = dict(zip(there, read_many([paths[n] for n in there]), strict=True))
-        for number in chunk:
-            text = texts.get(number)
-            yield number, parse_record(text), text or b""
-
-
-def read_records(config: Config) -> Iterator[ShardRecord]:
-    """The records of all planned shards that have one, one at a time."""
-    root = location(config.paths.dataset)
-    for _, record, _ in records_of(root, range(len(plan_of(config)))):
-        if record is not None:
-            yield record
-
-
-def dataset_digest(root: Location, numbers: Iterable[int]) -> str:
-    """A digest of the images of complete shards, from their records."""
-    digests = []
-    for number, record, _ in records_of(root, numbers):
-        if record is None:
-            raise UserError(f"shard {number:06d} of {root} is missing: run synthesize first")
-        digests.append(record.tar["sha256"])
-    return digest_json(digests)

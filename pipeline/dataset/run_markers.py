@@ -1,7 +1,8 @@
-"""Small hidden files that say what becomes of a shard that is not complete: nobody relies on them.
+"""Markers: small hidden files that tell other runs about shards that are not complete.
 
-``metadata/.NNNNNN.running.json`` names the process that makes the shard and is written again every
-minute while it lives. ``metadata/.NNNNNN.failed.json`` holds the error that ended the last attempt.
+A ``running`` marker names the process that makes the shard. The process writes it again every
+minute. A ``failed`` marker holds the error that ended the last attempt. Only the command ``status``
+reads markers; whether a shard is complete depends on its record alone.
 """
 
 from __future__ import annotations
@@ -9,26 +10,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pipeline.dataset.layout import Layout, MarkerKind, marker_name, marker_of
 from pipeline.execution.executor import Stopped
 from pipeline.storage import Location, Stat, json_bytes, read_many, remove_all, write_bytes
 
-Kind = Literal["running", "failed"]
-MARKER = re.compile(r"metadata/\.(\d{6,})\.(running|failed)\.json")
-REFRESH, DEAD = 60.0, 600.0  # seconds: between two signs of life; without one, the run is dead
+REFRESH = 60.0  # seconds between two updates of a running marker
+DEAD = 600.0  # seconds without an update after which the run counts as dead
 
 
 @contextlib.contextmanager
 def marked(root: Location, number: int) -> Iterator[Callable[[], None]]:
-    """Say, while the block lasts, that shard ``number`` is being made here; and if it fails, why.
+    """Mark shard ``number`` as running during the block, and as failed if the block fails.
 
-    Yields what to call often: it gives a sign of life when one is due.
+    A block that was stopped, by the user or by another shard's failure, has not failed.
+
+    Yields:
+        A function to call often. It updates the marker once a minute.
     """
     facts = {"host": socket.gethostname(), "pid": os.getpid(), "since": round(time.time())}
     due = 0.0
@@ -53,19 +56,25 @@ def marked(root: Location, number: int) -> Iterator[Callable[[], None]]:
         _remove(root, number, "running")
 
 
-def read_markers(root: Location, files: Mapping[str, Stat]) -> dict[int, tuple[Kind, str]]:
-    """Of each shard that a marker in ``files`` speaks of: that it is running, or how it failed.
+def read_markers(root: Location, files: Mapping[str, Stat]) -> dict[int, tuple[MarkerKind, str]]:
+    """The marked shards of a dataset.
 
-    A run that was killed leaves its marker; that counts no longer once its process is gone from
-    this host, or ten minutes have passed without a sign of life.
+    A killed run leaves its running marker behind. The marker is ignored once its process no longer
+    runs on this host, or ten minutes after its last update.
+
+    Args:
+        root: the folder of the dataset.
+        files: the listing of ``root``.
+
+    Returns:
+        The kind of each marked shard, and its host and process or the error.
     """
-    names = [name for name in files if MARKER.fullmatch(name)]
-    found: dict[int, tuple[Kind, str]] = {}
-    for name, text in zip(names, read_many([root / name for name in names]), strict=True):
-        match = MARKER.fullmatch(name)
-        assert match is not None
-        facts, number = _facts(text), int(match[1])
-        if match[2] == "running":
+    markers = {name: marker for name in files if (marker := marker_of(name))}
+    found: dict[int, tuple[MarkerKind, str]] = {}
+    texts = read_many([root / name for name in markers])
+    for (name, (number, kind)), text in zip(markers.items(), texts, strict=True):
+        facts = _facts(text)
+        if kind == "running":
             if time.time() - files[name].modified < DEAD and not _is_gone(facts):
                 found[number] = ("running", f"{facts.get('host')}, pid {facts.get('pid')}")
         elif number not in found:
@@ -76,37 +85,33 @@ def read_markers(root: Location, files: Mapping[str, Stat]) -> dict[int, tuple[K
 def _facts(text: bytes | None) -> dict[str, Any]:
     try:
         return dict(json.loads(text or b""))
-    except (ValueError, TypeError):  # read while it was being written
+    except (ValueError, TypeError):  # another process is writing the marker now
         return {}
 
 
 def _is_gone(facts: dict[str, Any]) -> bool:
-    """Whether it is known that the process that wrote a marker is no more."""
+    """Whether the process that wrote a marker ran on this host and has ended."""
     if facts.get("host") != socket.gethostname() or not isinstance(facts.get("pid"), int):
         return False
     try:
         os.kill(facts["pid"], 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it is another user's
+    except OSError:  # the process runs, as another user
         return False
     return False
 
 
-def _path(root: Location, number: int, kind: Kind) -> Location:
-    return root / "metadata" / f".{number:06d}.{kind}.json"
-
-
-def _write(root: Location, number: int, kind: Kind, facts: dict[str, Any]) -> None:
-    path = _path(root, number, kind)
-    with contextlib.suppress(OSError):  # a shard must not fail for want of its marker
+def _write(root: Location, number: int, kind: MarkerKind, facts: dict[str, Any]) -> None:
+    path = Layout(root).marker(number, kind)
+    with contextlib.suppress(OSError):  # a marker that cannot be written must not fail its shard
         if isinstance(path, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(json_bytes(facts))  # no fsync: it says nothing after a power loss
+            path.write_bytes(json_bytes(facts))  # no fsync: a power loss ends the run as well
         else:
             write_bytes(path, json_bytes(facts))
 
 
-def _remove(root: Location, number: int, kind: Kind) -> None:
+def _remove(root: Location, number: int, kind: MarkerKind) -> None:
     with contextlib.suppress(OSError):
-        remove_all(root, [f"metadata/.{number:06d}.{kind}.json"])
+        remove_all(root, [marker_name(number, kind)])

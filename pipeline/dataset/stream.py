@@ -1,4 +1,4 @@
-"""Shards as a stream of batches, an epoch at a time, read and decoded ahead of their use."""
+"""Read shards as batches of images and labels: shuffled for training, or in publishing order."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 import random
 import tarfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import IO
 
 import numpy as np
 import torch
@@ -17,26 +16,28 @@ import webdataset as wds
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from pipeline.dataset.layout import CLASS
 from pipeline.dataset.plan import derive_seed
-from pipeline.dataset.tar import IMAGES, Pixels, decode_image, image_part
+from pipeline.dataset.tar import Pixels, decode_image, image_part, parse_tar
 from pipeline.errors import BadShardError, first_line
 from pipeline.execution.torchrun import WHOLE, Share
 from pipeline.storage import Location, open_stream
 
 Batch = tuple[Tensor, Tensor]
-Place = tuple[int, int]  # an epoch, and the number of a batch in it
-AHEAD = 4  # batches that are ready or on their way
-_BLOCK = 512  # of a tar
+"""Pixels, uint8 ``[B, C, H, W]``, and labels, int64 ``[B]``."""
+Place = tuple[int, int]
+"""The number of an epoch, and of a batch in it."""
+AHEAD = 4  # batches that are decoded, or being decoded, before they are needed
 
 
 class _Image:
-    """A sample as it lies in the tar, decoded when it is first needed."""
+    """An image as the tar holds it. It is decoded when it is first needed."""
 
     __slots__ = ("_data", "label")
 
-    def __init__(self, data: bytes, label: int) -> None:
-        self._data: bytes | Pixels = data
-        self.label = label
+    def __init__(self, parts: dict[str, bytes]) -> None:
+        self._data: bytes | Pixels = image_part(parts)
+        self.label = int(parts[CLASS])
 
     def pixels(self) -> Pixels:
         data = self._data
@@ -49,11 +50,19 @@ _Group = tuple[_Image, ...]
 
 
 class ImageStream:
-    """Passes over ``shards``, each in an order that only ``seed`` and the epoch's number decide.
+    """Endless shuffled batches of shards of this project.
 
-    Shard order is shuffled, then samples in a buffer of ``shuffle``. Of every batch only ``share``
-    is decoded and returned. Shards are kept in memory, decoded, as long as they hold no more than
-    ``keep`` images together: such a dataset is read and decoded once.
+    The order of the shards is shuffled, and then their samples in a buffer. The seed and the number
+    of the epoch alone decide the order.
+
+    Args:
+        shards: the tars.
+        batch_size: images in a batch, of all processes together.
+        shuffle: samples in the buffer.
+        seed: decides the order, together with the number of the epoch.
+        share: the part of every batch that this process decodes and returns.
+        keep: the most images to keep in memory, decoded. A dataset with no more images is read and
+            decoded once.
     """
 
     def __init__(
@@ -72,7 +81,7 @@ class ImageStream:
         self._kept: dict[Location, list[_Image]] = {}
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """One pass: ``[B, C, H, W]`` uint8 and ``[B]`` int64. A last, smaller batch is left out.
+        """One pass over all images. A last, smaller batch is left out.
 
         Raises:
             BadShardError: a shard is not a tar of this project.
@@ -80,11 +89,16 @@ class ImageStream:
         return _ahead(self._groups(number))
 
     def endless(self, epoch: int, position: int) -> Iterator[tuple[Place, Batch]]:
-        """Pass after pass, from the ``position``-th batch of ``epoch`` on; nothing before it is
-        decoded. With each batch the place of the one after it, to go on from.
+        """Epoch after epoch, starting at batch ``position`` of ``epoch``.
+
+        Images before that batch are read but not decoded.
+
+        Yields:
+            The place of the next batch, where another stream could continue, and a batch.
 
         Raises:
-            BadShardError: as above, or the shards hold less than one batch.
+            BadShardError: a shard is not a tar of this project, or all shards together hold less
+                than one batch.
         """
         places: deque[Place] = deque()
         for batch in _ahead(self._endless_groups(epoch, position, places)):
@@ -98,11 +112,13 @@ class ImageStream:
                     places.append((epoch, number + 1))
                     yield group
             if number < 0:
-                raise BadShardError("the shards hold less than one batch")
+                raise BadShardError(
+                    f"the shards hold fewer images than one batch of {self._batch_size}"
+                )
             epoch, position = epoch + 1, 0
 
     def _groups(self, epoch: int) -> Iterator[_Group]:
-        """This process's share of each batch."""
+        """The share of this process of each batch, not decoded."""
         rng = random.Random(derive_seed(self._seed, epoch))
         order = list(self._shards)
         rng.shuffle(order)
@@ -113,11 +129,12 @@ class ImageStream:
             yield group[own]
 
     def _images(self, path: Location) -> Iterator[_Image]:
+        """The images of a shard, from memory where they were kept."""
         if path in self._kept:
             yield from self._kept[path]
             return
         images: list[_Image] = []
-        for image in _read_images(path):
+        for image in _shard_images(path):
             if len(images) <= self._room:
                 images.append(image)
             yield image
@@ -126,29 +143,61 @@ class ImageStream:
             self._kept[path] = images
 
 
-def ordered_batches(shards: Sequence[Location], batch_size: int) -> Iterator[Batch]:
-    """Every sample once, in publishing order, of tars that anybody wrote; the last batch may be
-    smaller.
+def shard_batches(shards: Sequence[Location], batch_size: int) -> Iterator[Batch]:
+    """Every sample of shards of this project once, in publishing order.
+
+    The last batch may be smaller.
 
     Raises:
-        BadShardError: one is no tar, or holds a sample without an image or a class.
+        BadShardError: a shard is not a tar of this project.
     """
-    images = (image for path in shards for image in _any_images(path))
+    return _ordered(_shard_images, shards, batch_size)
+
+
+def ordered_batches(tars: Sequence[Location], batch_size: int) -> Iterator[Batch]:
+    """Every sample once, in the order of the files. Any program may have written the tars.
+
+    The last batch may be smaller.
+
+    Raises:
+        BadShardError: a file is no tar, or a sample has no image or no class.
+    """
+    return _ordered(_foreign_images, tars, batch_size)
+
+
+def _ordered(
+    read: Callable[[Location], Iterator[_Image]], tars: Sequence[Location], batch_size: int
+) -> Iterator[Batch]:
+    images = (image for path in tars for image in read(path))
     while group := tuple(islice(images, batch_size)):
         try:
             yield _collate(group)
         except ValueError as error:
-            raise BadShardError(f"{shards[0]}: images are of several sizes") from error
+            raise BadShardError(
+                f"{tars[0]}: a batch cannot be made of its images: {first_line(error)}"
+            ) from error
 
 
-def _any_images(path: Location) -> Iterator[_Image]:
-    """What ``wds.tarfile_to_samples`` does, from any place that has a location."""
+def _shard_images(path: Location) -> Iterator[_Image]:
+    """The images of a shard of this project, by its own fast parser."""
+    with open_stream(path) as file:
+        for key, parts, _ in parse_tar(path.name, file):
+            try:
+                yield _Image(parts)
+            except KeyError as error:
+                raise BadShardError(f"{path.name}: sample {key} has no part {error}") from error
+            except ValueError as error:
+                raise BadShardError(f"{path.name}: sample {key}: {first_line(error)}") from error
+
+
+def _foreign_images(path: Location) -> Iterator[_Image]:
+    """The images of a tar that any program wrote, by WebDataset's parser."""
     try:
         with open_stream(path) as stream:
             shard = {"url": str(path), "stream": stream}
             for sample in group_by_keys(tar_file_expander([shard])):
-                image = _Image(image_part(sample), int(sample["cls"]))
-                image.pixels()  # so that the error names the file
+                image = _Image(sample)
+                image.pixels()  # decoded here, so that an error names the file
                 yield image
     except KeyError as error:
         raise BadShardError(f"{path}: a sample has no part {error}") from error
@@ -157,9 +206,9 @@ def _any_images(path: Location) -> Iterator[_Image]:
 
 
 def _ahead(groups: Iterator[_Group]) -> Iterator[Batch]:
-    """The batches of ``groups`` in their order, made by threads while the last ones are in use.
+    """The batches of ``groups`` in their order, decoded by threads while earlier ones are in use.
 
-    One thread reads; Pillow decodes outside the interpreter's lock, so several can decode.
+    One thread reads the tars. Several decode: Pillow releases the interpreter's lock.
     """
     decoders = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1), "decode")
     reader = ThreadPoolExecutor(1, "read")
@@ -181,30 +230,3 @@ def _ahead(groups: Iterator[_Group]) -> Iterator[Batch]:
 def _collate(images: Sequence[_Image]) -> Batch:
     pixels = torch.from_numpy(np.stack([image.pixels() for image in images]))
     return pixels, torch.tensor([image.label for image in images])
-
-
-def _read_images(path: Location) -> Iterator[_Image]:
-    """Images and labels of a tar that this project wrote, a sample's members side by side.
-
-    ``tarfile`` takes longer over a small image's three headers than its decoding takes.
-    """
-    labels: dict[str, int] = {}
-    with open_stream(path) as file:
-        for name, data in _members(file, path.name):
-            key, _, extension = name.partition(".")
-            if extension == "cls":
-                labels[key] = int(data)
-            elif extension in IMAGES:
-                yield _Image(data, labels.pop(key))
-
-
-def _members(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
-    while (header := file.read(_BLOCK))[:1] != b"\0":
-        try:
-            size = int(header[124:136].rstrip(b"\0 "), 8)
-        except ValueError as error:
-            raise BadShardError(f"{name} is not a tar") from error
-        data = file.read(-(-size // _BLOCK) * _BLOCK)
-        if len(header) < _BLOCK or len(data) < size or header[156:157] != b"0":
-            raise BadShardError(f"{name}: cut off, or a member is not a plain file")
-        yield header[:100].rstrip(b"\0").decode(), data[:size]

@@ -1,1 +1,1 @@
-"""How tensors are computed on a CPU or GPU: precision, threads, memory, seeds, compiling."""
+"""How a CPU or GPU computes: precision, threads, memory, seeds, compiling, CUDA graphs."""

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block's activations are computed again when the gradient needs them."""
+"""Gradient checkpointing: less memory for activations, at the cost of a second forward pass."""
 
 from __future__ import annotations
 
@@ -11,28 +11,43 @@ from torch.utils.checkpoint import checkpoint
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """The innermost elements of lists of modules that are themselves no lists and not one layer.
+    """Find the blocks of a network: residual blocks of a ResNet, layers of a transformer.
 
-    Of a ResNet its residual blocks, of a transformer its layers.
+    Args:
+        network: Any network.
+
+    Returns:
+        Elements of ``nn.Sequential`` and ``nn.ModuleList`` that have layers inside and are not
+        such lists themselves. Of nested blocks the outermost is returned.
     """
-    found: list[nn.Module] = []
+    blocks: list[nn.Module] = []
     for child in network.children():
         element = isinstance(network, nn.Sequential | nn.ModuleList)
         listed = isinstance(child, nn.Sequential | nn.ModuleList)
         if element and not listed and next(child.children(), None) is not None:
-            found.append(child)
+            blocks.append(child)
         else:
-            found += blocks_of(child)
-    return found
+            blocks += blocks_of(child)
+    return blocks
 
 
 @contextlib.contextmanager
 def checkpointed(network: nn.Module) -> Iterator[None]:
-    """Within the block, backpropagation keeps only what enters each block of ``network``.
+    """Checkpoint each block of a network inside a ``with`` statement.
 
-    The arithmetic is the same, done twice. ``network`` must be deterministic (eval mode).
+    Backpropagation keeps only the input of each block and computes the block's activations a
+    second time. The arithmetic of each pass is the same as without checkpointing.
+
+    Args:
+        network: A deterministic network, in eval mode. Its blocks' ``forward`` is replaced inside
+            the ``with`` statement.
+
+    Example::
+
+        with checkpointed(network):
+            (gradient,) = torch.autograd.grad(network(images).sum(), images)
     """
-    blocks = list(dict.fromkeys(blocks_of(network)))  # one may be used twice
+    blocks = list(dict.fromkeys(blocks_of(network)))  # A network may use one block twice.
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = functools.partial(

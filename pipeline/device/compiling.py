@@ -1,28 +1,63 @@
-"""What a full disk says to a compiler: it passes, and is then no reason to go on without."""
+"""What to do when ``torch.compile`` fails: continue uncompiled, or stop."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SIGNAL = "File size limit exceeded"  # what it dies of; Python ignores that
+from pipeline.device.memory import is_out_of_memory
+from pipeline.errors import first_line
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A compiler that writes too large a file is killed with this message. Python ignores the signal.
+_FILE_SIZE_SIGNAL = "File size limit exceeded"
+
+
+def explain_compile_error(error: Exception) -> str:
+    """Decide whether work may continue uncompiled after an error of the first compiled call.
+
+    It may, unless memory or disk space ran out. Those errors may not occur in the next run, and
+    the next run would then compile: last bits of the results would depend on the run.
+
+    Args:
+        error: The error of the first compiled call.
+
+    Returns:
+        The reason in one line, for a warning.
+
+    Raises:
+        OSError: The compiler found the disk full.
+        Exception: ``error`` itself, if the device has too little memory.
+
+    Example::
+
+        try:
+            return compiled(images)
+        except Exception as error:
+            log.warning("continuing uncompiled: %s", explain_compile_error(error))
+            return eager(images)
+    """
+    if is_out_of_memory(error):
+        raise error
+    refuse_full_disk(error)
+    return first_line(error)
 
 
 def refuse_full_disk(error: BaseException) -> None:
-    """Raise what ``error`` from compiling says of a full disk, if it does.
+    """Recognise "disk full" inside a compile error, so that the run stops.
 
-    A network that ran uncompiled for that would be as good, but not the same to the byte.
+    Args:
+        error: An error of compiling. Its text mostly comes from the C++ compiler.
 
     Raises:
-        OSError: it does.
+        OSError: The disk is full, a quota is used up, or a file is too large.
     """
-    text = str(error)  # the C++ compiler's own words, mostly
-    for number in FULL:
+    text = str(error)
+    for number in DISK_FULL:
         reason = os.strerror(number)
-        if reason in text or (number == errno.EFBIG and _SIGNAL in text):
+        if reason in text or (number == errno.EFBIG and _FILE_SIZE_SIGNAL in text):
             raise OSError(
                 number,
-                f"{reason}: compiling needs some, in the directory of temporary files or in "
-                "TORCHINDUCTOR_CACHE_DIR",
+                f"{reason}: compiling needs some disk space, in the directory for temporary files "
+                "or in TORCHINDUCTOR_CACHE_DIR. Free some space and run the command again",
             ) from error

@@ -1,4 +1,4 @@
-"""Strided depthwise convolutions, done in the way that has a fast gradient on a CPU."""
+"""Strided depthwise convolutions, computed in a way that has a fast gradient on a CPU."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from torch.overrides import TorchFunctionMode
 
 
 class UnitStride(TorchFunctionMode):
-    """Within the block a strided depthwise convolution is one of stride 1, then every n-th pixel.
+    """Computes strided depthwise convolutions with stride 1 and then takes every n-th pixel.
 
-    It is the same sum. In bfloat16 oneDNN (torch 2.14) has only a reference gradient for a stride,
-    which takes many times as long: ``python -m benchmarks.engine.step``.
+    The result is the same sum. In bfloat16 oneDNN (torch 2.14) has only a reference implementation
+    of the gradient of a strided depthwise convolution, which takes many times as long.
+    ``python -m benchmarks.engine.step`` measures both.
+
+    Example::
+
+        with UnitStride():
+            loss = network(images).sum()
     """
 
     def __torch_function__(
@@ -40,7 +46,7 @@ def conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """:func:`torch.nn.functional.conv2d`, which it is for all but strided depthwise weights."""
+    """Compute :func:`torch.nn.functional.conv2d`; arguments and result are the same."""
     down, right = (stride, stride) if isinstance(stride, int) else stride
     if weight.shape[1] > 1 or groups == 1 or max(down, right) == 1:
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)

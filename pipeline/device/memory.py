@@ -1,4 +1,4 @@
-"""Memory: what was used, whether an error means that there was too little, and giving it back."""
+"""Memory of a device: how much was used, whether an error says "too little", and freeing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import UserError
 
-# What PyTorch says in a plain RuntimeError.
+# Parts of messages of plain RuntimeErrors by which PyTorch reports too little memory.
 _SIGNS = (
     "DefaultCPUAllocator",
     "std::bad_alloc",
@@ -23,7 +23,7 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a GPU or this machine had too little memory."""
+    """Return whether ``error`` means that a GPU or this machine has too little memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
@@ -31,7 +31,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Too little memory in this block is a :class:`UserError` that says ``advice``."""
+    """Turn "too little memory" inside a ``with`` statement into advice for the user.
+
+    Args:
+        advice: Text of the error, which says what to change.
+
+    Raises:
+        UserError: The device has too little memory.
+    """
     try:
         yield
     except Exception as error:
@@ -41,17 +48,17 @@ def enough_memory(advice: str) -> Iterator[None]:
 
 
 def release(device: torch.device) -> None:
-    """Give back what this process holds on ``device`` and no longer uses."""
+    """Free the memory that this process holds and no longer uses, on the CPU and ``device``."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Only glibc has it.
     if trim is not None:
         trim(0)
 
 
 def peak_memory(device: str | torch.device) -> int:
-    """The most so far, in bytes: the GPU's or, on a CPU, the whole process's."""
+    """Return the peak memory so far in bytes: of the GPU or, on a CPU, of the process."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Which number format a device computes networks in: bfloat16 where its hardware has that."""
+"""The number format in which a device computes networks."""
 
 from __future__ import annotations
 
@@ -14,29 +14,47 @@ PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 
 
 def precision_on(device: torch.device, choice: PrecisionChoice) -> Precision:
-    """``choice`` itself, and for ``auto`` what the device is fast in."""
+    """Resolve ``auto`` to bfloat16 where the device's hardware has it, and to float32 elsewhere.
+
+    Args:
+        device: Device that will compute.
+        choice: The configured precision.
+    """
     if choice != "auto":
         return choice
     return "bfloat16" if has_bfloat16(device) else "float32"
 
 
-@functools.cache  # Muon asks in each step
+@functools.cache  # Muon calls this function in each step.
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware itself multiplies bfloat16: NVIDIA's from Ampere on, x86 with AVX-512's
-    instructions for it. Elsewhere torch may do without: docs/performance.md has how slowly."""
+    """Return whether the device's hardware multiplies bfloat16.
+
+    NVIDIA GPUs have it since Ampere, x86 processors with the extension AVX512-BF16. Other devices
+    may emulate bfloat16; docs/performance.md says how slowly.
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     onednn = torch.backends.mkldnn.is_available()
     if not (onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
-    # oneDNN says so of all AVX-512: without the instructions it emulates them.
+    # oneDNN also returns True for AVX-512 without the extension, and then emulates bfloat16.
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """``network``, its weights laid out as bfloat16 convolutions are fastest; others stay."""
+    """Put a network's 4-dimensional weights into channels-last layout.
+
+    Convolutions in bfloat16 are fastest in this layout.
+
+    Args:
+        network: Changed in place.
+
+    Returns:
+        The same network.
+    """
     for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.ndim == 4:  # with those of a Conv3d, `Module.to` raises
+        # `Module.to(memory_format=...)` raises for the 5-dimensional weights of a Conv3d.
+        if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return network

@@ -1,4 +1,4 @@
-"""Seeds for every generator that a network may draw from."""
+"""Seeds for all random generators that a network may use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 
 
 def seed_all(seed: int) -> None:
-    """torch's generators, Python's and numpy's: factories and stochastic layers use any of them."""
+    """Seed the global generators of torch, Python and numpy.
+
+    Network factories and random layers may use any of the three.
+
+    Args:
+        seed: Seed, 0 or more. numpy uses its lower 32 bits.
+    """
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -1,4 +1,4 @@
-"""How a process uses the CPU that it was given: its threads, and the memory between two steps."""
+"""Threads of a process on the CPU, and the memory that it keeps between two steps."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Iterator
 
 import torch
 
-# Of glibc's malloc.h.
+# Constants of glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def use_threads(threads: int) -> None:
-    """Compute with ``threads`` threads, and keep freed memory for the next step."""
+    """Let torch compute with ``threads`` threads, and keep freed memory for the next step."""
     torch.set_num_threads(threads)
     keep_memory()
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread in this one, which will hand out jobs.
+    """Let torch compute with one thread inside a ``with`` statement.
 
-    OpenMP keeps a team for each thread that ever computed with several. Where all teams together
-    have more threads than there are cores, they sleep at every barrier instead of spinning, and
-    jobs of several threads are slower.
+    Use it in the thread that hands out jobs. OpenMP keeps a team of threads for each Python thread
+    that ever computed with several threads. If all teams together have more threads than there are
+    cores, the threads sleep at each barrier instead of spinning, and later jobs are slower.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -37,10 +37,10 @@ def one_thread() -> Iterator[None]:
 
 @functools.cache
 def keep_memory() -> None:
-    """Tell glibc to give nothing back to the system. Elsewhere it does nothing.
+    """Let glibc keep freed memory instead of returning it to the system.
 
-    By default each large tensor is a mapping of its own, which the system clears page by page in
-    every step anew.
+    By default glibc maps each large tensor separately, and the system clears its pages in every
+    step. Other C libraries have no such setting; this function then does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -1,1 +1,1 @@
-"""One student trained on shards: the training step, its losses and optimisers, and the job."""
+"""Trains one student on shards: losses, augmentations, optimisers, the training step, the job."""

@@ -1,4 +1,4 @@
-"""Images moved, in a step of distillation, to where a student differs more from its teacher."""
+"""Adversarial images: inputs changed so that student and teacher differ more on them."""
 
 from __future__ import annotations
 
@@ -8,30 +8,57 @@ from torch import Tensor
 
 from pipeline.execution.torchrun import WHOLE, Share
 
-BLURS = 2  # so that shapes and shades change, not single pixels
+BLURS = 2  # The gradient is blurred, so that shapes and shades change instead of single pixels.
 
 
 def draw_distances(
     count: int, reach: float, generator: torch.Generator, share: Share = WHOLE
 ) -> Tensor:
-    """How far each of ``count`` images, which are ``share`` of a batch, is to move: uniform in
-    [0, ``reach``]. ``[count, 1, 1, 1]``; nothing is drawn for a reach of 0."""
+    """Draw how far each image moves, uniformly from [0, ``reach``].
+
+    Args:
+        count: Number of images in this process's share of the batch.
+        reach: Largest distance, in units of the teacher's normalised input. Nothing is drawn
+            for 0.
+        generator: Source of the random numbers, the same in every process.
+        share: Part of the batch that this process holds.
+
+    Returns:
+        Distances ``[count, 1, 1, 1]``.
+    """
     if not reach:
         return torch.zeros(count, 1, 1, 1)
     return reach * share.take(torch.rand(count * share.of, 1, 1, 1, generator=generator))
 
 
-def moved(images: Tensor, gradient: Tensor, distances: Tensor) -> Tensor:
-    """``x + e g / rms(g)``, ``g`` the blurred gradient of Eq. 1 to ``x``, ``e`` the distance: one
-    step up the loss, where a round of Adaptive DeepInversion takes many.
+def perturb(images: Tensor, gradient: Tensor, distances: Tensor) -> Tensor:
+    """Move images one step along the blurred gradient of the distillation loss.
 
-    ``[B, C, H, W], [B, C, H, W], [B, 1, 1, 1] -> [B, C, H, W]``, all in the teacher's normalised
-    space. The step against the student itself is that of virtual adversarial training (Miyato et
-    al. 2018); here the teacher says what a moved image is.
+    ``x + e g / rms(g)``, where ``g`` is the blurred gradient of the loss with respect to the image
+    and ``e`` the distance. Virtual adversarial training (Miyato et al., "Virtual Adversarial
+    Training", TPAMI 2018) takes the same step, with the student's own earlier answer as the
+    target. Here the target is the teacher's answer to the changed image. A round of Adaptive
+    DeepInversion takes many such steps; this function takes one.
+
+    Args:
+        images: Normalised images ``[B, C, H, W]``.
+        gradient: Gradient of the loss with respect to ``images``, ``[B, C, H, W]``.
+        distances: Root mean square of each image's change, ``[B, 1, 1, 1]``.
+
+    Returns:
+        Changed images ``[B, C, H, W]``. An image whose gradient is zero stays the same.
+
+    Example::
+
+        images.requires_grad_()
+        loss = distillation_loss(student(images), teacher(images), temperature=50.0)
+        (gradient,) = torch.autograd.grad(loss, images)
+        distances = draw_distances(len(images), 0.3, generator)
+        harder = perturb(images.detach(), gradient, distances)
     """
-    way = gradient.float()
+    direction = gradient.float()
     for _ in range(BLURS):
-        way = F.avg_pool2d(way, 3, stride=1, padding=1)
-    size = way.square().mean((1, 2, 3), keepdim=True).sqrt()
-    way = way / size.clamp_min(torch.finfo(size.dtype).tiny)
-    return images + distances * way
+        direction = F.avg_pool2d(direction, 3, stride=1, padding=1)
+    size = direction.square().mean((1, 2, 3), keepdim=True).sqrt()
+    direction = direction / size.clamp_min(torch.finfo(size.dtype).tiny)
+    return images + distances * direction

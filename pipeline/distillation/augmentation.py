@@ -1,8 +1,9 @@
-"""Random changes to a batch before teacher and student see it, all drawn from one generator.
+"""Random augmentation of a batch before teacher and student see it.
 
-Everything is drawn for the whole batch, and then cut to the share that this process has of it; no
-image mixes with one outside its own four. So several processes make of a batch what one would. What
-is drawn is little, and copied to a GPU without waiting; masks and indices are made there.
+All random numbers come from one generator. Each process draws them for the whole batch and keeps
+those of its share, and an image mixes only with images of its group of four. Several processes
+therefore make the same augmented batch as one process would. Only a few numbers are drawn on the
+CPU and copied to a GPU without waiting; masks and indices are built on the GPU.
 """
 
 from __future__ import annotations
@@ -14,23 +15,36 @@ from torch import Tensor
 from pipeline.config.distillation import DistillationConfig
 from pipeline.execution.torchrun import WHOLE, Share
 
-GROUP = 4  # neighbours that mix with each other: of a shuffled batch, as good as any
+GROUP = 4  # Neighbours that mix with each other. Batches are shuffled, so any group is random.
 
 
 def augment(
     images: Tensor, config: DistillationConfig, generator: torch.Generator, share: Share = WHOLE
 ) -> Tensor:
-    """Shift, flip, cut out, then with the configured odds mixup and CutMix.
+    """Shift, flip and cut out images, then apply mixup and CutMix with their probabilities.
 
-    ``[B, C, H, W]`` to the same; ``images`` are ``share`` of a batch. Labels need no mixing: the
-    teacher is asked about the mixed images themselves.
+    Labels are not mixed, because the teacher is evaluated on the mixed images.
+
+    Args:
+        images: Normalised images ``[B, C, H, W]``, this process's share of the batch.
+        config: Fields ``shift``, ``flip``, ``cutout``, ``mixup`` and ``cutmix``.
+        generator: Source of the random numbers, the same in every process.
+        share: Part of the batch that this process holds.
+
+    Returns:
+        Augmented images ``[B, C, H, W]``.
+
+    Example::
+
+        generator = torch.Generator().manual_seed(0)
+        images = augment(images, DistillationConfig(shift=4, flip=True), generator)
     """
     images = shift_and_flip(images, config.shift, config.flip, generator, share)
     if config.cutout:
         images = cutout(images, config.cutout, generator, share)
-    if _chance(config.mixup, generator):
+    if _happens(config.mixup, generator):
         images = mixup(images, generator, share)
-    if _chance(config.cutmix, generator):
+    if _happens(config.cutmix, generator):
         images = cutmix(images, generator)
     return images
 
@@ -38,14 +52,25 @@ def augment(
 def shift_and_flip(
     images: Tensor, shift: int, flip: bool, generator: torch.Generator, share: Share = WHOLE
 ) -> Tensor:
-    """Each image moved by up to ``shift`` pixels, edges mirrored in, and flipped half the time."""
+    """Shift each image at random and mirror half of the images.
+
+    Args:
+        images: Images ``[B, C, H, W]``.
+        shift: Largest shift in pixels along each axis. The edge is filled by reflection.
+        flip: Whether to mirror images from left to right with probability 1/2.
+        generator: Source of the random numbers, the same in every process.
+        share: Part of the batch that this process holds.
+
+    Returns:
+        Images ``[B, C, H, W]``.
+    """
     count, channels, height, width = images.shape
     shift = min(shift, height - 1, width - 1)
     total = count * share.of
     offsets = torch.randint(0, 2 * shift + 1, (2, total), generator=generator)
     flips = torch.randint(0, 2, (total,), generator=generator)
-    drawn = share.take(torch.stack([*offsets, flips], 1)).to(images.device, non_blocking=True)
-    down, right, flipped = drawn[:, :, None].unbind(1)
+    draws = share.take(torch.stack([*offsets, flips], 1)).to(images.device, non_blocking=True)
+    down, right, flipped = draws[:, :, None].unbind(1)
     padded = F.pad(images, (shift, shift, shift, shift), mode="reflect") if shift else images
     rows = down + torch.arange(height, device=images.device)
     columns = right + torch.arange(width, device=images.device)
@@ -56,8 +81,20 @@ def shift_and_flip(
 
 
 def cutout(images: Tensor, side: int, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
-    """A square of ``side`` pixels, less where it leaves the image, becomes the teacher's mean
-    (DeVries and Taylor 2017)."""
+    """Blank one square in each image (DeVries and Taylor, arXiv 1708.04552, 2017).
+
+    The square's centre is uniform over the image, so that the square may reach over the edge. The
+    square becomes 0, the mean of the teacher's normalised input.
+
+    Args:
+        images: Normalised images ``[B, C, H, W]``.
+        side: Side of the square in pixels.
+        generator: Source of the random numbers, the same in every process.
+        share: Part of the batch that this process holds.
+
+    Returns:
+        Images ``[B, C, H, W]``.
+    """
     count, _, *sides = images.shape
     draws = share.take(torch.rand(count * share.of, 2, generator=generator))
     draws = draws.to(images.device, non_blocking=True)
@@ -71,14 +108,35 @@ def cutout(images: Tensor, side: int, generator: torch.Generator, share: Share =
 
 
 def mixup(images: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
-    """``a x_i + (1 - a) x_j`` with a uniform ``a`` for each image (Zhang et al. 2018, alpha 1)."""
-    drawn = torch.rand(len(images) * share.of, 1, 1, 1, generator=generator)
-    weight = share.take(drawn).to(images.device, non_blocking=True)
+    """Mix each image with its neighbour (Zhang et al., "mixup", ICLR 2018, with alpha 1).
+
+    ``a x_i + (1 - a) x_j``, with a uniform ``a`` in [0, 1] for each image.
+
+    Args:
+        images: Images ``[B, C, H, W]``.
+        generator: Source of the random numbers, the same in every process.
+        share: Part of the batch that this process holds.
+
+    Returns:
+        Mixed images ``[B, C, H, W]``.
+    """
+    draws = torch.rand(len(images) * share.of, 1, 1, 1, generator=generator)
+    weight = share.take(draws).to(images.device, non_blocking=True)
     return weight * images + (1 - weight) * images[_partners(images, 1)]
 
 
 def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One box, its area uniform, comes from another image of the batch (Yun et al. 2019)."""
+    """Replace one box of each image by the same box of another (Yun et al., "CutMix", ICCV 2019).
+
+    The whole batch shares one box. The box's area is uniform in [0, 1] of the image's area.
+
+    Args:
+        images: Images ``[B, C, H, W]``.
+        generator: Source of the random numbers, the same in every process.
+
+    Returns:
+        Mixed images ``[B, C, H, W]``.
+    """
     height, width = images.shape[2:]
     area, top, left = torch.rand(3, generator=generator).tolist()
     box_height, box_width = round(height * area**0.5), round(width * area**0.5)
@@ -90,11 +148,15 @@ def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _partners(images: Tensor, distance: int) -> Tensor:
-    """Another one of the same four, at distance 1 or 2; itself where the batch ends before it."""
+    """Return the index of another image of the same group of four, for each image.
+
+    ``distance`` is 1 or 2. An image whose partner would lie after the batch's end is its own
+    partner.
+    """
     own = torch.arange(len(images), device=images.device)
     other = own ^ distance
     return torch.where(other < len(images), other, own)
 
 
-def _chance(probability: float, generator: torch.Generator) -> bool:
+def _happens(probability: float, generator: torch.Generator) -> bool:
     return torch.rand(1, generator=generator).item() < probability

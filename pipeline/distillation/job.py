@@ -1,4 +1,4 @@
-"""Train a student from scratch on shards, so that it answers as the teacher does."""
+"""The job that trains one student on shards, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config.distillation import DistillationConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.teacher import TeacherConfig
-from pipeline.dataset.stream import Batch, ImageStream, Place
-from pipeline.device.memory import enough_memory
+from pipeline.dataset.stream import ImageStream
 from pipeline.device.seeding import seed_all
 from pipeline.device.threads import use_threads
-from pipeline.distillation.step import Step, Training
-from pipeline.execution.torchrun import average, from_first, is_first, own_share
+from pipeline.distillation.loop import Checkpoint, train
+from pipeline.distillation.step import Training
+from pipeline.execution.torchrun import is_first, own_share
 from pipeline.source_digest import source_digest, source_files
 from pipeline.storage import (
     Location,
@@ -34,7 +33,6 @@ from pipeline.storage import (
     json_bytes,
     read_bytes,
     remove,
-    replacing,
     write_bytes,
     write_json,
 )
@@ -46,8 +44,7 @@ from pipeline.teachers.networks import (
 )
 from pipeline.teachers.teacher import cached_teacher
 
-LOG_POINTS = 100
-KEEP_BYTES = 1 << 30  # of pixels, in memory
+KEEP_BYTES = 1 << 30  # Pixels that the stream keeps in memory, in bytes.
 
 # The folders and files whose code decides the weights of a student. A change in one of them makes
 # every student stale.
@@ -56,6 +53,7 @@ STUDENT_CODE = (
     "device",
     "distillation",
     "execution/torchrun.py",
+    "local_files.py",
     "objective",
     "source_digest.py",
     "storage.py",
@@ -65,9 +63,19 @@ STUDENT_CODE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillJob:
-    """One student: what it learns from, how, and the ``.safetensors`` file it becomes.
+    """Everything that the training of one student needs.
 
-    ``dataset`` is a digest of ``shards``' contents. ``start`` holds weights to go on from.
+    Attributes:
+        name: Name of the student, for messages.
+        teacher: The teacher, which a worker loads by itself.
+        teacher_digest: Digest of the teacher's weights and code.
+        student: The network to train.
+        training: How to train it.
+        shards: Tars to learn from.
+        dataset: Digest of the shards' contents.
+        seed: Seed of the student's first weights, of the order of images and of augmentation.
+        output: The ``.safetensors`` file to write.
+        start: Weights to start from; None for random ones.
     """
 
     name: str
@@ -86,23 +94,26 @@ class DistillJob:
 
     @property
     def images(self) -> int:
-        """Images that will pass through the student."""
+        """Number of images that will pass through the student."""
         return self.training.steps * self.training.batch_size
 
     @property
     def record(self) -> Location:
+        """The file with the spec and the digests of the student's files."""
         return self.output.with_suffix(".json")
 
     @property
     def log(self) -> Location:
+        """The file with the loss and accuracy over the steps."""
         return self.output.with_suffix(".csv")
 
     @property
     def checkpoint(self) -> Location:
+        """The file that an interrupted training continues from."""
         return self.output.with_suffix(".checkpoint")
 
     def spec(self) -> dict[str, Any]:
-        """All that the trained weights follow from."""
+        """Return everything that determines the trained weights, as JSON values."""
         return {
             "teacher": self.teacher_digest,
             "student": [public_source(self.student.source), self.student.arguments],
@@ -122,31 +133,28 @@ class DistillJob:
         }
 
 
-@dataclass(slots=True)
-class _Progress:
-    """How far a student is; a checkpoint holds it beside the weights."""
-
-    step: int
-    epoch: int
-    position: int  # of the next batch in the epoch
-    log: list[dict[str, float]]
-
-
 def is_trained(job: DistillJob) -> bool:
-    """Whether ``output`` was made to today's spec and is intact."""
+    """Return whether the student's files are intact and of the job's present spec."""
     return student_problem(job.output) is None and (
         json.loads(read_bytes(job.record))["spec_sha256"] == digest_json(job.spec())
     )
 
 
 def student_problem(output: Location) -> str | None:
-    """What is wrong with the files of a trained student, whatever it was trained on."""
+    """Find what is wrong with the files of a trained student, whatever its spec.
+
+    Args:
+        output: The student's ``.safetensors`` file.
+
+    Returns:
+        The problem in a few words, or None if all files are intact.
+    """
     record, log = output.with_suffix(".json"), output.with_suffix(".csv")
     try:
         text = read_bytes(record)
         facts = json.loads(text)
-        whole = text == json_bytes(facts) and facts["spec_sha256"] == digest_json(facts["spec"])
-        if not whole:
+        sealed = text == json_bytes(facts) and facts["spec_sha256"] == digest_json(facts["spec"])
+        if not sealed:
             return f"{record.name} was changed"
         for path, name in ((output, "sha256"), (log, "log_sha256")):
             if not exists(path):
@@ -161,124 +169,66 @@ def student_problem(output: Location) -> str | None:
 
 
 def distill(job: DistillJob, device: str, report: Callable[[float], object]) -> dict[str, float]:
-    """Train one student to ``job.output``; go on from its checkpoint where there is one.
+    """Train one student and write its files, from its checkpoint if there is one.
 
-    Where torchrun started this process, all of them call this together, and the first one writes.
+    Where torchrun started several processes, all of them call this function together. The first
+    process writes the files.
 
-    Returns the last logged row with ``seconds``, the time that this call took.
+    Args:
+        job: The student to train.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        report: Called with the number of images after each step.
+
+    Returns:
+        The last row of the log, and ``seconds``, the time that this call took.
 
     Raises:
-        UserError: the memory does not hold a batch, or what the parameters say cannot be.
+        UserError: The device has too little memory for a batch, or the parameters do not fit the
+            networks.
+        FloatingPointError: The loss is infinite or NaN.
+
+    Example::
+
+        row = distill(job, "cpu", report=lambda images: None)
+        row["accuracy"]  # share of the last batch that the student assigns to the intended class
     """
     started = time.perf_counter()
-    config = job.training
-    use_threads(config.threads)
-    loaded = cached_teacher(job.teacher.model_dump_json(), job.teacher_digest, device)
+    use_threads(job.training.threads)
+    teacher = cached_teacher(job.teacher.model_dump_json(), job.teacher_digest, device)
     spec_sha256 = digest_json(job.spec())
     seed_all(job.seed)
     student = build_network(job.student.source, job.student.arguments, "student")
     if job.start:
         load_weights(student, job.start, "student")
-    state = Training(loaded, student, config, job.seed)
+    training = Training(teacher, student, job.training, job.seed)
     stream = ImageStream(
         job.shards,
-        config.batch_size,
-        config.shuffle,
+        job.training.batch_size,
+        job.training.shuffle,
         job.seed,
         share=own_share(),
-        keep=KEEP_BYTES // math.prod(loaded.shape),
+        keep=KEEP_BYTES // math.prod(teacher.shape),
     )
-    progress = _resume(job, spec_sha256, state)
-    report(progress.step * config.batch_size)
-    advice = (
-        f"{job}: the memory of this device does not hold its batches of {config.batch_size}: lower "
-        "distillation.batch_size, or adaptive.training.batch_size for the student of a round"
-    )
-    with state, enough_memory(advice):
-        for place, (pixels, labels) in _batches(config, stream, progress):
-            step = state.step(progress.step, pixels)
-            progress.step, (progress.epoch, progress.position) = progress.step + 1, place
-            if progress.step % max(1, config.steps // LOG_POINTS) == 0 or (
-                progress.step == config.steps
-            ):
-                progress.log.append(_log_row(progress.step, step, state.student, labels))
-            report(config.batch_size)
-            due = progress.step % config.checkpoint_every == 0 and progress.step < config.steps
-            if due and is_first():
-                _save_checkpoint(job, spec_sha256, state, progress)
+    checkpoint = Checkpoint(job.checkpoint, spec_sha256)
+    log = train(job.name, training, stream, job.training, checkpoint, report)
     if is_first():
-        _finish(job, spec_sha256, state, progress.log)
-    return {**progress.log[-1], "seconds": time.perf_counter() - started}
+        _publish(job, spec_sha256, training.precision, training.published(), log)
+    return {**log[-1], "seconds": time.perf_counter() - started}
 
 
-def _batches(
-    config: DistillationConfig, stream: ImageStream, progress: _Progress
-) -> Iterator[tuple[Place, Batch]]:
-    """What is left to see; reads nothing where that is nothing."""
-    left = config.steps - progress.step
-    return islice(stream.endless(progress.epoch, progress.position), left)
-
-
-def _log_row(number: int, step: Step, student: nn.Module, labels: Tensor) -> dict[str, float]:
-    """``agreement`` with the teacher on the augmented batch; ``accuracy`` against the intended
-    labels of the same batch unaugmented, with the student in eval mode."""
-    student.eval()
-    with torch.no_grad():
-        correct = (student(step.clean).argmax(1).cpu() == labels).float().mean()
-    agreement = (step.logits.argmax(1) == step.target.argmax(1)).float().mean()
-    values = average(torch.stack([step.loss.cpu(), agreement.cpu(), correct])).tolist()
-    if not math.isfinite(values[0]):
-        raise FloatingPointError(
-            f"the loss is {values[0]} at step {number}: lower distillation.learning_rate, or "
-            "distillation.imitation where that is large"
-        )
-    return {"step": number, **dict(zip(("loss", "agreement", "accuracy"), values, strict=True))}
-
-
-def _resume(job: DistillJob, spec_sha256: str, state: Training) -> _Progress:
-    saved = from_first(lambda: _read_checkpoint(job, spec_sha256, state))
-    if saved is None:
-        return _Progress(step=0, epoch=0, position=0, log=[])
-    state.load_state_dict(saved["training"])
-    return _Progress(**saved["progress"])
-
-
-def _read_checkpoint(job: DistillJob, spec_sha256: str, state: Training) -> dict[str, Any] | None:
-    """None where there is none of this spec, or its device computed in another precision."""
-    try:
-        data = io.BytesIO(read_bytes(job.checkpoint))
-        saved: dict[str, Any] = torch.load(data, map_location="cpu", weights_only=True)
-    except Exception:  # none, or one that a dying machine left broken: start over
-        return None
-    same = saved["spec_sha256"] == spec_sha256 and saved["precision"] == state.precision
-    return saved if same else None
-
-
-def _save_checkpoint(
-    job: DistillJob, spec_sha256: str, state: Training, progress: _Progress
+def _publish(
+    job: DistillJob,
+    spec_sha256: str,
+    precision: str,
+    network: nn.Module,
+    log: list[dict[str, float]],
 ) -> None:
-    content = {
-        "spec_sha256": spec_sha256,
-        "precision": state.precision,
-        "training": state.state_dict(),
-        "progress": {
-            "step": progress.step,
-            "epoch": progress.epoch,
-            "position": progress.position,
-            "log": progress.log,
-        },
+    """Write the weights, then the log, then the record, which makes both valid."""
+    # Clones, because safetensors refuses names that share memory, as those of a module used twice.
+    weights = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in network.state_dict().items()
     }
-    with replacing(job.checkpoint) as file:
-        torch.save(content, file)
-
-
-def _finish(
-    job: DistillJob, spec_sha256: str, state: Training, log: list[dict[str, float]]
-) -> None:
-    """Weights, then the log, then the record that makes them count."""
-    weights = state.published().state_dict()
-    # Clones: the format refuses names that share memory, as those of a module used twice do.
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     write_bytes(job.output, save(weights))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(log[0]), lineterminator="\n")
@@ -288,7 +238,7 @@ def _finish(
     record = {
         "spec": job.spec(),
         "spec_sha256": spec_sha256,
-        "precision": state.precision,
+        "precision": precision,
         "sha256": digest_file(job.output),
         "log_sha256": digest_file(job.log),
     }

@@ -1,4 +1,4 @@
-"""BatchNorm of a student over a batch that several processes share."""
+"""BatchNorm whose statistics cover a batch that several processes share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from pipeline.execution.torchrun import own_share
 class SharedBatchNorm(_BatchNorm):
     """BatchNorm whose training statistics are those of the whole batch, over all processes.
 
-    What ``torch.nn.SyncBatchNorm`` is on GPUs, on any device. Statistics are float32.
+    ``torch.nn.SyncBatchNorm`` does the same on GPUs only; this class works on any device. With
+    ``n`` processes of equal shares, whose means are ``m_i`` and variances ``v_i``, the batch has
+    the mean ``m = mean(m_i)`` and the variance ``mean(v_i) + mean((m_i - m)^2)``. Statistics are
+    computed in float32.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -28,7 +31,7 @@ class SharedBatchNorm(_BatchNorm):
         variance = variances.mean(0) + (means - mean).square().mean(0)
         if self.training and self.running_mean is not None:
             count = features.numel() // features.shape[1] * len(means)
-            self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
+            self._update_running(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = torch.rsqrt(variance + self.eps)
         shape = [1, -1, *[1] * (features.ndim - 2)]
         result: Tensor = (features - mean.view(shape)) * scale.view(shape)
@@ -39,7 +42,7 @@ class SharedBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
@@ -51,15 +54,24 @@ class SharedBatchNorm(_BatchNorm):
 
 
 def share_batchnorm(network: nn.Module) -> nn.Module:
-    """``network`` with its BatchNorm layers replaced, parameters and names kept; as it is where
-    this process is the only one.
+    """Replace the BatchNorm layers of a network by :class:`SharedBatchNorm`.
+
+    Args:
+        network: The student. Its layers are replaced in place and keep their parameters and names.
+
+    Returns:
+        The network. Nothing is replaced where this process is the only one.
 
     Raises:
-        UserError: it has one of a kind that cannot be replaced.
+        UserError: The network has a kind of BatchNorm layer that cannot be replaced.
+
+    Example::
+
+        student = share_batchnorm(student)  # before the optimiser takes its parameters
     """
     if own_share().of == 1:
         return network
-    if isinstance(network, SharedBatchNorm):  # by another of its names
+    if isinstance(network, SharedBatchNorm):  # The network has this layer under two names.
         return network
     if isinstance(network, _BatchNorm):
         return _shared(network)
@@ -73,7 +85,7 @@ def _shared(layer: _BatchNorm) -> SharedBatchNorm:
     if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         raise UserError(
             f"the student has a {type(layer).__name__}, which several processes cannot share: "
-            "use torch.nn.BatchNorm2d, or one process"
+            "use torch.nn.BatchNorm2d, or run one process"
         )
     shared = SharedBatchNorm(
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
@@ -86,8 +98,11 @@ def _shared(layer: _BatchNorm) -> SharedBatchNorm:
 
 @torch.library.custom_op("dreamshard::sum_over_processes", mutates_args=())
 def _sum(values: Tensor) -> Tensor:
-    """The sum over the processes, whose gradient is the sum of their gradients. An operator of its
-    own, so that a compiled student stays one graph, and sums in the same order in each process."""
+    """Sum ``values`` over the processes; the gradient is the sum of the processes' gradients.
+
+    The sum is a custom operator, so that a compiled student stays one graph. Every process then
+    sums in the same order.
+    """
     total = values.clone()
     dist.all_reduce(total)
     return total
@@ -102,9 +117,9 @@ _sum.register_autograd(lambda context, gradient: _sum(gradient))
 
 
 def _from_all(values: Tensor) -> tuple[Tensor, ...]:
-    """``[N, C]`` of each process to N times ``[processes, C]``, the same everywhere."""
+    """Gather ``[N, C]`` of each process into N tensors ``[processes, C]``, equal everywhere."""
     share = own_share()
     place = torch.zeros(share.of, 1, 1, device=values.device)
     place[share.index] = 1
-    together: Tensor = _sum(place * values)
-    return together.unbind(1)
+    gathered: Tensor = _sum(place * values)
+    return gathered.unbind(1)

@@ -1,1 +1,1 @@
-"""What a run would cost, and which parameters suit a teacher, before the run."""
+"""Estimates before a run: its cost, and parameters that suit a teacher."""

@@ -1,21 +1,26 @@
-"""What a plan will cost: arithmetic on shard sizes and on the speed of one device."""
+"""The cost of a plan, computed from shard sizes and the speed of one device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A row of a Parquet file, measured on CIFAR-10; and a bound of what a shard takes beside its images
-# and rows: record, frame of the Parquet file, padding of the tar (15 kB for the digits).
-ROW_BYTES, SHARD_BYTES = 130, 35_000
+from pipeline.quantities import show_seconds
+
+ROW_BYTES = 130  # One row of a Parquet file, measured on CIFAR-10.
+# Upper bound for the record, the frame of the Parquet file and the padding of the tar, which take
+# 15 kB for the digits.
+SHARD_BYTES = 35_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundSpeed:
-    """One device in one round: seconds before its first shard, then seconds an image.
+    """The speed of one device in one round.
 
-    ``image`` is a finished image, its share of the shard's encoding and writing included;
-    ``student`` is the training of the round's student on one device, none in round 0.
+    Attributes:
+        image: Seconds for each image, encoding and writing included.
+        start: Seconds before the first shard, to load and compile.
+        student: Seconds to train the round's student on one device; 0 in round 0.
     """
 
     image: float
@@ -25,7 +30,15 @@ class RoundSpeed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What ``devices`` devices need. Times are in seconds; ``busy`` is summed over devices."""
+    """The cost of a plan on several devices.
+
+    Attributes:
+        devices: Number of devices.
+        images: Number of images.
+        waves: How many times all devices start a shard together.
+        wall: Wall time in seconds.
+        busy: Seconds in which devices compute, summed over devices.
+    """
 
     devices: int
     images: int
@@ -35,27 +48,36 @@ class Cost:
 
     @property
     def held(self) -> float:
-        """Device-seconds from the first image to the last, idle ones too: what is paid for."""
+        """Device-seconds of the whole run, idle ones included. A provider charges these."""
         return self.devices * self.wall
 
     @property
     def efficiency(self) -> float:
-        """The share of the held time in which the devices compute."""
+        """Share of the held time in which devices compute, in [0, 1]."""
         return self.busy / self.held
 
 
 def cost(rounds: Sequence[Sequence[int]], speeds: Sequence[RoundSpeed], devices: int) -> Cost:
-    """The cost of shards of ``rounds[r][i]`` images at ``speeds[r]``, on like devices.
+    """Compute the cost of a plan on equal devices.
 
-    All shards of a round but its last are of one size, so that the devices work in waves; the last
-    wave may leave devices without work. A round waits for the one before it and for its student,
-    which trains on one device while the others wait.
+    All shards of a round have the same size, except a smaller last one, so that the devices work in
+    waves. Some devices may be idle in the last wave. A round starts after the round before it and
+    after its student, which trains on one device while the others wait.
+
+    Args:
+        rounds: Images of each shard, for each round.
+        speeds: Speed of one device in each round.
+        devices: Number of devices.
+
+    Example::
+
+        cost([[250] * 8], [RoundSpeed(image=0.02)], devices=4).wall  # 10.0 seconds
     """
     waves, wall, busy = 0, 0.0, 0.0
     for sizes, speed in zip(rounds, speeds, strict=True):
         images = sum(sizes)
         of_round = -(-len(sizes) // devices)
-        # A smaller last shard shortens the last wave only where it has that wave to itself.
+        # A smaller last shard shortens the last wave only if it is alone in that wave.
         alone = len(sizes) % devices == 1 or devices == 1
         longest = (of_round - 1) * sizes[0] + (sizes[-1] if alone else sizes[0])
         waves += of_round
@@ -67,7 +89,16 @@ def cost(rounds: Sequence[Sequence[int]], speeds: Sequence[RoundSpeed], devices:
 def cost_table(
     bounds: Sequence[tuple[int, int, int]], speeds: Sequence[RoundSpeed], devices: Sequence[int]
 ) -> list[str]:
-    """A line for each number of devices, for shards of ``(round, first, end)``."""
+    """Format the cost on each number of devices as a table.
+
+    Args:
+        bounds: For each shard its round, its first image and the image after its last.
+        speeds: Speed of one device in each round.
+        devices: Numbers of devices, one line each.
+
+    Returns:
+        The lines, a head line first.
+    """
     rounds = [
         [end - first for of_round, first, end in bounds if of_round == round_]
         for round_ in range(len(speeds))
@@ -85,28 +116,14 @@ def cost_table(
 
 
 def dataset_bytes(images: int, shards: int, sample: float) -> int:
-    """Bytes of a dataset whose images take ``sample`` bytes each in their tar."""
+    """Estimate the bytes of a dataset whose images take ``sample`` bytes each in their tar."""
     return round(images * (sample + ROW_BYTES) + shards * SHARD_BYTES)
 
 
 def show_bytes(count: float) -> str:
-    """``1.4 GB``: decimal units, as storage is sold."""
+    """Write a number of bytes in decimal units, such as ``1.4 GB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 999.5 or unit == "TB":
             break
         count /= 1000
     return f"{count:.3g} {unit}"
-
-
-def show_seconds(seconds: float) -> str:
-    """``2 d 3 h``, ``3 h 20 min``, ``12 min``: as exact as an estimate deserves."""
-    if seconds < 99.5:
-        return f"{seconds:.2g} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {rest} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"

@@ -1,4 +1,4 @@
-"""A short trial of a teacher: a few small inversions, and what they say of a whole run."""
+"""The command ``probe``: short inversions of a teacher, and the parameters that they suggest."""
 
 from __future__ import annotations
 
@@ -16,26 +16,33 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import derive_seed, plan_of
 from pipeline.device.memory import peak_memory
-from pipeline.estimation.cost import show_seconds
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import Inverted, invert
 from pipeline.objective.bn_statistics import batchnorm_layers, untrained_layers
+from pipeline.quantities import show_seconds
 from pipeline.reports.pictures import COLUMNS, ROWS, draw_cells
 from pipeline.storage import write_bytes
 from pipeline.teachers.batchnorm_check import range_factor
 from pipeline.teachers.teacher import Teacher
 
-LENGTHS = (25, 50, 100, 200, 400)  # iterations of the trials, as far as the time goes
-BATCHES = (256, 128, 64, 32, 16, 8, 4, 2)
-FEW, MANY = 4, 16  # images of the steps that are measured
-LEAST = 200  # iterations that are suggested
-CONFIRMED = 0.95  # of the labels: the teacher answers well enough from there on
-MEMORY_SHARE = 0.6  # of what is free, for the batch of one worker
+LENGTHS = (25, 50, 100, 200, 400)  # Iterations of the trials, as far as the time allows.
+BATCHES = (256, 128, 64, 32, 16, 8, 4, 2)  # Batch sizes that may be suggested.
+FEW, MANY = 4, 16  # Images of the two steps whose memory is measured.
+LEAST = 200  # The fewest iterations that are suggested.
+CONFIRMED = 0.95  # Share of confirmed labels from which a trial counts as long enough.
+MEMORY_SHARE = 0.6  # Share of the free memory that the batch of one worker may take.
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """``iterations`` on a batch: the share of labels confirmed, and how surely."""
+    """One inversion of a batch.
+
+    Attributes:
+        iterations: Number of iterations.
+        agreement: Share of the labels that the teacher confirms, in [0, 1].
+        confidence: Mean probability that the teacher gives to the labels, in [0, 1].
+        seconds: Wall time.
+    """
 
     iterations: int
     agreement: float
@@ -44,8 +51,23 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
-    """What the trials found. ``memory`` is bytes an image, ``speed`` image-iterations a second."""
+class ProbeResult:
+    """The results of the trials, and the suggested parameters.
+
+    Attributes:
+        parameters: Number of the teacher's parameters.
+        precision: Number format of the trials.
+        layers: Number of the teacher's BatchNorm layers.
+        untrained: Number of BatchNorm layers that were never trained.
+        factor: Variance at the first BatchNorm layer, relative to its running variance; None
+            without such a layer.
+        speed: Image-iterations per second.
+        memory: Bytes for each image of a batch.
+        trials: The trials, shortest first.
+        batch_size: Suggested ``synthesis.batch_size``.
+        iterations: Suggested ``synthesis.iterations``.
+        checkpointing: Whether ``synthesis.checkpointing`` is suggested.
+    """
 
     parameters: int
     precision: str
@@ -61,16 +83,23 @@ class Findings:
 
     @property
     def agreement(self) -> float:
-        """Of the longest trial; a run of more iterations is expected to reach it."""
+        """Share of confirmed labels in the longest trial. A longer run should reach it too."""
         return self.trials[-1].agreement
 
 
 def try_teacher(
     config: Config, teacher: Teacher, workers: int, seconds: float, picture: Path
-) -> Findings:
-    """Invert small batches for about ``seconds``, on the teacher's device; draw the last one.
+) -> ProbeResult:
+    """Invert small batches on the teacher's device, and draw the last one.
 
-    Nothing is compiled: that would take longer than all the rest.
+    Nothing is compiled, because compiling would take longer than the trials.
+
+    Args:
+        config: The configuration.
+        teacher: The checked teacher.
+        workers: Number of workers that will share the memory of a CPU.
+        seconds: Approximate duration of all trials.
+        picture: PNG file to write.
     """
     deadline = time.monotonic() + seconds
     objective = config.objective
@@ -84,7 +113,7 @@ def try_teacher(
         trials, result = _trials(engine, labels[:size], step * size, deadline)
     _draw(result, labels[:size], config, picture)
     network = teacher.network
-    return Findings(
+    return ProbeResult(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         precision=engine.precision,
         layers=len(batchnorm_layers(network)),
@@ -99,12 +128,14 @@ def try_teacher(
     )
 
 
-def findings_text(findings: Findings, config: Config, workers: int) -> list[str]:
-    """The findings for a person, a line each."""
+def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[str]:
+    """Describe the results in lines of text."""
     teacher, shape = config.teacher, config.teacher.input
     numbers = ["mean " + _row(shape.mean), "std " + _row(shape.std)]
     if findings.factor is not None:
-        numbers.append(f"variance at the first BatchNorm {findings.factor:.2g} of the trained")
+        numbers.append(
+            f"variance at the first BatchNorm {findings.factor:.2g} of the running variance"
+        )
     per_image = findings.iterations / findings.speed
     images = len(plan_of(config).labels)
     kept = "" if not findings.untrained else f", {findings.untrained} of them never trained"
@@ -113,9 +144,9 @@ def findings_text(findings: Findings, config: Config, workers: int) -> list[str]
         f"{findings.layers} BatchNorm layers{kept}, {teacher.classes} classes",
         f"input      {shape.channels} x {shape.height} x {shape.width}, {', '.join(numbers)}",
         f"objective  {config.preset}",
-        f"speed      {findings.speed:.0f} image-iterations a second, in {findings.precision}, "
+        f"speed      {findings.speed:.0f} image-iterations per second, in {findings.precision}, "
         "not compiled",
-        f"memory     {findings.memory / 1e6:.1f} MB an image of a batch",
+        f"memory     {findings.memory / 1e6:.1f} MB for each image of a batch",
     ]
     lines += [
         f"trial      {trial.iterations} iterations: {trial.agreement:.0%} of labels confirmed, "
@@ -125,10 +156,10 @@ def findings_text(findings: Findings, config: Config, workers: int) -> list[str]
     lines.append(
         f"suggested  synthesis.batch_size {findings.batch_size}, synthesis.iterations "
         f"{findings.iterations}: about {findings.agreement:.0%} of labels confirmed, "
-        f"{1 / per_image:.2g} images a second a worker"
+        f"{1 / per_image:.2g} images per second for each worker"
     )
     lines.append(
-        f"a run      {images} images in about {show_seconds(images * per_image / workers)} "
+        f"run        {images} images in about {show_seconds(images * per_image / workers)} "
         f"with {workers} worker{'s' if workers > 1 else ''}"
     )
     if findings.checkpointing:
@@ -138,10 +169,15 @@ def findings_text(findings: Findings, config: Config, workers: int) -> list[str]
     return lines
 
 
-def write_findings(path: Path, config: Config, findings: Findings) -> None:
-    """Put into a parameter file what was found, and what the teacher's source said.
+def write_findings(path: Path, config: Config, findings: ProbeResult) -> None:
+    """Write the suggested parameters, and facts of the teacher's source, into a parameter file.
 
-    Comments and layout stay. Of the teacher only what the file leaves out is added.
+    Comments and layout stay. Fields of ``teacher`` that the file sets stay too.
+
+    Args:
+        path: The parameter file.
+        config: The configuration that was read from it.
+        findings: Results of the trials.
     """
     yaml = YAML()
     yaml.preserve_quotes = True
@@ -167,7 +203,7 @@ def write_findings(path: Path, config: Config, findings: Findings) -> None:
 
 
 def _measure(engine: Engine, labels: Tensor) -> tuple[float, float]:
-    """Seconds and bytes that one image takes in one step."""
+    """Measure the seconds and bytes that one image takes in one step."""
     device = engine.teacher.device
     few, many = (labels[: min(count, len(labels))] for count in (FEW, MANY))
     peaks = []
@@ -178,12 +214,13 @@ def _measure(engine: Engine, labels: Tensor) -> tuple[float, float]:
         peaks.append(peak_memory(device))
     started = time.perf_counter()
     invert(engine, many, 0, 2)
-    seconds = (time.perf_counter() - started) / 3 / len(many)  # judging is a forward pass
+    # Two steps and a judgement, which is a forward pass, count as three steps.
+    seconds = (time.perf_counter() - started) / 3 / len(many)
     return seconds, max(1.0, peaks[1] - peaks[0]) / max(1, len(many) - len(few))
 
 
 def _fitting(device: torch.device, memory: float, workers: int) -> int:
-    """Images of a batch that there is memory for."""
+    """Compute the largest batch that the memory of one worker holds."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
@@ -192,14 +229,14 @@ def _fitting(device: torch.device, memory: float, workers: int) -> int:
 
 
 def _trial_size(step: float, seconds: float) -> int:
-    """Images that can be given 100 iterations in a third of the time."""
+    """Compute how many images can have 100 iterations in a third of the time; 4 to 64."""
     return max(4, min(64, int(seconds / 3 / 100 / step)))
 
 
 def _trials(
     engine: Engine, labels: Tensor, step: float, deadline: float
 ) -> tuple[list[Trial], Inverted]:
-    """Longer and longer ones, as far as the time goes; at least one."""
+    """Make longer and longer trials until the deadline; at least one."""
     trials: list[Trial] = []
     results = []
     for number, iterations in enumerate(LENGTHS):
@@ -220,8 +257,10 @@ def _trials(
 
 
 def _suggested(trials: list[Trial]) -> int:
-    """Twice what the labels need, and not less than the default: what a student learns from the
-    images still grows long after the teacher confirms their labels."""
+    """Suggest twice the iterations after which the teacher confirms the labels, at least ``LEAST``.
+
+    Images become more useful to a student long after the teacher confirms their labels.
+    """
     enough = [trial.iterations for trial in trials if trial.agreement >= CONFIRMED]
     return max(LEAST, 2 * (enough[0] if enough else trials[-1].iterations))
 

@@ -1,1 +1,1 @@
-"""What is measured after the fact: accuracy on real images, and how varied the images are."""
+"""Measures students on real images, and the dataset's variety and likeness to real images."""

@@ -1,4 +1,4 @@
-"""How good teacher and students are on real images, which nothing before this stage has seen."""
+"""The accuracy of the teacher and the students on real images, which no other stage reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
@@ -16,18 +16,21 @@ from pipeline.evaluation.inputs import real_batches, real_data
 from pipeline.stages.distill import NOISE, STUDENT, warn_of_others, weights_path
 from pipeline.storage import exists
 from pipeline.teachers.networks import build_network, load_weights
+from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher
 
 BATCH = 256
 
 
 def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
-    """Top-1 accuracies as fractions; ``student_accuracy`` is the mean over the seeds.
+    """Measure the top-1 accuracy of the teacher and of every student, as fractions.
 
-    ``agreement`` is the share of real images that the first student labels as the teacher does.
+    Returns:
+        The report. ``student_accuracy`` is the mean over the seeds. ``agreement`` is the share of
+        real images to which the first student gives the same class as the teacher.
 
     Raises:
-        UserError: no real data is configured, or a student is not there.
+        UserError: no real data is configured, or a student is missing.
     """
     data = real_data(config)
     warn_of_others(config, teacher)
@@ -56,14 +59,20 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
 def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.Module:
     """A trained student in eval mode, on the teacher's device.
 
+    Args:
+        config: all parameters.
+        teacher: the teacher.
+        kind: the student of the dataset, or the one of the noise baseline.
+        seed: one of ``distillation.seeds``.
+
     Raises:
-        UserError: it is not there, or not whole.
+        UserError: the student is missing, or a file of it was changed.
     """
     path = weights_path(config, kind, seed)
     if not exists(path):
         raise UserError(f"there is no student {path}: run distill first")
     if (problem := student_problem(path)) is not None:
-        raise UserError(f"the student {path} is not whole, {problem}: run distill first")
+        raise UserError(f"the student {path} is damaged ({problem}): run distill first")
     network = build_network(config.student.source, config.student.arguments, "student")
     load_weights(network, path, "student")
     return network.eval().to(teacher.device)
@@ -71,17 +80,17 @@ def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.M
 
 def _predictions(
     networks: list[nn.Module], teacher: Teacher, data: Path
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    all_labels, answers = [], [[] for _ in networks]  # type: ignore[var-annotated]
+) -> tuple[Tensor, list[Tensor]]:
+    """The labels of the real images, and the classes that each network gives them."""
+    all_labels: list[Tensor] = []
+    classes: list[list[Tensor]] = [[] for _ in networks]
     for pixels, labels in real_batches(data, "evaluation.data", teacher.shape, BATCH):
         all_labels.append(labels)
-        images = teacher.preprocessing.normalise(pixels.to(teacher.device))
-        with torch.no_grad():
-            for answer, network in zip(answers, networks, strict=True):
-                answer.append(network(images).argmax(1).cpu())
-    return torch.cat(all_labels), [torch.cat(answer) for answer in answers]
+        for found, network in zip(classes, networks, strict=True):
+            found.append(predict(network, teacher.preprocessing, pixels, BATCH).argmax(1))
+    return torch.cat(all_labels), [torch.cat(found) for found in classes]
 
 
-def share(left: torch.Tensor, right: torch.Tensor) -> float:
-    """How often two rows of classes are equal, a fraction."""
+def share(left: Tensor, right: Tensor) -> float:
+    """The fraction of places where two rows of classes are equal."""
     return round((left == right).double().mean().item(), 6)

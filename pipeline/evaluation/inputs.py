@@ -1,4 +1,4 @@
-"""Real and foreign images and the verifier that the evaluation reads."""
+"""What the evaluation reads: real images, foreign images and the verifier."""
 
 from __future__ import annotations
 
@@ -15,37 +15,43 @@ from pipeline.teachers.teacher import Teacher, load_teacher
 
 
 def real_data(config: Config) -> Path:
-    """The tar of real images, whose first one was looked at.
+    """The configured tar of real images. Its first image has been checked.
 
     Raises:
-        UserError: none is configured, it is not there, or it holds something else.
+        UserError: no tar is configured, the file is missing, or it holds other things.
     """
     if config.evaluation.data is None:
         raise UserError("evaluation.data is not set: name a tar of real images (png and cls)")
-    return _looked_at(config, "evaluation.data", Path(config.evaluation.data))
+    return _checked(config, "evaluation.data", Path(config.evaluation.data))
 
 
 def foreign_images(config: Config) -> Path | None:
-    """The shard of another recipe, if one is configured, whose first image was looked at.
+    """The configured tar of foreign images, made with other parameters; None without one.
+
+    Its first image has been checked.
 
     Raises:
-        UserError: it is not there, or it holds something else.
+        UserError: the file is missing, or it holds other things.
     """
     if config.evaluation.foreign is None:
         return None
-    return _looked_at(config, "evaluation.foreign", Path(config.evaluation.foreign))
+    return _checked(config, "evaluation.foreign", Path(config.evaluation.foreign))
 
 
 def load_verifier(verifier: TeacherConfig, device: torch.device) -> Teacher:
-    """The independent network."""
+    """Load the verifier: a network that is independent of the teacher.
+
+    Raises:
+        UserError: its source, weights, input or class count do not fit together.
+    """
     return load_teacher(verifier, device, "evaluation.verifier")
 
 
 def check_evaluation(config: Config) -> None:
-    """All that is configured to measure with can be used: for before a long run.
+    """Check, before a long run, that everything under ``evaluation`` can be used.
 
     Raises:
-        UserError: what cannot.
+        UserError: names what cannot be used.
     """
     if config.evaluation.data is not None:
         real_data(config)
@@ -54,7 +60,8 @@ def check_evaluation(config: Config) -> None:
         load_verifier(config.evaluation.verifier, torch.device("cpu"))
 
 
-def _looked_at(config: Config, key: str, path: Path) -> Path:
+def _checked(config: Config, key: str, path: Path) -> Path:
+    """``path``, after a look at its first image."""
     if not path.is_file():
         raise UserError(f"{key}: there is no file {path}")
     size = config.teacher.input
@@ -63,14 +70,25 @@ def _looked_at(config: Config, key: str, path: Path) -> Path:
 
 
 def real_batches(data: Path, key: str, shape: tuple[int, int, int], size: int) -> Iterator[Batch]:
-    """Images and labels of the tar that ``key`` names, if they are what the teacher takes."""
+    """The images and labels of a tar, in its order.
+
+    Args:
+        data: the tar.
+        key: the parameter that names it, for errors.
+        shape: channels, height and width of the teacher's input.
+        size: images in a batch. The last one may be smaller.
+
+    Raises:
+        UserError: the tar is damaged or empty, or its images have another size.
+    """
     empty = True
     try:
         for pixels, labels in ordered_batches([data], size):
             empty = False
             if tuple(pixels.shape[1:]) != shape:
                 raise UserError(
-                    f"{key} holds images of {tuple(pixels.shape[1:])}, teacher.input says {shape}"
+                    f"{key} {data} holds images of {tuple(pixels.shape[1:])}, but teacher.input "
+                    f"is {shape}: resize the images"
                 )
             yield pixels, labels
     except BadShardError as error:

@@ -1,1 +1,1 @@
-"""Where jobs run: in this process, in one process a device, on a Dask cluster, under torchrun."""
+"""Executors and runners: jobs in this process, a process per device, Dask or torchrun."""

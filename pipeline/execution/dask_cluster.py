@@ -1,6 +1,7 @@
-"""The third executor: the workers of a Dask cluster that somebody else runs, by its address.
+"""Executor that runs jobs on the workers of a Dask cluster, given the scheduler's address.
 
-Needs the extra ``dask``; workers need it too, with torch and this package, and nothing of Prefect.
+This process and the workers need the extra ``dask``. Workers also need torch and this package. They
+do not need Prefect.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ from pipeline.execution.executor import Stopped, Work, WorkerDied
 from pipeline.source_digest import PACKAGE, source_digest
 from pipeline.storage import exists, location, remove, write_bytes
 
-CONNECT = 7.0  # seconds for the scheduler to answer
-REPORT_EVERY = 1.0  # seconds between a worker's reports of progress
-TOPIC = "dreamshard"  # of Dask's event log, which keeps the last 100,000 events of a topic
+CONNECT = 7.0  # Seconds that the scheduler has to answer.
+REPORT_EVERY = 1.0  # Seconds between two progress reports of a worker.
+TOPIC = "dreamshard"  # Topic of Dask's event log, which keeps a topic's last 100,000 events.
 
 
 class DaskCluster:
-    """Jobs as Dask tasks. A worker that is lost loses its job to another; Dask sees to that."""
+    """Executor whose jobs are Dask tasks. Dask gives the job of a lost worker to another worker."""
 
     def __init__(
         self, address: str, device: str, workers: int | None, outputs: Mapping[str, str]
     ) -> None:
-        """Connect, and ask every worker whether it can do this run's work.
+        """Connect to the scheduler and check every worker.
 
         Args:
-            address: of the scheduler, such as ``tcp://10.0.0.1:8786``.
-            device: ``auto`` is decided by each worker.
-            workers: jobs given to the cluster at once; None for as many as it has workers.
-            outputs: directories or URLs that the workers have to share with this process, by the
+            address: Address of the scheduler, such as ``tcp://10.0.0.1:8786``.
+            device: ``cpu``, ``cuda``, or ``auto``, which each worker decides for itself.
+            workers: Number of jobs given to the cluster at once; None for its number of workers.
+            outputs: Directories or URLs that the workers must share with this process, by the
                 parameter that names each.
 
         Raises:
-            UserError: nothing answers there, or a worker must not do this work.
+            UserError: No scheduler answers, or a worker cannot do this run's work.
         """
         self._address, self._device, self._wanted = address, device, workers
         self._software = _software()
@@ -60,7 +61,7 @@ class DaskCluster:
         except BaseException:
             self._client.close()
             raise
-        self._client.subscribe_topic(TOPIC, self._hear)
+        self._client.subscribe_topic(TOPIC, self._note_progress)
 
     @property
     def workers(self) -> int:
@@ -76,11 +77,15 @@ class DaskCluster:
                 future = self._running[key] = self._client.submit(
                     _serve, work, job, self._device, self._software, key=key, pure=False
                 )
-            if self._client.status in ("closing", "closed"):  # then no answer would ever come
+            # A closed client would wait for the result for ever.
+            if self._client.status in ("closing", "closed"):
                 raise ClosedClientError
             return future.result()
         except ClosedClientError as error:
-            raise ConnectionError(f"the Dask scheduler at {self._address} went away") from error
+            raise ConnectionError(
+                f"the connection to the Dask scheduler at {self._address} was lost: "
+                "run the command again when it is back"
+            ) from error
         except (KilledWorker, CancelledError, Stopped) as error:
             if self._stopped:
                 raise Stopped("stopped") from error
@@ -104,27 +109,27 @@ class DaskCluster:
         self._client.close()
 
     def _inspect(self, outputs: Mapping[str, str]) -> None:
-        """Before any work: every worker there now is one that can do it."""
-        with contextlib.ExitStack() as held:
+        """Check that every present worker can do this run's work."""
+        with contextlib.ExitStack() as files:
             witnesses = {
-                key: held.enter_context(_witness(key, place)) for key, place in outputs.items()
+                key: files.enter_context(_witness(key, place)) for key, place in outputs.items()
             }
             answers = self._client.run(
                 _problem, self._software, self._device, witnesses, on_error="return"
             )
         if not answers and self._wanted is None:
             raise UserError(
-                f"the Dask cluster at {self._address} has no workers: start some, or set "
-                "execution.workers if it starts them when there is work"
+                f"the Dask cluster at {self._address} has no workers: start some. If the cluster "
+                "starts workers by itself when it has work, set execution.workers"
             )
         for address, answer in answers.items():
             if isinstance(answer, ImportError):
-                answer = f"has no dreamshard ({answer}): install it there"
+                answer = f"cannot import dreamshard ({answer}): install dreamshard there"
             if isinstance(answer, str):
                 raise UserError(f"the Dask worker {address} {answer}")
 
-    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
-        """What a worker's :func:`_reporter` said; of another run or too late, it is ignored."""
+    def _note_progress(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Note a worker's progress. Reports of other runs and of finished jobs are ignored."""
         message = event[1]
         with self._lock:
             if message["key"] in self._progress:
@@ -133,18 +138,21 @@ class DaskCluster:
 
 def _connect(address: str) -> Client:
     try:
-        asyncio.run(_ask(address))
+        asyncio.run(_check_scheduler(address))
         return Client(address, timeout=CONNECT, set_as_default=False)
-    except Exception as error:  # another service behind that port provokes any kind
+    except Exception as error:  # Another service at that port may cause any kind of error.
         raise UserError(
             f"execution.dask_address is {address}, and no Dask scheduler answers there "
             f"({first_line(error)}): start one with `dask scheduler`, or set the address to null "
-            "to work on this machine"
+            "to run on this machine"
         ) from error
 
 
-async def _ask(address: str) -> None:
-    """A client waits for ever where something answers that is no scheduler; this does not."""
+async def _check_scheduler(address: str) -> None:
+    """Check that a Dask scheduler answers.
+
+    A client would wait for ever if another service answered at this address.
+    """
     arguments = Security().get_connection_args("client")
     async with (
         asyncio.timeout(CONNECT + 1),
@@ -157,8 +165,11 @@ async def _ask(address: str) -> None:
 
 @contextlib.contextmanager
 def _witness(key: str, output: str) -> Iterator[str]:
-    """A file in ``output``, which ``key`` names, or in what there is above it: while the block
-    lasts."""
+    """Write an empty file for workers to look for; delete it at the end of the ``with`` statement.
+
+    The file lies in ``output``, the value of the parameter ``key``, or in the nearest parent
+    directory that exists.
+    """
     root = place = location(output)
     while isinstance(place, Path) and not place.is_dir():
         place = place.parent
@@ -174,10 +185,10 @@ def _witness(key: str, output: str) -> Iterator[str]:
 
 
 def _serve(work: Work, job: Any, device: str, software: dict[str, str]) -> Any:
-    """A task: refuse what would be recorded wrongly, then do the job as any other worker would."""
+    """Do a job on a worker, after a check of the worker: a Dask task."""
     worker = get_worker()
     problem = _problem(software, device, {}, worker)
-    if problem is not None:  # of a worker that came after the run had begun
+    if problem is not None:  # The worker joined the cluster after the run had begun.
         raise UserError(f"the Dask worker {worker.address} {problem}")
     try:
         return work(job, _device(device), _reporter(worker))
@@ -188,16 +199,20 @@ def _serve(work: Work, job: Any, device: str, software: dict[str, str]) -> Any:
 def _problem(
     software: dict[str, str], device: str, witnesses: Mapping[str, str], dask_worker: Worker
 ) -> str | None:
-    """Why this worker must not work for a run of ``software``, or None. Dask fills in the last."""
+    """Find the reason why a worker cannot do a run's work, or return None.
+
+    Dask passes ``dask_worker``.
+    """
     threads = dask_worker.state.nthreads
-    if threads != 1:  # jobs side by side in a process would set each other's torch threads
-        return f"has {threads} threads and jobs need one each: start it with --nthreads 1"
-    for name, found in _software().items():
-        if found != software[name]:
+    # Two jobs in one process would change each other's number of torch threads.
+    if threads != 1:
+        return f"has {threads} threads, but each job needs a process: start it with --nthreads 1"
+    for name, installed in _software().items():
+        if installed != software[name]:
             return (
-                f"runs another version of {name} than this run ({found[:12]}, not "
-                f"{software[name][:12]}), and its shards would be recorded as made by this one: "
-                "install the same there and start it again"
+                f"runs another version of {name} than this run ({installed[:12]} instead of "
+                f"{software[name][:12]}), but records would name this run's version: install the "
+                "same version there and start the worker again"
             )
     if device == "cuda" and _device("auto") != "cuda":
         return "has no CUDA device and execution.device is cuda: use cpu or auto"
@@ -206,8 +221,8 @@ def _problem(
             if not exists(location(witness)):
                 return (
                     f"does not see what this run writes to {key} (it looks for {witness} "
-                    f"from {Path.cwd()}): share that directory under the same path, start the "
-                    "worker where the run starts, or name a URL"
+                    f"from {Path.cwd()}): mount that directory under the same path, start the "
+                    f"worker in the directory where the run starts, or set {key} to a URL"
                 )
         except (OSError, UserError) as error:
             return f"cannot open {key}: {error}"
@@ -216,7 +231,7 @@ def _problem(
 
 @functools.cache
 def _software() -> dict[str, str]:
-    """What a shard's bytes depend on, as it was when this process began to use it."""
+    """Return the versions that a shard's bytes depend on, as of the first call in this process."""
     try:
         torch = version("torch").partition("+")[0]
     except PackageNotFoundError:
@@ -233,18 +248,18 @@ def _device(device: str) -> str:
 
 
 def _reporter(worker: Worker) -> Callable[[float], None]:
-    """Adds up a job's progress and says it now and then; ends a job that nobody waits for."""
+    """Create the report function of a job, which also ends a job that the run has abandoned."""
     key = str(worker.get_current_task())
-    done, told = 0.0, time.monotonic()
+    done, last = 0.0, time.monotonic()
 
     def report(amount: float) -> None:
-        nonlocal done, told
+        nonlocal done, last
         task = worker.state.tasks.get(key)
-        if task is None or task.state != "executing":  # the run was stopped, or killed
+        if task is None or task.state != "executing":  # The run was stopped or killed.
             raise Stopped("stopped")
         done += amount
-        if time.monotonic() - told >= REPORT_EVERY:
-            told = time.monotonic()
+        if time.monotonic() - last >= REPORT_EVERY:
+            last = time.monotonic()
             worker.log_event(TOPIC, {"key": key, "done": done})
 
     return report

@@ -1,6 +1,6 @@
-"""The one seam to the hardware: run a job in this process, or in one long-lived process a device.
+"""Executors: run a job in this process, or in one long-lived process for each device.
 
-Imports neither torch nor a job's module before a worker has been pinned to its device.
+A worker imports torch and a job's module only after it was assigned to its device.
 """
 
 from __future__ import annotations
@@ -19,38 +19,49 @@ from typing import Any, Protocol
 
 from pipeline.errors import UserError
 
-Work = Callable[[Any, str, Callable[[float], None]], Any]  # (job, device, report) -> result
+Work = Callable[[Any, str, Callable[[float], None]], Any]
+"""``work(job, device, report)``: does one job and returns its result."""
 
 
 class WorkerDied(RuntimeError):
-    """A worker process ended in the middle of a job. The job can be run again."""
+    """A worker process died during a job. The job can be run again."""
 
 
 class Stopped(RuntimeError):
-    """The run was told to stop; the job is not complete and nothing of it was published."""
+    """The run was stopped. The job is not complete, and nothing of it was published."""
 
 
 class Executor(Protocol):
-    """Runs jobs; may be called from ``workers`` threads at once."""
+    """Runs jobs. Up to ``workers`` threads may call it at the same time."""
 
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """Number of jobs that can run at the same time."""
 
     def run(self, work: Work, job: Any) -> Any:
-        """``work(job, device, report)`` on a free device; blocks until it is done."""
+        """Run ``work(job, device, report)`` on a free device and wait for its result.
+
+        Raises:
+            Stopped: The run was stopped.
+            WorkerDied: The worker process died.
+        """
 
     def in_flight(self) -> float:
-        """Progress of the jobs that run now, as they reported it."""
+        """Return the progress that the running jobs have reported, in images."""
 
     def stop(self) -> None:
-        """Abandon the jobs that run now; every later one raises :class:`Stopped`."""
+        """Abandon the running jobs. Every later job raises :class:`Stopped`."""
 
     def close(self) -> None:
-        """End the workers, which have nothing left to do."""
+        """End the workers, after all jobs are done."""
 
 
 class InProcess:
-    """One device, this process."""
+    """Executor that runs one job at a time in this process.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
 
     workers = 1
 
@@ -85,11 +96,18 @@ class InProcess:
 
 
 class PerDevice:
-    """A long-lived process for each device. One that dies is replaced, and its job raises."""
+    """Executor with one long-lived worker process for each device.
+
+    A worker that dies is replaced, and its job raises :class:`WorkerDied`.
+
+    Args:
+        devices: Environment variables of each worker, which assign it to its device.
+        device: ``cpu`` or ``cuda``.
+    """
 
     def __init__(self, devices: list[dict[str, str]], device: str) -> None:
         self.workers = len(devices)
-        # Workers end when something comes out of it: stop() said so, or this process is dead.
+        # Workers end when this pipe delivers something: stop() was called or this process died.
         alive, self._alive = multiprocessing.Pipe(duplex=False)
         self._slots = [_Slot(environment, device, alive) for environment in devices]
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -123,7 +141,7 @@ class PerDevice:
 
 
 class _Slot:
-    """One device and the process that serves it."""
+    """One device and its worker process."""
 
     def __init__(self, environment: dict[str, str], device: str, alive: Connection) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -137,7 +155,7 @@ class _Slot:
         except BrokenProcessPool as error:
             self._pool.shutdown()
             self._pool = self._new_pool()
-            raise WorkerDied(f"the worker that ran {job} died") from error
+            raise WorkerDied(f"the worker process that ran {job} died") from error
         finally:
             self.progress.value = 0.0
 
@@ -150,17 +168,26 @@ class _Slot:
 
 
 def create_executor(device: str, workers: int | None, threads: int) -> Executor:
-    """The executor for jobs of ``threads`` CPU threads each.
+    """Create the executor for this machine.
 
     Args:
-        device: ``auto`` takes CUDA where there is one.
-        workers: processes; None takes one a GPU, or as many as the cores hold.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA if this machine has it.
+        workers: Number of worker processes; None for one per GPU, or as many as the cores allow.
+        threads: CPU threads that each job uses.
+
+    Returns:
+        :class:`InProcess` for one worker, :class:`PerDevice` for several.
+
+    Raises:
+        UserError: ``device`` is ``cuda`` and this machine has no CUDA device.
     """
     if device == "auto":
         device = "cuda" if _cuda_devices() else "cpu"
     if device == "cuda":
         if not _cuda_devices():
-            raise UserError("execution.device is cuda, but there is no CUDA device here: use cpu")
+            raise UserError(
+                "execution.device is cuda, but this machine has no CUDA device: use cpu or auto"
+            )
         devices = [{"CUDA_VISIBLE_DEVICES": name} for name in _cuda_devices()]
     else:
         devices = [{} for _ in range(workers or max(1, _cores() // threads))]
@@ -195,12 +222,13 @@ def _start_worker(
     global _device, _progress
     os.environ.update(environment)
     _device, _progress = device, progress
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    # Ctrl-C reaches all processes. The parent decides what happens to the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 
 def _die_with_parent(alive: Connection) -> None:
-    """A run that ended must not leave workers that write into the next one's output."""
+    """End this worker with its run, so that it never writes into the next run's output."""
     alive.poll(None)
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""Run many jobs through an executor: side by side, tried again, with a progress bar."""
+"""Runners: many jobs through an executor, in parallel, with retries and a progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from pipeline.config.schema import Config
-from pipeline.device.compiling import FULL
+from pipeline.device.compiling import DISK_FULL
 from pipeline.errors import UserError
 from pipeline.execution.executor import (
     Executor,
@@ -28,26 +28,27 @@ from pipeline.execution.torchrun import is_first
 
 
 class Job(Protocol):
-    """Anything with a name and a number of images to get through."""
+    """A job with a name, ``str(job)``, and a number of images."""
 
     @property
-    def images(self) -> int: ...
+    def images(self) -> int:
+        """Number of images that the job processes."""
 
 
 log = logging.getLogger(__name__)
-# A full disk is as full the second time, and a loss comes out the same.
+# Errors that a retry would meet again.
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
-# Their message says all; any other error is for us to mend, and needs its traceback.
+# Errors whose message is enough. Any other error is a bug, and its traceback is logged.
 EXPLAINED = (*LASTING, WorkerDied)
-NO_PLACE = (*FULL, errno.EROFS)  # to write to
+NO_SPACE = (*DISK_FULL, errno.EROFS)
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
-"""``runner(work, jobs, description)``: the results of all jobs; raises if one failed for good."""
+"""``runner(work, jobs, description)`` returns all results; it raises if a job failed finally."""
 Serve = Callable[[Work, Any], Any]
-"""``serve(work, job)``: the result of one job."""
+"""``serve(work, job)`` returns the result of one job."""
 
 
 class JobsFailed(RuntimeError):
-    """Some jobs failed after every retry; the others are complete."""
+    """Some jobs failed after all retries. The others are complete."""
 
 
 @contextlib.contextmanager
@@ -57,9 +58,23 @@ def open_runner(
     rank_device: str | None = None,
     outputs: Sequence[str] = ("dataset",),
 ) -> Iterator[Runner]:
-    """A runner on the devices that ``execution`` names, for jobs of ``threads`` CPU threads; or of
-    a process of torchrun's, on ``rank_device``. ``outputs`` are the fields of ``paths`` whose files
-    the jobs read and write."""
+    """Open a runner on the devices that ``config.execution`` names.
+
+    Args:
+        config: The configuration.
+        threads: CPU threads that each job uses.
+        rank_device: Device of this process where torchrun started it; None elsewhere.
+        outputs: Fields of ``paths`` whose files the jobs read and write. Workers of a Dask cluster
+            must see these directories.
+
+    Raises:
+        UserError: The devices or the Dask cluster cannot be used.
+
+    Example::
+
+        with open_runner(config, config.synthesis.threads) as run:
+            results = run(make_shard, jobs, "round 0")
+    """
     if rank_device is not None:
         yield rank_runner(rank_device)
         return
@@ -71,7 +86,10 @@ def open_runner(
 def open_executor(
     config: Config, threads: int, outputs: Sequence[str] = ("dataset",)
 ) -> Iterator[Executor]:
-    """The executor that ``execution`` asks for; its workers end with the block."""
+    """Open the executor that ``config.execution`` asks for; see :func:`open_runner`.
+
+    Its workers end with the ``with`` statement.
+    """
     execution = config.execution
     if execution.dask_address is None:
         executor = create_executor(execution.device, execution.workers, threads)
@@ -97,24 +115,29 @@ def _connect(address: str, config: Config, outputs: Sequence[str]) -> Executor:
 
 
 def local_runner(executor: Executor, retries: int) -> Runner:
-    """A runner of plain threads, for where there is no Prefect."""
+    """Create a runner that hands jobs to an executor from threads of this process.
+
+    Args:
+        executor: Where the jobs run.
+        retries: How often a job that failed is tried again.
+    """
 
     def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
         serve = until_full(executor)
-        with progress_bar(executor, jobs, description) as finished:
+        with progress_bar(executor, jobs, description) as count_finished:
 
-            def one(job: Any) -> Any:
+            def run_one(job: Any) -> Any:
                 result = _attempt(serve, work, job, retries)
-                finished(job)
+                count_finished(job)
                 return result
 
             with ThreadPoolExecutor(executor.workers) as pool, stopping(executor):
-                futures = [pool.submit(one, job) for job in jobs]
+                futures = [pool.submit(run_one, job) for job in jobs]
                 wait(futures)
         errors = [error for future in futures if (error := future.exception())]
         unexplained = [error for error in errors if not isinstance(error, EXPLAINED)]
         if unexplained:
-            log.error("the first failure:", exc_info=unexplained[0])
+            log.error("the first unexpected error was:", exc_info=unexplained[0])
         raise_failures(errors, len(jobs))
         return [future.result() for future in futures]
 
@@ -122,8 +145,10 @@ def local_runner(executor: Executor, retries: int) -> Runner:
 
 
 def until_full(executor: Executor) -> Serve:
-    """``executor.run``, until there is no place to write to: what was computed after would be
-    lost, so later jobs fail at once."""
+    """Wrap ``executor.run`` so that jobs fail at once after the disk was found full.
+
+    Results that cannot be written would be lost, and computing them takes long.
+    """
     full: list[OSError] = []
 
     def run(work: Work, job: Any) -> Any:
@@ -132,7 +157,7 @@ def until_full(executor: Executor) -> Serve:
         try:
             return executor.run(work, job)
         except OSError as error:
-            if error.errno in NO_PLACE:
+            if error.errno in NO_SPACE:
                 full.append(error)
             raise
 
@@ -140,9 +165,13 @@ def until_full(executor: Executor) -> Serve:
 
 
 def rank_runner(device: str) -> Runner:
-    """A runner for jobs that all processes of torchrun do together; the first one tells of it.
+    """Create a runner for jobs that all processes of torchrun do together.
 
-    Nothing is tried again: a process that failed has left the others, and torchrun ends them.
+    Only the first process shows progress. No job is tried again, because torchrun ends all
+    processes when one of them fails.
+
+    Args:
+        device: Device of this process.
     """
     if is_first():
         return local_runner(InProcess(device), retries=0)
@@ -151,7 +180,7 @@ def rank_runner(device: str) -> Runner:
 
 @contextlib.contextmanager
 def stopping(executor: Executor) -> Iterator[None]:
-    """Whatever ends this block early (Ctrl-C, SIGTERM) abandons the jobs that still run."""
+    """Abandon the running jobs if the ``with`` statement ends early, as by Ctrl-C or SIGTERM."""
     try:
         yield
     except BaseException:
@@ -160,14 +189,23 @@ def stopping(executor: Executor) -> Iterator[None]:
 
 
 def raise_failures(errors: Sequence[BaseException], jobs: int) -> None:
-    """Nothing where nothing failed; otherwise one error that tells how many and why."""
+    """Raise one error for all failed jobs.
+
+    Args:
+        errors: Errors of the jobs that failed.
+        jobs: Number of all jobs.
+
+    Raises:
+        UserError: The first error is one.
+        JobsFailed: Any other job failed. The message says how many, and the first error.
+    """
     if not errors:
         return
     if isinstance(errors[0], UserError):
         raise errors[0]
     raise JobsFailed(
         f"{len(errors)} of {jobs} jobs failed; the first: {errors[0]}. "
-        "The others are complete: run the same command again to make what is missing"
+        "The other jobs are complete: run the same command again to do the failed ones"
     ) from errors[0]
 
 
@@ -178,29 +216,36 @@ def progress_bar(
     description: str,
     show: Callable[[float], None] | None = None,
 ) -> Iterator[Callable[[Job], None]]:
-    """A bar over the images of ``jobs``: images/s and time left. Yields what marks a job done.
+    """Show a progress bar over the images of all jobs, with speed and remaining time.
 
-    ``show`` is told the share that is done, again and again, from a thread of its own.
+    Args:
+        executor: Reports the progress of the running jobs.
+        jobs: All jobs.
+        description: Text before the bar.
+        show: Called twice a second, from another thread, with the finished share in [0, 1].
+
+    Yields:
+        A function to call with each finished job.
     """
     completed, stop = 0, threading.Event()
     lock = threading.Lock()
 
-    def finished(job: Job) -> None:
+    def count_finished(job: Job) -> None:
         nonlocal completed
         with lock:
             completed += job.images
 
     total = sum(job.images for job in jobs)
-    interval = 0.5 if sys.stderr.isatty() else 10.0  # a log file wants fewer lines
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # A log file gets fewer lines.
     with tqdm(
         total=total, desc=description, unit="img", smoothing=0.05, mininterval=interval
     ) as bar:
 
         def refresh() -> None:
-            seen = min(completed + executor.in_flight(), total)
-            bar.update(round(seen) - bar.n)
+            done = min(completed + executor.in_flight(), total)
+            bar.update(round(done) - bar.n)
             if show is not None:
-                show(seen / total)
+                show(done / total)
 
         def watch() -> None:
             while not stop.wait(0.5):
@@ -209,7 +254,7 @@ def progress_bar(
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            yield finished
+            yield count_finished
         finally:
             stop.set()
             watcher.join()
@@ -225,5 +270,5 @@ def _attempt(serve: Serve, work: Work, job: Any, retries: int) -> Any:
         except Exception as error:
             if attempt == retries:
                 raise
-            log.warning("%s failed and is tried again: %s", job, error)
+            log.warning("%s failed and will be tried again: %s", job, error)
     raise AssertionError

@@ -1,7 +1,8 @@
-"""Several processes that train one student together, a share of every batch each: ``torchrun``'s.
+"""Several processes, started by ``torchrun``, train one student together.
 
-Each holds the whole student and steps it in the same way, from gradients that are averaged over
-all. A process that torchrun did not start is the only one, and nothing here changes what it does.
+Each process computes a share of every batch. Each holds the whole student and updates it in the
+same way, from gradients that are averaged over the processes. A process that torchrun did not start
+is alone, and the functions of this module then change nothing.
 """
 
 from __future__ import annotations
@@ -20,23 +21,28 @@ from torch import Tensor
 from pipeline.errors import UserError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=6)  # for the first process, while it makes what all others wait for
+PATIENCE = timedelta(hours=6)  # How long other processes wait while the first one works alone.
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The ``index``-th of ``of`` equal, contiguous parts of every batch."""
+    """One of several equal, contiguous parts of every batch.
+
+    Attributes:
+        index: Number of the part, counted from 0.
+        of: Number of parts.
+    """
 
     index: int = 0
     of: int = 1
 
     def cut(self, count: int) -> slice:
-        """Where this share lies in ``count`` things."""
+        """Return the slice of this share in a sequence of ``count`` elements."""
         own = count // self.of
         return slice(self.index * own, (self.index + 1) * own)
 
     def take(self, whole: Tensor) -> Tensor:
-        """This share of the first dimension."""
+        """Return this share of a tensor's first dimension."""
         return whole[self.cut(len(whole))]
 
 
@@ -44,25 +50,27 @@ WHOLE = Share()
 
 
 def own_share() -> Share:
-    """Of this process."""
+    """Return the share of this process."""
     return Share(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else WHOLE
 
 
 def is_first() -> bool:
-    """Whether this process writes files and speaks to the user."""
+    """Return whether this process is the one that writes files and messages."""
     return own_share().index == 0
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[str | None]:
-    """Join the processes that torchrun started; yields this one's device, or None where torchrun
-    did not start it.
+    """Join the processes that torchrun started.
 
     Args:
-        device: ``execution.device``.
+        device: ``execution.device``: ``cpu``, ``cuda`` or ``auto``.
+
+    Yields:
+        The device of this process, or None where torchrun did not start it.
 
     Raises:
-        UserError: there are fewer GPUs than processes.
+        UserError: torchrun started more processes than this machine has GPUs.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield None
@@ -70,12 +78,21 @@ def joined(device: str) -> Iterator[str | None]:
     own = _own_device(device)
     dist.init_process_group("gloo" if own == "cpu" else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
     yield own
-    # Not after an exception: the others may be waiting for this process, until it has ended.
+    # After an exception the group stays: leaving it would wait for the others, which wait for this
+    # process. They fail when this process has ended.
     dist.destroy_process_group()
 
 
 def from_first(compute: Callable[[], T]) -> T:
-    """What ``compute`` returns or raises in the first process, which alone calls it."""
+    """Call a function in the first process only, and share its result.
+
+    Args:
+        compute: Function whose result can be pickled.
+
+    Returns:
+        The result of the first process, in every process. If the function raises there, every
+        process raises the same error.
+    """
     if own_share().of == 1:
         return compute()
     answer: list[Any] = [None, None]
@@ -92,7 +109,7 @@ def from_first(compute: Callable[[], T]) -> T:
 
 
 def average(values: Tensor) -> Tensor:
-    """The mean of ``values`` over the processes, in place."""
+    """Average a tensor over the processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
         values /= dist.get_world_size()
@@ -100,8 +117,15 @@ def average(values: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Over the processes, as one tensor whose layout never changes: DistributedDataParallel lays
-    out its buckets anew after the first step, and sums a resumed run in another order."""
+    """Average the gradients of parameters over the processes.
+
+    All gradients are summed as one tensor whose layout never changes. DistributedDataParallel
+    changes the layout of its buckets after the first step, so that a resumed run would sum in
+    another order and end in other last bits.
+
+    Args:
+        parameters: The same parameters in the same order in every process.
+    """
     if not dist.is_initialized():
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -119,7 +143,7 @@ def _own_device(device: str) -> str:
     if local >= devices:
         raise UserError(
             f"torchrun started a process for GPU {local}, but this machine has {devices}: "
-            "lower --nproc_per_node, or set execution.device to cpu"
+            "lower --nproc_per_node to that number, or set execution.device to cpu"
         )
     torch.cuda.set_device(local)
     return f"cuda:{local}"

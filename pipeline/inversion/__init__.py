@@ -1,1 +1,1 @@
-"""Images from a teacher: one batch from starting images to finished pixels."""
+"""The optimisation of one batch of images, and the selection of the images to publish."""

@@ -1,7 +1,7 @@
-"""A batch that the device's memory does not hold is optimised in equal parts: 2, 4, 8 ...
+"""Divides a batch that is too large for the memory into equal parts: 2, 4, 8 and so on.
 
-The parts follow from the batch and from the device alone, so that the same device makes the same
-bytes again, in whatever order and whether or not its process has met the limit before.
+The parts depend only on the batch and on the size of the memory. So the same device makes the same
+bytes again, in any order of the batches, and whether or not the process knows the limit already.
 """
 
 from __future__ import annotations
@@ -17,53 +17,62 @@ from pipeline.errors import UserError
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.selection import Kept
 
-SMALLEST = 2  # images of a part: there are no statistics of one
+SMALLEST = 2  # images of a part: BatchNorm statistics need more than one
 log = logging.getLogger(__name__)
 Report = Callable[[float], None]
 Make = Callable[[Batch, Tensor, list[Kept], Report], Kept]
-"""``make(part, labels, before, report)``: the images of a part of a batch, after those ``before``
-it; their progress is told in images."""
+"""``make(part, labels, before, report)`` makes the images of a part of a batch.
+
+``before`` are the finished parts of the same batch. ``report`` takes the progress in images.
+"""
 
 
 def invert_in_parts(
     engine: Engine, batch: Batch, labels: Tensor, make: Make, report: Report
 ) -> list[tuple[Batch, Kept]]:
-    """What ``make`` makes of a batch: whole or, where the memory is too small, of its parts.
+    """Make the images of a batch, at once or, where the memory is too small, in parts.
 
-    ``labels`` are int64 ``[B]``. The size that did not fit is kept in ``engine.too_large``, and no
-    batch that comes later is tried at that size or above.
+    ``engine.capacity`` keeps the sizes that did not fit, so that later batches do not try them.
+
+    Args:
+        engine: Makes the images. It is told to forget a failed step.
+        batch: The size, the seed and the number of candidates.
+        labels: The classes of the batch, int64 ``[B]``.
+        make: Makes the images of one part.
+        report: Takes the progress in images. It takes negative numbers for work that is lost.
+
+    Returns:
+        Each part and its images, in the order of ``labels``.
 
     Raises:
-        UserError: not even the smallest parts fit.
-        RuntimeError: as many as fitted before do not now: that is not the device's limit, and must
-            not decide what the images are. Another process may take the job.
+        UserError: Even the smallest parts do not fit.
+        RuntimeError: A size that fitted before does not fit now (:class:`Capacity`).
     """
-    known = engine.too_large
+    known = engine.capacity.too_large
     for parts in _partitions(batch):
         largest = parts[0].candidates
-        if engine.too_large is not None and largest >= engine.too_large:
+        if not engine.capacity.may_hold(largest):
             continue
         results = _make_all(engine, parts, labels, make, report)
         if results is not None:
-            if known is None and engine.too_large is not None:  # said once
+            if known is None and engine.capacity.too_large is not None:  # warn once
                 log.warning(
                     "the memory does not hold %d images at once: they are optimised %d at a time, "
-                    "as each shard's record says",
-                    engine.too_large,
+                    "and each shard's record says so",
+                    engine.capacity.too_large,
                     largest,
                 )
             return list(zip(parts, results, strict=True))
-        engine.too_large = largest
     raise UserError(
         f"the memory of this device does not hold even {largest} images at once: "
-        "set synthesis.checkpointing to true, lower synthesis.batch_size, or free some of it"
+        "set synthesis.checkpointing to true, lower synthesis.batch_size, or free some memory"
     )
 
 
 def _partitions(batch: Batch) -> Iterator[list[Batch]]:
-    """The batch whole, halved, quartered ...: parts of nearly one size, the largest first.
+    """The batch as one part, two, four and so on: parts of nearly equal size, the largest first.
 
-    What counts against the memory is a part's candidates.
+    The candidates of a part decide how much memory it needs.
     """
     yield [batch]
     number, most = 1, batch.size // SMALLEST
@@ -82,22 +91,19 @@ def _partitions(batch: Batch) -> Iterator[list[Batch]]:
 def _make_all(
     engine: Engine, parts: list[Batch], labels: Tensor, make: Make, report: Report
 ) -> list[Kept] | None:
-    """The images of all parts, or None if one does not fit."""
+    """The images of all parts, or None if one part does not fit."""
     results: list[Kept] = []
     done = 0
-    for part, of_part in zip(parts, labels.split([part.size for part in parts]), strict=True):
-        result = _try(engine, part, of_part, results, make, report)
-        if result is None:  # once more: what this process had kept of earlier work must not decide
-            result = _try(engine, part, of_part, results, make, report)
+    for part, part_labels in zip(parts, labels.split([part.size for part in parts]), strict=True):
+        result = _try(engine, part, part_labels, results, make, report)
+        if result is None:
+            # Try again: memory that this process kept from earlier work must not decide.
+            result = _try(engine, part, part_labels, results, make, report)
         if result is None:
             report(-done)
-            if part.candidates <= engine.held:
-                raise RuntimeError(
-                    f"the memory held {engine.held} images at once before, "
-                    f"and not {part.candidates} now"
-                )
+            engine.capacity.record_failure(part.candidates)
             return None
-        engine.held = max(engine.held, part.candidates)
+        engine.capacity.record_success(part.candidates)
         results.append(result)
         done += part.size
     return results
@@ -106,20 +112,21 @@ def _make_all(
 def _try(
     engine: Engine, part: Batch, labels: Tensor, before: list[Kept], make: Make, report: Report
 ) -> Kept | None:
-    told = 0.0
+    """The images of one part, or None if the memory is too small for it."""
+    reported = 0.0
 
-    def tell(images: float) -> None:
-        nonlocal told
-        told += images
+    def count(images: float) -> None:
+        nonlocal reported
+        reported += images
         report(images)
 
     try:
-        return make(part, labels, before, tell)
+        return make(part, labels, before, count)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    # Only here: the error itself holds on to the tensors of the step that failed.
+    # Outside the handler, because the error itself holds on to the tensors of the failed step.
     engine.forget()
     release(engine.teacher.device)
-    report(-told)
+    report(-reported)
     return None

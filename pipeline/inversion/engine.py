@@ -1,4 +1,4 @@
-"""One function from images to the objective's value, compiled where that is asked for."""
+"""One step of an inversion: the objective's gradient to the images, compiled or eager."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ from pipeline.device.depthwise import UnitStride
 from pipeline.device.memory import is_out_of_memory
 from pipeline.device.precision import PrecisionChoice, channels_last, precision_on
 from pipeline.errors import first_line
+from pipeline.inversion.capacity import Capacity
 from pipeline.objective.bn_statistics import FeatureStatistics
 from pipeline.objective.presets import Objective
-from pipeline.objective.terms import Terms, evaluate_terms
+from pipeline.objective.terms import TermInputs, Terms, evaluate_terms, reported_names
 from pipeline.teachers.teacher import Teacher
 
-COMPILED_SIZES = 64
+COMPILED_SIZES = 64  # shapes of a batch that torch.compile may compile in one process
 log = logging.getLogger(__name__)
 _Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Everything the networks say of a batch. Logits are float32 ``[B, K]``."""
+    """The terms of a batch and the outputs of the networks for it.
+
+    ``logits`` are the teacher's. Both logits are float32 ``[B, K]``. ``student_logits`` are None
+    where there is no student.
+    """
 
     terms: Terms
     logits: Tensor
@@ -40,13 +45,29 @@ class Judgement:
 
 
 class Engine:
-    """Teacher, student and objective together. Use it inside ``with``: hooks end with the block.
+    """Teacher, student and objective together, for many batches. It compiles once for each shape.
 
-    One engine serves many batches and compiles once. With ``bfloat16`` the networks run under
-    autocast; BatchNorm statistics and losses are float32 always. ``checkpointing`` saves memory for
-    a second forward pass, and is not compiled. With ``graphs`` a GPU repeats a compiled step as one
-    CUDA graph. ``held`` is the largest batch that the device was found to hold, ``too_large`` the
-    smallest that it does not.
+    Use it inside ``with``: its hooks on the teacher end with the block. BatchNorm statistics and
+    losses are float32 always.
+
+    Args:
+        teacher: The network to invert.
+        objective: The weights of the terms.
+        precision: ``bfloat16`` runs the networks under autocast. ``auto`` is bfloat16 where the
+            hardware supports it, else float32.
+        compiled: Whether to use torch.compile.
+        student: The network that R_compete compares with, on the teacher's device. None switches
+            the term off.
+        checkpointing: Whether to save memory with a second forward pass. Steps are then eager.
+        graphs: Whether a GPU repeats a compiled step as one CUDA graph.
+
+    Attributes:
+        capacity: The batch sizes that the memory was found to hold.
+
+    Example::
+
+        with Engine(teacher, PRESETS["normalised"]) as engine:
+            images = invert(engine, labels, seed=0, iterations=200)
     """
 
     def __init__(
@@ -61,9 +82,10 @@ class Engine:
     ) -> None:
         self.precision = precision_on(teacher.device, precision)
         self._layout = torch.contiguous_format
-        if self.precision == "bfloat16":  # whose convolutions are faster so
-            self._layout = torch.channels_last
-            # A copy: layout moves last bits, and others' must not depend on who was first.
+        if self.precision == "bfloat16":
+            self._layout = torch.channels_last  # makes bfloat16 convolutions faster
+            # Copy the network: its memory layout changes the last bits of results, and other users
+            # of the same network must not depend on whether an engine was built before.
             teacher = replace(teacher, network=channels_last(copy.deepcopy(teacher.network)))
         self.teacher = teacher
         self.objective = objective
@@ -71,18 +93,17 @@ class Engine:
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
         self._compiled: _Step | None = None
-        self._compiles: dict[torch.Size, bool] = {}  # of each size that was tried
+        self._compiles: dict[torch.Size, bool] = {}  # shape to whether it compiled
         self._graphs: Graphs | None = None
         self._checkpointing = checkpointing
-        self.held = 0
-        self.too_large: int | None = None
+        self.capacity = Capacity()
         self._open = contextlib.ExitStack()
         if compiled and not checkpointing:
             from torch._dynamo import config as dynamo
 
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            # Not dynamic: a batch's kernels must not depend on the sizes that came before it, nor
-            # on how many came: what is over the limit is not compiled.
+            # Not dynamic: the kernels of a batch must not depend on the shapes of earlier batches.
+            # Shapes above the limit run eagerly.
             dynamo.recompile_limit = COMPILED_SIZES
             total = torch.compile(self._total, dynamic=False)
             self._compiled = functools.partial(self._differentiate, total)
@@ -107,11 +128,21 @@ class Engine:
         self._open.close()
 
     def step(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the mean objective to ``images``, and the unweighted terms' means.
+        """Compute the gradient of the mean objective to the images.
 
-        ``labels`` are classes ``[B]`` or probabilities ``[B, K]``; ``factors`` are those of
-        :class:`Terms`. The means are ordered as :attr:`names`. The next step may write over both.
-        Where a size does not compile it is eager, whatever came before it.
+        A shape that does not compile runs eagerly, whatever other shapes do.
+
+        Args:
+            images: ``[B, C, H, W]`` in the teacher's normalised space.
+            labels: Classes ``[B]`` or probabilities ``[B, K]``.
+            factors: The images' factors, ``[B, F]`` (:func:`draw_factors`).
+
+        Returns:
+            The gradient, ``[B, C, H, W]``, and the means of the unweighted terms in the order of
+            :attr:`names`. The next step may overwrite both.
+
+        Raises:
+            OSError: The disk is full, so compiling failed.
         """
         images = images.contiguous(memory_format=self._layout)
         size = images.shape
@@ -124,49 +155,52 @@ class Engine:
                 if size in self._compiles or is_out_of_memory(error):
                     raise
                 refuse_full_disk(error)
-                self._go_without(size, error)
+                self._run_eagerly(size, error)
         return self._differentiate(self._total, images, labels, factors)
 
     def judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
-        """The final word on a batch: eager, float32, without gradients."""
+        """Evaluate the terms of finished images: eagerly, in float32, without gradients.
+
+        The arguments are those of :meth:`step`.
+        """
         with torch.no_grad():
             return self._judge(images, labels, factors)
 
     def takes(self, sides: tuple[int, int]) -> bool:
-        """Whether the networks answer images of another height and width."""
+        """Whether teacher and student accept images of ``sides``, another height and width."""
         if sides not in self._taken:
             images = torch.zeros(2, self.teacher.shape[0], *sides, device=self.teacher.device)
             try:
                 with torch.no_grad():
                     networks = filter(None, (self.teacher.network, self._student))
                     answers = [network(images) for network in networks]
-                # One that flattens anything may take two small images for one.
+                # A network that flattens its input may read two small images as one.
                 self._taken[sides] = all(len(answer) == len(images) for answer in answers)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                # Otherwise it is what a network says to a size that it was not made for.
+                # Any other error means that the network does not accept this size.
                 self._taken[sides] = False
             self._statistics.collect()
         return self._taken[sides]
 
     def forget(self) -> None:
-        """Drop what a step that failed has left behind."""
+        """Drop everything that a failed step left behind, and give back its memory."""
         self._statistics.collect()
-        if self._graphs is not None:  # those of a larger batch hold memory
+        if self._graphs is not None:
             self._graphs.forget()
 
     @property
     def names(self) -> list[str]:
-        """Of the values that :meth:`step` reports."""
-        compete = ["compete"] if self._student is not None else []
-        return ["total", "classification", "tv", "l2", "feature", *compete]
+        """The names of the means that :meth:`step` returns: ``total``, then the terms."""
+        return reported_names(self._student is not None)
 
-    def _go_without(self, size: torch.Size, error: Exception) -> None:
-        """Images of ``size`` do not compile, which is said once for all sizes."""
+    def _run_eagerly(self, size: torch.Size, error: Exception) -> None:
+        """Note that images of ``size`` do not compile, and warn at the first such size."""
         if all(self._compiles.values()):
             log.warning(
-                "the teacher does not compile here, going on without: %s", first_line(error)
+                "torch.compile failed for the teacher, so its steps run uncompiled and slower: %s",
+                first_line(error),
             )
         self._compiles[size] = False
         self._statistics.collect()
@@ -174,6 +208,7 @@ class Engine:
     def _differentiate(
         self, total_of: _Step, images: Tensor, labels: Tensor, factors: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """The gradient of ``total_of`` to the images, and the means of the terms."""
         images = images.detach().requires_grad_()
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
@@ -185,17 +220,16 @@ class Engine:
     def _total(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         terms = self._judge(images, labels, factors).terms
         total = terms.total(self.objective).mean()
-        return total, torch.stack([part.detach().mean() for part in (total, *terms.unweighted())])
+        return total, terms.means(total)
 
     def _judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         if self._checkpointing:
-            self._statistics.collect()  # what the last gradient computed again
+            self._statistics.collect()  # the second forward pass of the last gradient recorded too
         logits = self.teacher.network(images)
         layers = self._statistics.collect()
         student_logits = None if self._student is None else self._student(images)
-        terms = evaluate_terms(
-            images, labels, logits, layers, student_logits, self.objective, factors
-        )
+        inputs = TermInputs(images, labels, logits, layers, student_logits, self.objective)
+        terms = evaluate_terms(inputs, factors)
         return Judgement(
             terms, logits.float(), None if student_logits is None else student_logits.float()
         )

@@ -1,4 +1,4 @@
-"""The inner loop: from labels and a seed to the images a frozen teacher was made to see."""
+"""The inversion of one batch: optimise images until the teacher sees the given labels in them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,30 @@ from pipeline.inversion.engine import Engine
 from pipeline.inversion.starts import starting_images
 from pipeline.inversion.views import Views, resize
 from pipeline.inversion.warm_start import Pool
+from pipeline.objective.classification import ambiguous_targets
 from pipeline.objective.presets import Objective
-from pipeline.objective.terms import Terms, ambiguous_targets, draw_factors
+from pipeline.objective.terms import Terms, draw_factors
 
-CURVE_POINTS = 20
-SMALLEST = 16  # pixels a side of a half-size image that a teacher is shown as it is
+CURVE_POINTS = 20  # number of points of a curve, about
+SMALLEST = 16  # smallest side, in pixels, of a half-size image that the teacher sees unenlarged
 
 
 @dataclass(frozen=True, slots=True)
 class Inverted:
-    """Finished images, on the CPU: the published pixels and what the networks make of just those.
+    """Finished images and the networks' outputs for exactly these pixels. Everything is on the CPU.
 
-    Every tensor has one row an image: ``pixels`` uint8 ``[B, C, H, W]``, ``logits`` and
-    ``student_logits`` ``[B, K]``, each of ``terms`` ``[B]`` (``feature`` repeats its batch's),
-    ``seeds`` int64 and ``attempts`` int64 ``[B]``, ``finite`` bool ``[B]``: False where the
-    optimisation diverged and the pixels mean nothing. ``curve`` has the mean of each unweighted
-    term at some iterations, the last for the published pixels.
+    Every tensor has one row for each image.
+
+    Attributes:
+        pixels: The published pixels, uint8 ``[B, C, H, W]``.
+        logits: The teacher's logits, float32 ``[B, K]``.
+        student_logits: The student's logits, float32 ``[B, K]``, or None without a student.
+        terms: The unweighted terms, ``[B]`` each. A term of the whole batch is repeated.
+        seeds: The seed of each image's batch, int64 ``[B]``.
+        attempts: The attempt that each image is from, int64 ``[B]``, from 0.
+        finite: bool ``[B]``. False where the optimisation diverged: the pixels mean nothing there.
+        curve: The mean of each unweighted term at about 20 iterations, and at the end for the
+            published pixels.
     """
 
     pixels: Tensor
@@ -40,41 +48,35 @@ class Inverted:
     finite: Tensor
     curve: list[dict[str, float]]
 
+    def map(self, function: Callable[..., Tensor], *others: Inverted) -> Inverted:
+        """Apply ``function`` to each tensor and to the same tensor of each of ``others``.
+
+        The curve stays this record's. An optional tensor that is None stays None.
+
+        Example::
+
+            first_three = images.map(lambda tensor: tensor[:3])
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {
+            name: function(value, *(getattr(other, name) for other in others))
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        terms = self.terms.map(function, *(other.terms for other in others))
+        return replace(self, **changed, terms=terms)
+
     def replaced(self, rows: Tensor, other: Inverted) -> Inverted:
-        """These images with ``rows`` (bool ``[B]``) taken from ``other``."""
-        mine, theirs = self.terms, other.terms
-        compete = None
-        if mine.compete is not None and theirs.compete is not None:
-            compete = _choose(rows, theirs.compete, mine.compete)
-        student_logits = None
-        if self.student_logits is not None and other.student_logits is not None:
-            student_logits = _choose(rows, other.student_logits, self.student_logits)
-        return Inverted(
-            pixels=_choose(rows, other.pixels, self.pixels),
-            logits=_choose(rows, other.logits, self.logits),
-            student_logits=student_logits,
-            terms=Terms(
-                _choose(rows, theirs.classification, mine.classification),
-                _choose(rows, theirs.tv, mine.tv),
-                _choose(rows, theirs.l2, mine.l2),
-                _choose(rows, theirs.feature, mine.feature),
-                compete,
-                _choose(rows, theirs.factors, mine.factors),
-            ),
-            seeds=_choose(rows, other.seeds, self.seeds),
-            attempts=_choose(rows, other.attempts, self.attempts),
-            finite=_choose(rows, other.finite, self.finite),
-            curve=self.curve if bool(self.finite.all()) else other.curve,
-        )
+        """These images, but those of ``rows`` (bool ``[B]``) from ``other``.
+
+        The curve becomes that of ``other`` if an image here has diverged.
+        """
+        chosen = self.map(lambda mine, theirs: _choose(rows, theirs, mine), other)
+        return replace(chosen, curve=self.curve if bool(self.finite.all()) else other.curve)
 
     def taken(self, rows: Tensor) -> Inverted:
-        """The images of ``rows`` (int64 ``[N]``), in that order; the curve stays the batch's."""
-
-        def of(holder: Inverted | Terms) -> dict[str, Any]:
-            values = {field.name: getattr(holder, field.name) for field in fields(holder)}
-            return {name: v[rows] for name, v in values.items() if isinstance(v, Tensor)}
-
-        return replace(self, **of(self), terms=replace(self.terms, **of(self.terms)))
+        """The images of ``rows`` (int64 ``[N]``), in that order. The curve stays the batch's."""
+        return self.map(lambda tensor: tensor[rows])
 
     def confidence(self, labels: Tensor) -> Tensor:
         """The teacher's probability of each image's label, ``[B]``."""
@@ -89,11 +91,27 @@ def invert(
     progress: Callable[[int], None] | None = None,
     pool: Pool | None = None,
 ) -> Inverted:
-    """Optimise one batch of images towards ``labels`` (int64 ``[B]``, on the CPU).
+    """Optimise one batch of images towards ``labels``.
 
-    They start from noise or, where there is a ``pool``, from its images (:class:`Pool`).
-    Same arguments, machine and thread count give the same bytes: every random choice comes from a
-    CPU generator seeded with ``seed``. ``progress`` is called with 1 after each iteration.
+    The same arguments, machine and number of threads give the same bytes: every random choice comes
+    from a CPU generator with the seed ``seed``.
+
+    Args:
+        engine: Teacher, student and objective, inside its ``with`` block.
+        labels: The intended classes, int64 ``[B]``, on the CPU.
+        seed: The seed of all random choices.
+        iterations: The number of gradient steps, at least 0.
+        progress: Called with 1 after each iteration.
+        pool: Earlier images that the batch starts from. None starts it from noise alone.
+
+    Returns:
+        The finished images, with the networks' outputs for them.
+
+    Example::
+
+        with Engine(teacher, PRESETS["normalised"]) as engine:
+            images = invert(engine, torch.arange(10), seed=0, iterations=200)
+        images.pixels  # uint8 [10, C, H, W]
     """
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
@@ -119,7 +137,7 @@ def invert(
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """Iterations ``steps`` of ``iterations``, all at one size of the images."""
+    """The iterations ``steps`` out of ``iterations``: all of them at one size of the images."""
 
     engine: Engine
     targets: Tensor
@@ -132,10 +150,11 @@ class _Stage:
 
 
 def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
-    """The images after a stage, at the teacher's size.
+    """Run the iterations of a stage. Returns the images at the teacher's size.
 
-    ``small`` ones are optimised at half of it. The teacher is shown them as they are if they are
-    large enough still and it takes them, or enlarged: then they are smooth, and as dear.
+    ``small`` images are optimised at half of that size. The teacher sees them at half size if they
+    have at least ``SMALLEST`` pixels a side and the teacher accepts the size. Otherwise it sees
+    enlarged copies: the images are as smooth, but a step costs as much as at full size.
     """
     engine, teacher, objective = stage.engine, stage.engine.teacher, stage.engine.objective
     full = teacher.shape[1:]
@@ -158,7 +177,7 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
             with torch.no_grad():
                 images.copy_(teacher.preprocessing.clamp(images))
         if iteration % max(1, stage.iterations // CURVE_POINTS) == 0:
-            # A copy: the next step may write over it.
+            # Copy the means: the next step may overwrite them.
             stage.recorded.append((iteration, means.clone()))
         if stage.progress is not None:
             stage.progress(1)
@@ -174,33 +193,26 @@ def _finish(
     iterations: int,
     recorded: list[tuple[int, Tensor]],
 ) -> Inverted:
-    """Quantise, and ask the networks about what will be published."""
+    """Quantise the images, and evaluate the networks on the published pixels."""
     finite = images.isfinite().flatten(1).all(1)
     pixels = engine.teacher.preprocessing.quantise(images.nan_to_num())
     judgement = engine.judge(engine.teacher.preprocessing.normalise(pixels), labels, factors)
-    terms, student_logits = judgement.terms, judgement.student_logits
-    means = [part.mean() for part in (terms.total(engine.objective), *terms.unweighted())]
-    recorded.append((iterations, torch.stack(means)))
-    return Inverted(
-        pixels=pixels.cpu(),
-        logits=judgement.logits.cpu(),
-        student_logits=None if student_logits is None else student_logits.cpu(),
-        terms=Terms(
-            terms.classification.cpu(),
-            terms.tv.cpu(),
-            terms.l2.cpu(),
-            terms.feature.expand(len(labels)).cpu(),
-            None if terms.compete is None else terms.compete.cpu(),
-            factors.cpu(),
-        ),
+    terms = judgement.terms
+    recorded.append((iterations, terms.means(terms.total(engine.objective))))
+    finished = Inverted(
+        pixels=pixels,
+        logits=judgement.logits,
+        student_logits=judgement.student_logits,
+        terms=terms.expanded(),
         seeds=torch.full((len(labels),), seed),
         attempts=torch.zeros(len(labels), dtype=torch.int64),
-        finite=finite.cpu(),
+        finite=finite,
         curve=[
             {"iteration": iteration, **_rounded(engine.names, values)}
             for iteration, values in recorded
         ],
     )
+    return finished.map(Tensor.cpu)
 
 
 def _rounded(names: list[str], means: Tensor) -> dict[str, float]:
@@ -208,11 +220,15 @@ def _rounded(names: list[str], means: Tensor) -> dict[str, float]:
 
 
 def _choose(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` in the rows that are True, else ``old``."""
     return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)
 
 
 def learning_rate(objective: Objective, iteration: int, iterations: int) -> float:
-    """The rate at ``iteration``: a linear warm-up, then constant or a cosine to zero."""
+    """The learning rate at ``iteration`` of ``iterations``.
+
+    It rises linearly during the warm-up. Then it is constant, or falls to zero as a cosine.
+    """
     warmup = min(objective.warmup, iterations // 2)
     if iteration < warmup:
         return objective.learning_rate * (iteration + 1) / warmup

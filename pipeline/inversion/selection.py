@@ -1,7 +1,7 @@
-"""Which images of a batch are published: the bad are made again, what teaches least is dropped.
+"""Selects the images of a batch to publish: flawed images are made again, the rest compete.
 
-All choices are made within the classes of a batch, so that each label comes out as often as it was
-planned.
+Every choice is among images of one class of one batch, so each label is published as often as the
+plan says.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.dataset.plan import derive_seed
 from pipeline.errors import UserError
 from pipeline.inversion.engine import Engine
+from pipeline.inversion.fingerprints import Duplicates, fingerprints, joined, largest_cosine
 from pipeline.inversion.invert import Inverted, invert
+from pipeline.inversion.usefulness import usefulness
 from pipeline.inversion.warm_start import Pool
-from pipeline.objective.terms import jensen_shannon
 
 
 class Flaw(IntEnum):
-    """What is wrong with an image, the worst last. From ``UNSURE`` on it is never published."""
+    """What is wrong with an image, from the least to the worst.
+
+    An image that is ``UNSURE`` or worse is never published. ``DUPLICATE``: too similar to another
+    image. ``UNCONFIRMED``: the teacher predicts another class. ``UNSURE``: the teacher's
+    probability of the label is too low. ``DIVERGED``: the optimisation gave NaN or infinity.
+    """
 
     NONE = 0
     DUPLICATE = 1
@@ -34,17 +39,20 @@ class Flaw(IntEnum):
 
     @property
     def word(self) -> str | None:
-        """As it stands in the Parquet rows."""
+        """The flaw's name in the Parquet rows; None for ``NONE``."""
         return self.name.lower() if self else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """Which images are made again, in at most ``attempts`` attempts.
+    """The rules by which an image is flawed and is made again. A diverged image always is.
 
-    The diverged always are; those whose label has less than ``min_confidence`` of the teacher; with
-    ``confirmed`` those that it gives another label; and of two images of a shard whose
-    :func:`fingerprints` have a cosine above ``max_similarity`` one.
+    Attributes:
+        attempts: The largest number of attempts at a batch, at least 1.
+        min_confidence: The least teacher's probability of an image's label, in [0, 1].
+        confirmed: Whether the teacher must predict the label of each image.
+        max_similarity: The largest cosine of the :func:`fingerprints` of two images of a shard, in
+            (0, 1). None allows all.
     """
 
     attempts: int
@@ -55,9 +63,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The images of a batch to publish, with a :class:`Flaw` for each, int64 ``[B]``.
+    """The images of a batch to publish.
 
-    ``replaced`` is that of the image whose place it took, ``flaws`` its own after the last attempt.
+    Attributes:
+        images: The images, B of them.
+        replaced: int64 ``[B]``. The :class:`Flaw` of the image that this one replaced.
+        flaws: int64 ``[B]``. The :class:`Flaw` of this image after the last attempt.
     """
 
     images: Inverted
@@ -76,16 +87,29 @@ def invert_surely(
     progress: Callable[[int], None] | None = None,
     pool: Pool | None = None,
 ) -> Kept:
-    """:func:`invert`, and again from a derived seed as long as there are too few good images.
+    """Run :func:`invert`, and again with derived seeds while there are too few good images.
 
-    A new attempt makes the whole batch, whose statistics count, and only bad images are replaced,
-    by better ones. ``candidates`` images are made (all are kept, if None) and ``len(labels)`` kept:
-    of each class the good ones of the highest :func:`usefulness`. ``earlier`` are the pixels of the
-    shard's batches before this one; ``pool`` has what images start from, if not noise alone.
+    A new attempt makes the whole batch, because its statistics are those of the whole batch. It
+    replaces only flawed images, and only by better ones.
+
+    Args:
+        engine: Teacher, student and objective, inside its ``with`` block.
+        labels: The classes of the images to publish, int64 ``[B]``, on the CPU.
+        seed: The seed of the first attempt.
+        iterations: The number of gradient steps.
+        rules: What counts as a flaw, and the number of attempts.
+        candidates: The number of images to make, at least B. Of each class the good images of the
+            highest :func:`usefulness` are kept. None makes B images and keeps all.
+        earlier: The pixels of the earlier batches of the shard, to find duplicates of them.
+        progress: Called with 1 after each iteration of the first attempt.
+        pool: Earlier images that the batch starts from. None starts it from noise alone.
+
+    Returns:
+        The images to publish, in the order of ``labels``. Some may still be unconfirmed or
+        duplicates.
 
     Raises:
-        UserError: after the last attempt some have diverged or stay below ``min_confidence``; it
-            names a class. Those that are only unconfirmed or duplicates are kept.
+        UserError: After the last attempt an image has diverged or is below ``min_confidence``.
     """
     wanted, labels = labels, candidate_labels(labels, candidates or len(labels), seed)
     images = invert(engine, labels, seed, iterations, progress, pool)
@@ -98,7 +122,7 @@ def invert_surely(
         again = invert(engine, labels, derive_seed(seed, attempt), iterations, None, pool)
         again.attempts.fill_(attempt)
         good = images.pixels[rows[flaws[rows] == Flaw.NONE]]
-        better = _better(images, again, labels, flaws, rules, _joined(before, fingerprints(good)))
+        better = _better(images, again, labels, flaws, rules, joined(before, fingerprints(good)))
         replaced = torch.where(better, flaws, replaced)
         images = images.replaced(better, again)
     _refuse(wanted, flaws[rows], rules)
@@ -106,10 +130,10 @@ def invert_surely(
 
 
 def candidate_labels(labels: Tensor, count: int, seed: int) -> Tensor:
-    """``labels`` (int64 ``[B]``) and, up to ``count``, more of them in the same order.
+    """Repeat ``labels`` (int64 ``[B]``) until there are ``count`` of them.
 
-    Where these begin follows from ``seed``: otherwise the same classes would always have fewer
-    candidates, where there are not enough for all.
+    The first B are ``labels``. The repetition starts at a place that depends on ``seed``. Otherwise
+    the same classes would always have fewer candidates if ``count`` is no multiple of B.
     """
     spare = torch.arange(seed % len(labels), seed % len(labels) + count - len(labels))
     return torch.cat([labels, labels[spare % len(labels)]])
@@ -118,11 +142,21 @@ def candidate_labels(labels: Tensor, count: int, seed: int) -> Tensor:
 def choose(
     images: Inverted, labels: Tensor, wanted: Tensor, rules: Rules, before: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The rows to keep, one for each of ``wanted`` and of its label, and the flaws of all rows.
+    """Choose one image for each wanted label.
 
-    Good images go first, the most useful of each class, then those of earlier attempts; flawed ones
-    fill what is missing, the least flawed first. ``before`` are the :func:`fingerprints` of images
-    that are kept already.
+    Good images come first: the most useful of each class, and among equals those of the earliest
+    attempt. Flawed images fill the remaining places, the least flawed first.
+
+    Args:
+        images: All candidates, N of them.
+        labels: The class of each candidate, int64 ``[N]``.
+        wanted: The classes to publish, int64 ``[B]``.
+        rules: What counts as a flaw.
+        before: The :func:`fingerprints` of images that were kept earlier, or None.
+
+    Returns:
+        The rows to keep, int64 ``[B]``, in the order of ``wanted``, and the :class:`Flaw` of every
+        candidate, int64 ``[N]``.
     """
     flaws, names = flaws_of(images, labels, rules), labels.tolist()
     spare = len(labels) > len(wanted)
@@ -130,13 +164,13 @@ def choose(
     attempts = images.attempts.tolist()
     order = sorted(range(len(labels)), key=lambda row: (-worth[row], attempts[row], row))
     places, taken = Counter(wanted.tolist()), []
-    alike = _Alike(images.pixels, rules.max_similarity, before)
+    duplicates = Duplicates(images.pixels, rules.max_similarity, before)
     for row in (row for row in order if flaws[row] == Flaw.NONE):
-        if places[names[row]] and alike.to_one_kept(row):
+        if places[names[row]] and duplicates.is_duplicate(row):
             flaws[row] = Flaw.DUPLICATE
         elif places[names[row]]:
             places[names[row]] -= 1
-            alike.keep(row)
+            duplicates.keep(row)
             taken.append(row)
     for row in sorted(order, key=lambda row: int(flaws[row])):
         if flaws[row] and places[names[row]]:
@@ -149,7 +183,7 @@ def choose(
 
 
 def flaws_of(images: Inverted, labels: Tensor, rules: Rules) -> Tensor:
-    """The worst flaw that each image has by itself, int64 ``[B]``."""
+    """The worst :class:`Flaw` of each image, int64 ``[B]``. It does not look for duplicates."""
     flaws = torch.zeros_like(labels)
     if rules.confirmed:
         flaws[images.logits.argmax(1) != labels] = Flaw.UNCONFIRMED
@@ -158,84 +192,36 @@ def flaws_of(images: Inverted, labels: Tensor, rules: Rules) -> Tensor:
     return flaws
 
 
-def usefulness(images: Inverted) -> Tensor:
-    """How much an image can teach, ``[B]``: ``JS(p_T, p_S)`` where there is a student, else the
-    entropy of the teacher."""
-    if images.student_logits is None:
-        return entropy(images.logits)
-    return jensen_shannon(images.logits, images.student_logits)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """``-sum_k p_k log p_k`` in nats, in [0, ln K]. ``[B, K] -> [B]``."""
-    log_probability = logits.log_softmax(1)
-    return -(log_probability.exp() * log_probability).sum(1)
-
-
-def centred(pixels: Tensor) -> Tensor:
-    """uint8 ``[N, C, H, W]`` at a size of at most 8 x 8, without each image's mean, ``[N, D]``."""
-    height, width = pixels.shape[2:]
-    small = F.adaptive_avg_pool2d(pixels.float(), (min(height, 8), min(width, 8))).flatten(1)
-    return small - small.mean(1, keepdim=True)
-
-
-def fingerprints(pixels: Tensor) -> Tensor:
-    """:func:`centred` at unit length, ``[N, D]``: their products are the cosines of the images."""
-    return F.normalize(centred(pixels), dim=1)
-
-
 def flaw_counts(flaws: Iterable[Tensor]) -> dict[str, int]:
-    """How many images have which flaw, by its word; without those that have none."""
+    """The number of images with each flaw, by the flaw's name. Images without a flaw do not count.
+
+    Args:
+        flaws: One tensor of :class:`Flaw` values for each batch.
+    """
     counts = Counter(value for each in flaws for value in each.tolist() if value)
     return {Flaw(value).name.lower(): count for value, count in sorted(counts.items())}
-
-
-class _Alike:
-    """Whether an image of a batch is too much like one that is kept."""
-
-    def __init__(self, pixels: Tensor, most: float | None, before: Tensor | None) -> None:
-        self._most = most
-        if most is not None:
-            self._prints = fingerprints(pixels)
-            self._kept = _joined(before, torch.zeros_like(self._prints))  # zeros are like nothing
-            self._end = len(self._kept) - len(pixels)
-
-    def to_one_kept(self, row: int) -> bool:
-        if self._most is None:
-            return False
-        return bool((self._kept @ self._prints[row]).max() > self._most)
-
-    def keep(self, row: int) -> None:
-        if self._most is not None:
-            self._kept[self._end] = self._prints[row]
-            self._end += 1
 
 
 def _better(
     old: Inverted, new: Inverted, labels: Tensor, flaws: Tensor, rules: Rules, kept: Tensor
 ) -> Tensor:
-    """Which flawed images a new attempt made better, bool ``[B]``: less flawed or, where it is no
-    better in that, less like one of ``kept`` or more surely of its label."""
+    """The flawed images that a new attempt improved, bool ``[B]``.
+
+    A new image is better if its flaw is less bad. If the flaws are equal, a duplicate must be less
+    similar to the ``kept`` fingerprints, and any other image must have a higher confidence.
+    """
     duplicate = flaws == Flaw.DUPLICATE
     before = torch.where(duplicate, Flaw.NONE, flaws)
     after = flaws_of(new, labels, rules)
     closer = new.confidence(labels) > old.confidence(labels)
     if bool(duplicate.any()):
-        apart = _likeness(new.pixels, kept) < _likeness(old.pixels, kept)
+        apart = largest_cosine(new.pixels, kept) < largest_cosine(old.pixels, kept)
         closer = torch.where(duplicate, apart, closer)
     return (flaws > 0) & ((after < before) | ((after == before) & closer))
 
 
-def _likeness(pixels: Tensor, kept: Tensor) -> Tensor:
-    return (fingerprints(pixels) @ kept.T).max(1).values
-
-
-def _joined(before: Tensor | None, more: Tensor) -> Tensor:
-    return more if before is None else torch.cat([before, more])
-
-
 def _refuse(labels: Tensor, flaws: Tensor, rules: Rules) -> None:
-    """An error where images to be published have a flaw that none may have."""
+    """Raise if an image that would be published is unsure or has diverged."""
     if not bool((flaws >= Flaw.UNSURE).any()):
         return
     label = int(labels[flaws >= Flaw.UNSURE][0])
@@ -247,5 +233,5 @@ def _refuse(labels: Tensor, flaws: Tensor, rules: Rules) -> None:
     raise UserError(
         f"{int((flaws >= Flaw.UNSURE).sum())} images, the first of class {label}, stay below "
         f"synthesis.min_confidence {rules.min_confidence} after {rules.attempts} attempts: "
-        "lower it, or raise synthesis.iterations or synthesis.attempts"
+        "lower min_confidence, or raise synthesis.iterations or synthesis.attempts"
     )

@@ -14,13 +14,24 @@ def starting_images(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Random images in normalised space, ``[count, C, H, W]`` in float32, on ``device``; drawn on
-    the CPU.
+    """Draw the random images that an inversion starts from.
 
-    ``white`` is unit Gaussian noise. ``low-frequency`` is coloured blobs: unit noise on a grid of
-    about one cell to five pixels, drawn smoothly to full size, under weak white noise. ``grey`` is
-    a tenth of that: little that the gradient has to undo. ``varied`` draws anew for each image how
-    coarse, how strong and how colourful its noise is (:func:`varied_noise`).
+    Args:
+        count: The number of images, B.
+        shape: Channels, height and width of an image.
+        start: The kind of noise. ``white`` is Gaussian noise of variance 1. ``low-frequency`` is
+            coloured blobs: Gaussian noise on a grid of about one cell for five pixels, interpolated
+            to full size, plus weak white noise. ``grey`` is a tenth of ``low-frequency``, so the
+            gradient has little to undo. ``varied`` is :func:`varied_noise`.
+        generator: The source of the random draws, on the CPU.
+        device: Where the images are computed. The draws are made on the CPU.
+
+    Returns:
+        Images in the teacher's normalised space, float32 ``[B, C, H, W]``, on ``device``.
+
+    Example::
+
+        starting_images(8, (3, 32, 32), "white", torch.Generator().manual_seed(0))
     """
     channels, height, width = shape
     if start == "varied":
@@ -41,17 +52,20 @@ def varied_noise(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Noise of as many kinds as there are images, ``[count, C, H, W]``.
+    """Draw noise of another kind for each image: its coarseness, strength and colour are random.
 
-    ``a (u x + (1 - u) sqrt(C) mean_c x)`` with ``x = sum_k w_k z_k``: ``z_k`` is unit noise on a
-    grid of ``2^k`` cells a side, drawn smoothly to full size (one cell is a colour, the last has a
-    cell a pixel); the weights' logarithms are normal and their squares sum to 1; ``u`` in [0, 1]
-    is how colourful it is, ``a`` in about [0.5, 2] how strong.
+    An image is ``a (u x + (1 - u) sqrt(C) mean_c x)`` with ``x = sum_k w_k z_k``. ``z_k`` is
+    Gaussian noise of variance 1 on a grid of ``2^k`` cells a side, interpolated to full size: the
+    first grid has one cell, the last has a cell for each pixel. The logarithms of the weights
+    ``w_k`` are normal, and their squares sum to 1. ``u`` in [0, 1] sets how colourful the image is.
+    ``a`` in about [0.5, 2] sets how strong it is.
+
+    The arguments and the result are those of :func:`starting_images`.
     """
     channels, height, width = shape
     octaves = max(height, width).bit_length()
     weights = torch.randn(count, octaves, generator=generator).exp()
-    weights[:, -1] *= 0.3  # pixel noise alone is soon undone
+    weights[:, -1] *= 0.3  # the gradient soon removes noise of single pixels
     weights = F.normalize(weights, dim=1).to(device)
     noise = torch.zeros(count, *shape, device=device)
     for octave, weight in enumerate(weights.unbind(1)):

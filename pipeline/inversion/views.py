@@ -1,6 +1,7 @@
-"""What the networks are shown of a batch at each step: the images moved, cropped and recoloured.
+"""Random views of a batch: the networks see the images shifted, flipped, cropped and recoloured.
 
-A shift, flip or crop is the same for the whole batch; colours change for each image and channel.
+A shift, flip or crop is the same for the whole batch. Each image and channel has its own change of
+colour.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from pipeline.objective.presets import Objective
 
 
 class Views:
-    """The views of one inversion, drawn from ``generator`` (on the CPU) step after step."""
+    """The views of one inversion, one for each iteration.
+
+    Args:
+        objective: Holds ``jitter``, ``flip``, ``zoom``, ``zoom_schedule`` and ``colour``.
+        iterations: The number of iterations.
+        generator: The source of the random draws, on the CPU. Each call of :meth:`show` uses it.
+    """
 
     def __init__(self, objective: Objective, iterations: int, generator: torch.Generator) -> None:
         reach = objective.jitter
@@ -28,7 +35,10 @@ class Views:
         self._flips = torch.randint(0, 2, (iterations,), generator=generator).tolist()
 
     def show(self, images: Tensor, iteration: int) -> Tensor:
-        """The view of ``[B, C, H, W]`` at an iteration; call it for each in turn."""
+        """Return the view of ``images``, ``[B, C, H, W]``, at ``iteration``.
+
+        Call it once for each iteration, in order. The view is differentiable.
+        """
         objective = self._objective
         shown = torch.roll(images, tuple(self._shifts[iteration]), (2, 3))
         if objective.flip and self._flips[iteration]:
@@ -40,7 +50,7 @@ class Views:
         return shown
 
     def smallest(self, iteration: int) -> float:
-        """The smallest side of a crop at an iteration, a share of the image's."""
+        """The smallest side of a crop at ``iteration``, as a share of the image's side."""
         if self._objective.zoom_schedule == "constant":
             return self._objective.zoom
         done = iteration / max(1, self._iterations - 1)
@@ -51,9 +61,17 @@ class Views:
 
 
 def crop(images: Tensor, share: float, top: float, left: float, *, smallest: float) -> Tensor:
-    """A crop of a side between ``smallest`` and 1 of the image's, enlarged to the full size.
+    """Cut a part out of the images and enlarge it to their full size.
 
-    ``share``, ``top`` and ``left`` in [0, 1] choose its side and its place.
+    Args:
+        images: ``[B, C, H, W]``.
+        share: Chooses the side of the part: 0 gives ``smallest``, 1 gives the whole image.
+        top: Chooses the vertical place of the part, in [0, 1].
+        left: Chooses the horizontal place of the part, in [0, 1].
+        smallest: The smallest side of the part, as a share of the image's side, in (0, 1].
+
+    Returns:
+        The enlarged parts, ``[B, C, H, W]``.
     """
     height, width = images.shape[2:]
     side = smallest + (1 - smallest) * share
@@ -66,9 +84,13 @@ def crop(images: Tensor, share: float, top: float, left: float, *, smallest: flo
 
 
 def recolour(images: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """``image * exp(a) + b`` with ``a`` and ``b`` within ``strength`` of 0.
+    """Change contrast and brightness: ``image * exp(a) + b`` with ``a``, ``b`` in +-``strength``.
 
-    ``draws`` in [0, 1] are ``[2, B, C]``, for ``a`` and ``b`` of each image and channel.
+    Args:
+        images: ``[B, C, H, W]``.
+        draws: Uniform draws in [0, 1], ``[2, B, C]``: one for ``a`` and one for ``b`` of each image
+            and channel.
+        strength: The largest absolute value of ``a`` and ``b``, at least 0.
     """
     scale, offset = (strength * (2 * draws - 1))[..., None, None].to(
         images.device, non_blocking=True
@@ -78,7 +100,7 @@ def recolour(images: Tensor, draws: Tensor, strength: float) -> Tensor:
 
 
 def resize(images: Tensor, sides: tuple[int, int]) -> Tensor:
-    """``[B, C, H, W]`` at other ``sides``: averaged where that is smaller, else interpolated."""
+    """Resize ``[B, C, H, W]`` to ``sides``: average to shrink, interpolate to enlarge."""
     smaller = sides[0] < images.shape[2] or sides[1] < images.shape[3]
     resized: Tensor = F.interpolate(
         images,

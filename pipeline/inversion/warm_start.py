@@ -1,4 +1,4 @@
-"""Warm starts: images of adaptive rounds that begin as earlier images of their class."""
+"""Warm starts: an adaptive round may start its images from earlier images of their class."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.layout import Layout
+from pipeline.dataset.stream import shard_batches
 from pipeline.storage import Location
 from pipeline.teachers.teacher import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Earlier images, uint8 ``[N, C, H, W]``, their labels ``[N]``, and their ``share`` of a start,
-    in (0, 1]."""
+    """Earlier images to start from.
+
+    ``pixels`` are uint8 ``[N, C, H, W]``. ``labels`` are their classes, ``[N]``. ``share``, in
+    (0, 1], is the weight of an earlier image in a start; the rest is noise.
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -28,10 +32,17 @@ class Pool:
         preprocessing: Preprocessing,
         generator: torch.Generator,
     ) -> Tensor:
-        """``(1 - share) noise + share earlier``, with an image of each label at random.
+        """Mix noise with earlier images: ``(1 - share) noise + share earlier``.
 
-        ``[B, C, H, W]`` in normalised space, on the device of ``noise`` and ``preprocessing``. A
-        label that there is none of has noise.
+        Args:
+            noise: ``[B, C, H, W]`` in the teacher's normalised space.
+            labels: The class of each image, ``[B]``. A random image of that class is mixed in. A
+                class without earlier images starts from noise alone.
+            preprocessing: The teacher's normalisation, on the device of ``noise``.
+            generator: The source of the random draws, on the CPU.
+
+        Returns:
+            The starting images, ``[B, C, H, W]``, on the device of ``noise``.
         """
         draws = torch.rand(len(labels), generator=generator)
         starts = noise.clone()
@@ -45,8 +56,16 @@ class Pool:
 
 
 def earlier_pool(root: Location, number: int, before: int, share: float) -> Pool:
-    """The images of one of the ``before`` shards that were made before the round of shard
-    ``number``: each has its turn."""
-    shard = root / "train" / f"{number % before:06d}.tar"
-    pixels, labels = zip(*ordered_batches([shard], 1000), strict=True)
+    """The images of one earlier shard, for shard ``number`` of an adaptive round.
+
+    The shards of a round take turns over the ``before`` shards of earlier rounds.
+
+    Args:
+        root: The dataset's directory.
+        number: The number of the shard to make.
+        before: The number of shards in earlier rounds.
+        share: The weight of an earlier image in a start, in (0, 1].
+    """
+    shard = Layout(root).tar(number % before)
+    pixels, labels = zip(*shard_batches([shard], 1000), strict=True)
     return Pool(torch.cat(pixels), torch.cat(labels), share)

@@ -1,8 +1,9 @@
-"""What a batch does to a network's BatchNorm layers: mean and variance of each one's input.
+"""Statistics of the inputs of a network's BatchNorm layers, for the term R_feature.
 
-A BatchNorm layer is any module that holds a running mean and variance of its channels: PyTorch's
-in 1, 2 and 3 dimensions, SyncBatchNorm, timm's BatchNormAct2d, the frozen ones of torchvision and
-timm, and the users' own. InstanceNorm keeps statistics of another kind and does not count.
+A BatchNorm layer is any module that holds a running mean and a running variance of its channels:
+PyTorch's in 1, 2 and 3 dimensions, SyncBatchNorm, timm's BatchNormAct2d, the frozen layers of
+torchvision and timm, and a user's own. InstanceNorm does not count: its running statistics describe
+single images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ _RUNNING = ("running_mean", "running_var")
 
 @dataclass(frozen=True, slots=True)
 class LayerStatistics:
-    """One BatchNorm layer's view of a batch, every tensor ``[channels]`` in float32."""
+    """The statistics of one BatchNorm layer for one batch. Every tensor is float32 ``[channels]``.
+
+    ``mean`` and ``variance`` are those of the layer's input over the batch and the pixels. The
+    variance is the biased one. ``running_mean`` and ``running_variance`` are the layer's own.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -38,29 +43,32 @@ def batchnorm_layers(network: nn.Module) -> list[nn.Module]:
 
 
 def untrained_layers(network: nn.Module) -> list[nn.Module]:
-    """The BatchNorm layers whose statistics are still the initial mean 0 and variance 1."""
+    """The BatchNorm layers whose running statistics are still the initial mean 0, variance 1."""
     return [layer for layer in batchnorm_layers(network) if _is_initial(*running(layer))]
 
 
 def running(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """A BatchNorm layer's running mean and variance, ``[channels]``."""
+    """The running mean and the running variance of a BatchNorm layer, each ``[channels]``."""
     mean, variance = (getattr(layer, name) for name in _RUNNING)
     return mean, variance
 
 
 class FeatureStatistics:
-    """Record :class:`LayerStatistics` of every BatchNorm layer during a forward pass.
+    """Records :class:`LayerStatistics` of every BatchNorm layer during a forward pass.
 
-    A context manager, so that the hooks cannot outlive their use::
+    It is a context manager, because its hooks must not outlive their use.
+
+    Args:
+        network: The network to watch.
+        expected: The mean and the variance that the network's input should have, each
+            ``[channels]``. They are used only if the network has no BatchNorm layer: the input is
+            then recorded, as if a BatchNorm layer with these running statistics came first.
+
+    Example::
 
         with FeatureStatistics(network) as statistics:
             logits = network(images)
             layers = statistics.collect()
-
-    ``collect`` returns the layers in the order they ran and forgets them.
-
-    Of a network without BatchNorm it records its input, as if a BatchNorm layer with the running
-    statistics ``expected`` (mean and variance, each ``[channels]``) stood before it.
     """
 
     def __init__(self, network: nn.Module, expected: tuple[Tensor, Tensor] | None = None) -> None:
@@ -71,7 +79,8 @@ class FeatureStatistics:
             self._layers = [network]
         self._seen: list[LayerStatistics] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._hook = self._record  # one object: a compiled function stays valid for it
+        # torch.compile recompiles when a hook is another object, so this one is kept.
+        self._hook = self._record
 
     def __enter__(self) -> FeatureStatistics:
         self._handles = [layer.register_forward_pre_hook(self._hook) for layer in self._layers]
@@ -89,6 +98,10 @@ class FeatureStatistics:
         self._seen.clear()
 
     def collect(self) -> list[LayerStatistics]:
+        """Return the recorded statistics in the order in which the layers ran, and drop them.
+
+        A layer that ran twice is there twice.
+        """
         seen, self._seen = self._seen, []
         return seen
 
@@ -104,9 +117,10 @@ class FeatureStatistics:
 def _measure(
     features: Tensor, axis: int, running_mean: Tensor, running_variance: Tensor
 ) -> LayerStatistics:
-    """Mean and variance in one pass: with ``d = x - running_mean``, ``E[d^2] - E[d]^2``.
+    """Compute mean and variance in one pass over ``features``, whose channels are on ``axis``.
 
-    The running mean is near enough to the batch's for the difference to keep its digits.
+    With ``d = x - running_mean`` the variance is ``E[d^2] - E[d]^2``. The subtraction loses few
+    digits because the running mean is close to the batch's mean.
     """
     dims = [dim for dim in range(features.ndim) if dim != axis]
     shape = [-1 if dim == axis else 1 for dim in range(features.ndim)]

@@ -1,4 +1,4 @@
-"""The weights and settings of an inversion, and the presets that a user can name."""
+"""The weights and settings of an inversion (:class:`Objective`) and the presets for them."""
 
 from __future__ import annotations
 
@@ -12,52 +12,96 @@ Schedule = Literal["cosine", "constant"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    """The weights of the terms and how the pixels are moved to lower their sum.
+    """The weights of the terms, and how the pixels are optimised.
 
-    ``classification * L + tv * R_TV + l2 * R_l2 + feature * R_feature + compete * R_compete``
+    The loss is ``classification L + tv R_TV + l2 R_l2 + feature R_feature + compete R_compete``.
+    ``pipeline/objective/terms.py`` defines the terms. A weight of 0 switches a term off.
 
-    Learning rate and jitter are in units of the teacher's normalised space and of pixels.
+    Every field but ``compete`` and ``masked`` is a key of ``synthesis.objective`` in the
+    parameters. Those two are keys of ``adaptive``. The defaults are the preset ``normalised``.
 
-    Images differ most where each has weights of its own: a ``spread`` ``s`` of a term's weight
-    multiplies it, for each image, by ``e^u`` with ``u`` uniform in ``[-s, s]``. ``ambiguity`` is
-    the most that one other class may have of an image's target probability; ``masked`` leaves
-    R_compete to images on which the student decides as the teacher does.
-
-    The last four are off unless a preset sets them. ``colour`` is the greatest change of contrast
-    (its logarithm) and of brightness that each channel of an image is shown under, drawn anew each
-    step; ``zoom`` the smallest side of the crop that the whole batch is shown as, a share of the
-    image's: at each step, or, where ``zoom_schedule`` is cosine, at the last, from whole images on
-    (the crop curriculum of Yin and Shen 2023, "Dataset Distillation in Large Data Era"); ``coarse``
-    the share of the iterations in which images have half the size.
+    Example:
+        >>> replace(PRESETS["normalised-large"], tv=0.1).tv
+        0.1
     """
 
     classification: float = 1.0
+    """Weight of L, the cross-entropy against the image's label. At least 0."""
+
     tv: float = 4e-3
+    """Weight of R_TV, the total variation of each image. At least 0. More gives smoother images."""
+
     l2: float = 0.0
+    """Weight of R_l2, the Euclidean norm of each image. At least 0."""
+
     feature: float = 10.0
-    compete: float = 10.0  # in adaptive rounds, which have a student
+    """Weight of R_feature, the distance to the teacher's BatchNorm statistics. At least 0."""
+
+    compete: float = 10.0
+    """Weight of R_compete, the agreement with the student. At least 0. Adaptive rounds only."""
+
     masked: bool = False
+    """Whether R_compete counts only where the student predicts the teacher's class."""
+
     classification_spread: float = 0.0
+    """Spread ``s`` of the weight of L, in [0, 10]. Each image has its own weight, which is
+    ``classification`` times ``e^u`` with ``u`` uniform in [-s, s]. It makes images more diverse."""
+
     tv_spread: float = 0.0
+    """Spread of the weight of R_TV, in [0, 10]; see ``classification_spread``."""
+
     ambiguity: float = 0.0
+    """Largest target probability of one other class, in [0, 1]. Each image draws its own."""
+
     feature_form: FeatureForm = "normalised"
+    """Equation of R_feature: ``published`` is the paper's; ``normalised`` has no scale to tune."""
+
     start: Start = "low-frequency"
+    """Noise that images start from: ``white``, ``low-frequency``, ``grey`` or ``varied``
+    (``pipeline/inversion/starts.py``)."""
+
     learning_rate: float = 0.4
+    """Highest learning rate of Adam, above 0, in units of the teacher's normalised space."""
+
     betas: tuple[float, float] = (0.5, 0.9)
+    """Decay rates of Adam's two running means, each in [0, 1)."""
+
     warmup: int = 10
+    """Iterations in which the learning rate rises linearly. At least 0, and limited to half of the
+    iterations. Images of half size (``coarse``) and of full size each have their own warm-up."""
+
     schedule: Schedule = "cosine"
+    """Learning rate after the warm-up: ``constant``, or ``cosine`` down to 0."""
+
     jitter: int = 2
+    """Largest random shift of the batch in each iteration, in pixels. At least 0."""
+
     flip: bool = True
+    """Whether the batch is mirrored left to right in a random half of the iterations."""
+
     clamp: bool = True
+    """Whether each iteration limits the pixels to the values that bytes 0 to 255 stand for."""
+
     colour: float = 0.0
+    """Largest random change of brightness, and of the logarithm of contrast, in normalised units.
+    At least 0. Each image and channel has its own change in each iteration."""
+
     zoom: float = 1.0
+    """Smallest side of the random crop that the networks see, as a share of the image's side, in
+    (0, 1]. The whole batch has the same crop. 1 switches cropping off."""
+
     zoom_schedule: Schedule = "constant"
+    """Smallest crop over the iterations: ``constant``, or ``cosine`` from whole images at the first
+    iteration to ``zoom`` at the last. The latter is the crop curriculum of Yin and Shen 2023,
+    "Dataset Distillation in Large Data Era"."""
+
     coarse: float = 0.0
+    """Share of the iterations, at the start, in which images have half the size. In [0, 1]."""
 
 
-# The published code takes one norm over a batch of 256 where R_TV and R_l2 here are means of one
-# norm an image, as in the equations; the gradients agree when the weight is sqrt(256) times
-# as large.
+# The published code takes one norm over a batch of 256 images. R_TV and R_l2 here are means of one
+# norm for each image, as in the equations. The gradients agree with a weight sqrt(256) times as
+# large.
 _PER_IMAGE = 16.0
 _CIFAR10 = Objective(
     compete=0.0,
@@ -85,12 +129,14 @@ _IMAGENET = Objective(
     warmup=100,
     jitter=30,
 )
-# Half of the size for a while costs less, and students learn as much: docs/students.md.
+# Half the size for a part of the iterations costs less, and students learn as much from the images
+# (docs/students.md).
 _MEDIUM = Objective(coarse=0.3)
-# From strong noise at a high rate large images stay noise with the class written into it.
+# Large images that start from strong noise at a high learning rate stay noisy: the teacher sees the
+# class in them and a person does not.
 _LARGE = Objective(start="grey", tv=0.06, learning_rate=0.1, jitter=16, coarse=0.6)
-# Without BatchNorm nothing but the priors keeps an image from being noise that the teacher alone
-# reads as a class: it has to stay that class under changes of colour, place and size.
+# Without BatchNorm only the priors keep an image from becoming noise that the teacher alone
+# recognises. The image must therefore keep its class under changes of colour, place and size.
 _WITHOUT = Objective(tv=0.04, learning_rate=0.2, colour=0.5, zoom=0.7, coarse=0.25)
 PRESETS: dict[str, Objective] = {
     "normalised": Objective(),
@@ -105,3 +151,10 @@ PRESETS: dict[str, Objective] = {
     "deepinversion-imagenet": _IMAGENET,
     "adaptive-imagenet": replace(_IMAGENET, compete=0.2),
 }
+"""The presets by the names that ``synthesis.objective.preset`` may have.
+
+``normalised`` presets are for teachers with BatchNorm: for small images, for those from 32 pixels
+(``-medium``) and from 96 pixels (``-large``). ``without-batchnorm`` presets are for other teachers.
+The rest have the values of Yin et al. 2020: ``deepdream`` without R_feature, ``deepinversion`` with
+it, and ``adaptive`` with R_compete too.
+"""

@@ -1,185 +1,242 @@
-"""The terms of the objective and their weighted sum."""
+"""The table of the objective's terms, their values for a batch, and their weighted sum.
+
+The names in reports, the total, the curve of means, the factors and the Parquet columns all follow
+from :data:`TERMS`. The objective is Eq. 2 of Yin et al. 2020, "Dreaming to Distill"::
+
+    total = w_classification L + w_tv R_TV + w_l2 R_l2 + w_feature R_feature + w_compete R_compete
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.objective.bn_statistics import LayerStatistics
-from pipeline.objective.presets import FeatureForm, Objective
+from pipeline.objective.classification import classification_loss
+from pipeline.objective.compete import compete_loss
+from pipeline.objective.feature import feature_loss
+from pipeline.objective.image_priors import l2_norm, total_variation
+from pipeline.objective.presets import Objective
 
-# Keeps the ratio of variances finite for channels that never fire.
-VARIANCE_FLOOR = 1e-5
 
+@dataclass(frozen=True, slots=True)
+class TermInputs:
+    """Everything that a term may look at: one batch, and what the networks make of it.
 
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """``L = -log p_T(y | x)``, the cross-entropy of each image. ``[B, K], [B] -> [B]``.
-
-    ``labels`` may be probabilities, ``[B, K]``: ``L = -sum_k q_k log p_T(k | x)``.
+    ``images`` are ``[B, C, H, W]`` in the teacher's normalised space. ``labels`` are classes,
+    ``[B]``, or probabilities, ``[B, K]``. ``logits`` are the teacher's, ``[B, K]``. ``layers`` hold
+    the statistics of the teacher's BatchNorm layers and may be empty. ``student_logits``,
+    ``[B, K]``, are None where there is no student.
     """
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    layers: Sequence[LayerStatistics]
+    student_logits: Tensor | None
+    objective: Objective
 
 
-def ambiguous_targets(
-    labels: Tensor, classes: int, ambiguity: float, generator: torch.Generator
-) -> Tensor:
-    """Probabilities ``[B, K]``: of each image one other class, at random, has a share that is
-    uniform in [0, ``ambiguity``], and its label (int64 ``[B]``, on the CPU) the rest."""
-    other = (
-        labels + torch.randint(1, max(2, classes), labels.shape, generator=generator)
-    ) % classes
-    share = ambiguity * torch.rand(len(labels), 1, generator=generator)
-    targets = F.one_hot(labels, classes) * (1 - share)
-    return targets + F.one_hot(other, classes) * share
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Term:
+    """One term of the objective.
 
+    Args:
+        name: The name in reports, and in the Parquet column ``loss_NAME``.
+        weight: The field of :class:`Objective` that holds the term's weight.
+        function: Computes the unweighted value of a batch, ``[B]`` or a scalar.
+        per_image: Whether the value is ``[B]``, one for each image. Otherwise it is a scalar for
+            the whole batch.
+        description: The description of the Parquet column.
+        spread: The field of :class:`Objective` that holds the spread of the weight, if images may
+            have weights of their own (:func:`draw_factors`). None otherwise.
+        needs_student: Whether the term exists only where there is a student.
 
-def total_variation(images: Tensor) -> Tensor:
-    """``R_TV(x) = sum_d ||x - shift_d(x)||_2`` over the directions ->, v, and both diagonals.
-
-    ``[B, C, H, W] -> [B]``, each norm taken over the channels and pixels of one image.
+    Raises:
+        TypeError: :class:`Objective` lacks a field that ``weight`` or ``spread`` names.
     """
-    differences = (
-        images[..., :, 1:] - images[..., :, :-1],
-        images[..., 1:, :] - images[..., :-1, :],
-        images[..., 1:, 1:] - images[..., :-1, :-1],
-        images[..., 1:, :-1] - images[..., :-1, 1:],
-    )
-    return torch.stack([_norm(difference) for difference in differences]).sum(0)
+
+    name: str
+    weight: str
+    function: Callable[[TermInputs], Tensor]
+    per_image: bool
+    description: str
+    spread: str | None = None
+    needs_student: bool = False
+
+    def __post_init__(self) -> None:
+        known = {field.name for field in fields(Objective)}
+        for name in (self.weight, self.spread):
+            if name is not None and name not in known:
+                raise TypeError(
+                    f"term {self.name}: Objective has no field {name!r}: "
+                    "declare it in pipeline/objective/presets.py"
+                )
 
 
-def l2_norm(images: Tensor) -> Tensor:
-    """``R_l2(x) = ||x||_2`` of each image. ``[B, C, H, W] -> [B]``."""
-    return _norm(images)
+def _feature(batch: TermInputs) -> Tensor:
+    if not batch.layers:
+        return batch.images.new_zeros(())
+    return feature_loss(batch.layers, batch.objective.feature_form)
 
 
-def feature_loss(layers: Sequence[LayerStatistics], form: FeatureForm) -> Tensor:
-    """``R_feature``: how far a batch's BatchNorm statistics are from the teacher's. Scalar.
-
-    ``published`` is the paper's,
-    ``sum_l ||mu_l(x) - running_mean_l||_2 + ||sigma2_l(x) - running_var_l||_2``.
-
-    ``normalised`` has no scale to tune: with ``v = running_var``, the mean over layers of the mean
-    over channels of ``(mu - running_mean)^2 / v + (log sigma2 - log v)^2``.
-    """
-    if not layers:
-        raise ValueError("no BatchNorm layer ran: R_feature needs at least one")
-    if form == "published":
-        return torch.stack(
-            [
-                torch.linalg.vector_norm(layer.mean - layer.running_mean)
-                + torch.linalg.vector_norm(layer.variance - layer.running_variance)
-                for layer in layers
-            ]
-        ).sum()
-    return torch.stack([_normalised_error(layer) for layer in layers]).mean()
+def _compete(batch: TermInputs) -> Tensor:
+    assert batch.student_logits is not None
+    return compete_loss(batch.logits, batch.student_logits, batch.objective.masked)
 
 
-def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """``JS(p_T, p_S) = (KL(p_T || M) + KL(p_S || M)) / 2``, ``M = (p_T + p_S) / 2``, in [0, ln 2].
-
-    ``[B, K], [B, K] -> [B]``.
-    """
-    log_t = teacher_logits.float().log_softmax(1)
-    log_s = student_logits.float().log_softmax(1)
-    log_m = torch.logaddexp(log_t, log_s) - torch.log(torch.tensor(2.0, device=log_t.device))
-    kl_t = (log_t.exp() * (log_t - log_m)).sum(1)
-    kl_s = (log_s.exp() * (log_s - log_m)).sum(1)
-    return (kl_t + kl_s) / 2
-
-
-def compete_loss(teacher_logits: Tensor, student_logits: Tensor, masked: bool = False) -> Tensor:
-    """``R_compete = 1 - JS(p_T, p_S)`` (Eq. 8): low where student and teacher disagree.
-
-    ``[B, K], [B, K] -> [B]``. ``masked`` images, of which the student gives another class than the
-    teacher already, count 0: they stay just beyond the student's boundary (Fang et al. 2021,
-    "Contrastive Model Inversion for Data-Free Knowledge Distillation").
-    """
-    agreement = 1 - jensen_shannon(teacher_logits, student_logits)
-    if not masked:
-        return agreement
-    return agreement * (teacher_logits.argmax(1) == student_logits.argmax(1))
-
-
-def draw_factors(objective: Objective, count: int, generator: torch.Generator) -> Tensor:
-    """What multiplies each image's weights of L and R_TV, ``[count, 2]``."""
-    spreads = torch.tensor([objective.classification_spread, objective.tv_spread])
-    factors: Tensor = (spreads * (2 * torch.rand(count, 2, generator=generator) - 1)).exp()
-    return factors
+TERMS: tuple[Term, ...] = (
+    Term(
+        name="classification",
+        weight="classification",
+        function=lambda batch: classification_loss(batch.logits, batch.labels),
+        per_image=True,
+        description="L, cross-entropy against cls",
+        spread="classification_spread",
+    ),
+    Term(
+        name="tv",
+        weight="tv",
+        function=lambda batch: total_variation(batch.images),
+        per_image=True,
+        description="R_TV",
+        spread="tv_spread",
+    ),
+    Term(
+        name="l2",
+        weight="l2",
+        function=lambda batch: l2_norm(batch.images),
+        per_image=True,
+        description="R_l2",
+    ),
+    Term(
+        name="feature",
+        weight="feature",
+        function=_feature,
+        per_image=False,
+        description="R_feature of the whole batch",
+    ),
+    Term(
+        name="compete",
+        weight="compete",
+        function=_compete,
+        per_image=True,
+        description="R_compete; null without a student",
+        needs_student=True,
+    ),
+)
+"""All terms, in the order of their sum and of their Parquet columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Unweighted terms of a batch: ``[B]`` each, but ``feature``, the batch's, a scalar.
+    """The unweighted terms of one batch.
 
-    ``factors`` ``[B, 2]`` multiply each image's weights of ``classification`` and ``tv``.
+    ``values`` maps the name of each term that exists to its value: ``[B]``, or a scalar where the
+    term is one for the whole batch. ``factors`` are those of :func:`draw_factors`.
+
+    Example::
+
+        terms = evaluate_terms(inputs, factors)
+        terms["tv"]  # [B]
+        terms.total(inputs.objective).mean().backward()
     """
 
-    classification: Tensor
-    tv: Tensor
-    l2: Tensor
-    feature: Tensor
-    compete: Tensor | None
+    values: dict[str, Tensor]
     factors: Tensor
 
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def factor_of(self) -> dict[str, Tensor]:
+        """The factor of each image, ``[B]``, by the name of the term whose weight it multiplies."""
+        return dict(zip(factor_names(), self.factors.unbind(1), strict=True))
+
     def total(self, objective: Objective) -> Tensor:
-        """The weighted sum of each image, ``[B]``; its mean is what is minimised."""
-        classification, tv = self.factors.unbind(1)
-        parts = (
-            (objective.classification, classification * self.classification),
-            (objective.tv, tv * self.tv),
-            (objective.l2, self.l2),
-            (objective.feature, self.feature),
-            (objective.compete, self.compete),
-        )
-        total = torch.zeros_like(self.classification)
-        for weight, term in parts:
-            # A term that does not count must not spread its NaN either.
-            if weight and term is not None:
-                total = total + weight * term
+        """The weighted sum of each image, ``[B]``. Its mean is minimised.
+
+        A term of weight 0 is left out, so that a NaN in it does not reach the total.
+        """
+        factor_of = self.factor_of()
+        total = self.factors.new_zeros(len(self.factors))
+        for term in TERMS:
+            weight = getattr(objective, term.weight)
+            if weight and term.name in self.values:
+                value = self.values[term.name]
+                if term.name in factor_of:
+                    value = factor_of[term.name] * value
+                total = total + weight * value
         return total
 
-    def unweighted(self) -> list[Tensor]:
-        """The terms in the order of the fields, without ``compete`` where there is none."""
-        terms = [self.classification, self.tv, self.l2, self.feature]
-        return terms if self.compete is None else [*terms, self.compete]
+    def means(self, total: Tensor) -> Tensor:
+        """The means of ``total`` and of each term, in the order of :func:`reported_names`."""
+        return torch.stack([part.detach().mean() for part in (total, *self.values.values())])
+
+    def expanded(self) -> Terms:
+        """The same terms with ``[B]`` values only: those of the whole batch are repeated."""
+        whole = {term.name for term in TERMS if not term.per_image}
+        count = len(self.factors)
+        return Terms(
+            {n: v.expand(count) if n in whole else v for n, v in self.values.items()}, self.factors
+        )
+
+    def map(self, function: Callable[..., Tensor], *others: Terms) -> Terms:
+        """Apply ``function`` to each tensor and to the same tensor of each of ``others``."""
+        values = {
+            name: function(value, *(other[name] for other in others))
+            for name, value in self.values.items()
+        }
+        return Terms(values, function(self.factors, *(other.factors for other in others)))
 
 
-def evaluate_terms(
-    images: Tensor,
-    labels: Tensor,
-    logits: Tensor,
-    layers: Sequence[LayerStatistics],
-    student_logits: Tensor | None,
-    objective: Objective,
-    factors: Tensor,
-) -> Terms:
-    """All terms of one batch. ``layers`` may be empty (no BatchNorm): ``feature`` is then 0."""
-    compete = None
-    if student_logits is not None:
-        compete = compete_loss(logits, student_logits, objective.masked)
-    return Terms(
-        classification=classification_loss(logits, labels),
-        tv=total_variation(images),
-        l2=l2_norm(images),
-        feature=feature_loss(layers, objective.feature_form) if layers else images.new_zeros(()),
-        compete=compete,
-        factors=factors,
-    )
+def reported_names(student: bool) -> list[str]:
+    """The names of the total and of all terms that exist with or without a student."""
+    return ["total", *(term.name for term in TERMS if student or not term.needs_student)]
 
 
-def _norm(values: Tensor) -> Tensor:
-    """``[B, C, H, W] -> [B]``. Row by row: one sum over a whole image compiles to a slow loop."""
-    square = values.float().square().sum((1, 3)).sum(1)
-    # The floor keeps the gradient of a norm finite where an image is constant.
-    return square.clamp_min(1e-12).sqrt()
+def factor_names() -> list[str]:
+    """The names of the terms whose weight is multiplied by a factor of each image."""
+    return [term.name for term in TERMS if term.spread is not None]
 
 
-def _normalised_error(layer: LayerStatistics) -> Tensor:
-    variance = layer.running_variance + VARIANCE_FLOOR
-    mean_error = (layer.mean - layer.running_mean).square() / variance
-    variance_error = (torch.log(layer.variance + VARIANCE_FLOOR) - torch.log(variance)).square()
-    return (mean_error + variance_error).mean()
+def draw_factors(objective: Objective, count: int, generator: torch.Generator) -> Tensor:
+    """Draw the factors that multiply the weights of each image.
+
+    A factor is ``e^u`` with ``u`` uniform in ``[-s, s]``, where ``s`` is the spread of the term.
+
+    Args:
+        objective: Holds the spreads. A spread of 0 gives factors of 1.
+        count: The number of images, B.
+        generator: The source of the random draws, on the CPU.
+
+    Returns:
+        Factors, float32 ``[B, F]``, above 0, one column for each name in :func:`factor_names`.
+    """
+    names = [term.spread for term in TERMS if term.spread is not None]
+    spreads = torch.tensor([getattr(objective, name) for name in names])
+    draws = torch.rand(count, len(names), generator=generator)
+    factors: Tensor = (spreads * (2 * draws - 1)).exp()
+    return factors
+
+
+def evaluate_terms(inputs: TermInputs, factors: Tensor) -> Terms:
+    """Compute all terms of one batch.
+
+    Args:
+        inputs: The batch and what the networks make of it.
+        factors: The images' factors, ``[B, F]``, of :func:`draw_factors`.
+
+    Returns:
+        The unweighted terms. Those that need a student are absent where there is none.
+    """
+    student = inputs.student_logits is not None
+    values = {
+        term.name: term.function(inputs) for term in TERMS if student or not term.needs_student
+    }
+    return Terms(values, factors)

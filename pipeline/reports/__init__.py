@@ -1,1 +1,1 @@
-"""The files in the reports folder: metrics, curves and pictures."""
+"""Writes the files in ``paths.reports``: metrics, curves and pictures."""

@@ -1,4 +1,4 @@
-"""The files in ``reports/``: metrics as JSON, series as CSV, pictures."""
+"""The files in ``paths.reports``: metrics as JSON, series as CSV, and pictures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.dataset.records import ShardRecord, read_records
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
+from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
     Curve,
     draw_distillation_curves,
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums over the records of shards, which may be too many to keep; means are by image."""
+    """Sums over the records of all shards, weighted by images. Records may be too many to keep."""
 
     shards: int = 0
     images: int = 0
@@ -44,7 +46,7 @@ class _Tally:
     counts: Counter[int] = field(default_factory=Counter)
     replaced: Counter[str] = field(default_factory=Counter)
     flaws: Counter[str] = field(default_factory=Counter)
-    weights: Counter[int] = field(default_factory=Counter)  # images of a round
+    round_images: Counter[int] = field(default_factory=Counter)
     curves: dict[int, Curve] = field(default_factory=dict)
 
     def add(self, record: ShardRecord) -> None:
@@ -55,7 +57,7 @@ class _Tally:
         self.counts.update({int(label): count for label, count in record.class_counts.items()})
         self.replaced.update(record.replaced)
         self.flaws.update(record.flaws)
-        self.weights[record.round] += record.images
+        self.round_images[record.round] += record.images
         names = record.curve[0]
         curve = {name: np.array([point[name] for point in record.curve]) for name in names}
         sums = self.curves.setdefault(record.round, {"iteration": curve["iteration"]})
@@ -63,10 +65,10 @@ class _Tally:
             sums[name] = sums.get(name, 0) + curve[name] * record.images
 
     def mean_curves(self) -> dict[int, Curve]:
-        """Of each round, its terms in the order of their names."""
+        """Return the mean of each term over the images of a round, sorted by name."""
         return {
             round_: {
-                name: values if name == "iteration" else values / self.weights[round_]
+                name: values if name == "iteration" else values / self.round_images[round_]
                 for name, values in sorted(sums.items())
             }
             for round_, sums in self.curves.items()
@@ -74,17 +76,29 @@ class _Tally:
 
 
 def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
-    """``synthesis.json``, the loss curves, the class histogram and a grid for each round."""
+    """Write the report of a synthesis.
+
+    The files are ``synthesis.json`` (metrics), ``synthesis.csv`` and ``synthesis.png`` (loss
+    curves), ``classes.csv`` (images of each class) and ``grids/round-N.png``.
+
+    Args:
+        config: The configuration. The records of its dataset are read.
+        made: Results of the shard jobs of this run.
+
+    Returns:
+        The grid of the first round.
+    """
     reports, tally = Path(config.paths.reports), _Tally()
-    for record in read_records(config):
+    for record in Dataset.planned(config).records():
         tally.add(record)
     if tally.flaws:
         flaws = ", ".join(f"{count} {word}" for word, count in sorted(tally.flaws.items()))
         log.warning(
-            "of %d images %s after %d attempts, and kept: the rows' column flaw tells which",
+            "of %d images, these remain in the dataset after %d attempts: %s. The column `flaw` of "
+            "the Parquet files marks them",
             tally.images,
-            flaws,
             config.synthesis.attempts,
+            flaws,
         )
     curves = tally.mean_curves()
     report = {
@@ -92,8 +106,8 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
         "shards": tally.shards,
         "rounds": config.adaptive.rounds,
         "classes": len(tally.counts),
-        "teacher_agreement": round(tally.agreement / tally.images, 6),
-        "teacher_confidence": round(tally.confidence / tally.images, 6),
+        "teacher_agreement": fraction(tally.agreement, tally.images),
+        "teacher_confidence": fraction(tally.confidence, tally.images),
         "replaced": dict(tally.replaced),
         "flaws": dict(tally.flaws),
         "made_now": {
@@ -102,7 +116,7 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
             "worker_seconds": round(sum(shard.seconds for shard in made), 2),
         },
         "losses": {
-            name: float(f"{values[-1]:.6g}")
+            name: six_digits(values[-1])
             for name, values in curves[max(curves)].items()
             if name != "iteration"
         },
@@ -116,7 +130,16 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
 
 
 def report_measures(config: Config, report: dict[str, Any], pairs: Tensor) -> Path:
-    """``measures.json``, and a picture of the most alike pairs."""
+    """Write ``measures.json``, and a picture of the most similar pairs of images.
+
+    Args:
+        config: The configuration.
+        report: All measures.
+        pairs: Images, uint8 ``[P, 2, C, H, W]``.
+
+    Returns:
+        The picture.
+    """
     reports = Path(config.paths.reports)
     write_json(reports / "measures.json", report)
     path = reports / "alike.png"
@@ -125,7 +148,12 @@ def report_measures(config: Config, report: dict[str, Any], pairs: Tensor) -> Pa
 
 
 def report_distillation(config: Config, trained: Sequence[dict[str, float]]) -> None:
-    """``distillation.json`` and the students' curves, in one CSV and one picture."""
+    """Write ``distillation.json``, and the students' curves as a CSV and a picture.
+
+    Args:
+        config: The configuration. The logs of its students are read.
+        trained: Results of the students that this run trained.
+    """
     reports = Path(config.paths.reports)
     logs = [weights_path(config, STUDENT, s).with_suffix(".csv") for s in config.distillation.seeds]
     if config.distillation.noise_baseline:
@@ -145,7 +173,12 @@ def report_distillation(config: Config, trained: Sequence[dict[str, float]]) -> 
 
 
 def report_evaluation(config: Config, report: dict[str, Any]) -> None:
-    """``evaluation.json`` and its accuracies as a CSV for a bar chart."""
+    """Write ``evaluation.json``, and the accuracies as ``accuracy.csv`` for a bar chart.
+
+    Args:
+        config: The configuration.
+        report: All accuracies, as fractions.
+    """
     reports = Path(config.paths.reports)
     rows = [{"model": "teacher", "accuracy": report["teacher_accuracy"]}]
     rows += [
@@ -159,10 +192,14 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
 
 
 def summarise(config: Config) -> str:
-    """The end of a run in a few lines, from the reports."""
+    """Summarise a run in a few lines, from its reports.
+
+    Raises:
+        UserError: There is no report of a synthesis.
+    """
     reports = Path(config.paths.reports)
     if not (reports / "synthesis.json").is_file():
-        raise UserError(f"there is no report in {reports}: run synthesize first")
+        raise UserError(f"paths.reports {reports} has no synthesis.json: run synthesize first")
     synthesis = json.loads((reports / "synthesis.json").read_bytes())
     lines = [
         f"dataset   {synthesis['images']} images, {synthesis['classes']} classes, "

@@ -1,4 +1,4 @@
-"""What a person looks at: grids of images with the teacher's confidence, and curves."""
+"""Pictures: grids of images with the teacher's confidence, curves, and similar pairs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline.config.schema import Config
+from pipeline.dataset.layout import CLASS, FACTS, Layout
 from pipeline.dataset.plan import Plan, plan_of
 from pipeline.dataset.tar import Pixels, decode_image, image_part, read_tar
 from pipeline.storage import Location, location, read_bytes, write_bytes
@@ -22,11 +23,22 @@ matplotlib.use("Agg")
 ROWS, COLUMNS = 8, 16
 SIDE, TEXT = 64, 14
 Curve = dict[str, NDArray[np.float64]]
-"""``iteration`` and the mean of each loss term there, ``[points]`` each."""
+"""``iteration`` and, by name, the mean of each loss term at that iteration; ``[points]`` each."""
 
 
 def draw_grids(config: Config, reports: Path) -> list[Path]:
-    """``grids/round-N.png`` for each round: a column a class, the teacher's probability below."""
+    """Draw ``grids/round-N.png`` for each round, and delete grids of rounds that no longer exist.
+
+    A grid has one column for each class. The teacher's probability for the class stands below each
+    image.
+
+    Args:
+        config: The configuration. The shards of its dataset are read.
+        reports: The reports folder.
+
+    Returns:
+        The pictures, in the order of the rounds.
+    """
     layout, root = plan_of(config), location(config.paths.dataset)
     paths = []
     for round_ in range(config.adaptive.rounds + 1):
@@ -43,12 +55,18 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
 def draw_cells(
     cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None, path: Path
 ) -> None:
-    """A grid of images, a column a class; ``cells`` are pixels and probabilities by class."""
+    """Draw a grid of images with one column for each class.
+
+    Args:
+        cells: For each class, its images: pixels uint8 ``[C, H, W]`` and probability in [0, 1].
+        names: Names of the classes; None for their numbers.
+        path: PNG file to write.
+    """
     write_bytes(path, _png(_grid(cells, names)))
 
 
 def draw_synthesis_curves(curves: Mapping[int, Curve], path: Path) -> None:
-    """Every loss term over the iterations, a line a round."""
+    """Draw each loss term over the iterations, with one line for each round."""
     from matplotlib import pyplot
 
     names = [name for name in curves[max(curves)] if name != "iteration"]
@@ -67,7 +85,12 @@ def draw_synthesis_curves(curves: Mapping[int, Curve], path: Path) -> None:
 
 
 def draw_distillation_curves(logs: Sequence[Location], path: Path) -> None:
-    """Loss, agreement with the teacher and accuracy on the images' labels, a line a student."""
+    """Draw loss, agreement with the teacher and accuracy over the steps, a line for each student.
+
+    Args:
+        logs: CSV files of the students.
+        path: PNG file to write.
+    """
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.8))
@@ -82,7 +105,7 @@ def draw_distillation_curves(logs: Sequence[Location], path: Path) -> None:
 
 
 def draw_pairs(pairs: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
-    """Pairs of images, each uint8 ``[C, H, W]``, one above the other."""
+    """Draw pairs of images, uint8 ``[C, H, W]`` each, one image above the other."""
     canvas = Image.new("RGB", (len(pairs) * (SIDE + 4), 2 * SIDE), "white")
     for column, pair in enumerate(pairs):
         for row, pixels in enumerate(pair):
@@ -91,6 +114,7 @@ def draw_pairs(pairs: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
 
 
 def read_log(path: Location) -> list[dict[str, float]]:
+    """Read the rows of a student's log."""
     rows = csv.DictReader(io.StringIO(read_bytes(path).decode(), newline=""))
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
@@ -98,9 +122,9 @@ def read_log(path: Location) -> list[dict[str, float]]:
 def _pick(
     layout: Plan, root: Location, round_: int, classes: int
 ) -> dict[int, list[tuple[Pixels, float]]]:
-    """The first images of some classes, spread evenly where there are many.
+    """Read the first images of up to ``COLUMNS`` classes, evenly spaced among all classes.
 
-    Only the tars that the plan says hold one of them are read.
+    Only tars that hold one of these images are read.
     """
     shown = np.unique(np.linspace(0, classes - 1, min(classes, COLUMNS)).round().astype(int))
     numbers = layout.of_round(round_)
@@ -110,10 +134,10 @@ def _pick(
     wanted = np.sort(np.concatenate(places))
     cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
     for index in np.unique(np.searchsorted(firsts, wanted, side="right") - 1):
-        for key, parts, _ in read_tar(root / "train" / f"{numbers[index]:06d}.tar"):
+        for key, parts, _ in read_tar(Layout(root).tar(numbers[index])):
             if int(key) in wanted:
-                row = cells[int(parts["cls"])]
-                row.append((decode_image(image_part(parts)), _probability(parts["json"])))
+                row = cells[int(parts[CLASS])]
+                row.append((decode_image(image_part(parts)), _probability(parts[FACTS])))
     return cells
 
 
@@ -144,10 +168,13 @@ def _cell(pixels: Pixels) -> Image.Image:
 
 
 def _colours(pixels: Pixels) -> Pixels:
-    """Red, green and blue of ``[C, H, W]``: with other channels, means of a third of them each."""
+    """Return red, green and blue of pixels ``[C, H, W]``.
+
+    With other than 3 or 4 channels, each colour is the mean of a third of the channels.
+    """
     if pixels.shape[0] in (3, 4):
         return pixels[:3]
-    spread = np.repeat(pixels, 3, axis=0)  # so that a third is never empty
+    spread = np.repeat(pixels, 3, axis=0)  # No third is empty, even with two channels.
     return np.stack([part.mean(0) for part in np.array_split(spread, 3)]).astype(np.uint8)
 
 
@@ -158,7 +185,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:
-    """Write a figure as PNG, and close it."""
+    """Write a figure as a PNG file, and close the figure."""
     from matplotlib import pyplot
 
     buffer = io.BytesIO()

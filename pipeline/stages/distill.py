@@ -7,9 +7,9 @@ import logging
 import re
 
 from pipeline.config.schema import Config
+from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.lock import locked, reading
 from pipeline.dataset.plan import plan_of
-from pipeline.dataset.records import dataset_digest
 from pipeline.distillation.augmentation import GROUP
 from pipeline.distillation.job import DistillJob, distill, is_trained
 from pipeline.errors import TryAgainError, UserError
@@ -120,9 +120,8 @@ def weights_path(config: Config, kind: str, seed: int) -> Location:
 
 
 def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -> list[DistillJob]:
-    root, layout = location(config.paths.dataset), plan_of(config)
-    numbers = range(len(layout))
-    digest = dataset_digest(root, numbers)
+    dataset = Dataset.planned(config)
+    digest = dataset.digest(range(len(dataset.plan)))
     return [
         DistillJob(
             name=f"{kind}-{seed}",
@@ -130,7 +129,7 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
             teacher_digest=teacher.digest,
             student=config.student,
             training=config.distillation,
-            shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
+            shards=dataset.paths.tars,
             dataset=digest,
             seed=seed,
             output=weights_path(config, kind, seed),
@@ -144,9 +143,9 @@ def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
 
     A run of a shard range may write while students read: such students saw old and new shards.
     """
-    root = location(config.paths.dataset)
+    dataset = Dataset.planned(config)
     try:
-        now = dataset_digest(root, range(len(plan_of(config))))
+        now = dataset.digest(range(len(dataset.plan)))
     except UserError:  # a shard is being made again
         now = ""
     if any(job.dataset != now for job in jobs):
@@ -154,7 +153,7 @@ def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
             remove(job.record)
             remove(job.checkpoint)
         raise TryAgainError(
-            f"paths.dataset {root} was changed while students learnt from it: complete it with "
+            f"paths.dataset {dataset.root} was changed while students learnt from it: run "
             "synthesize, then run this command again"
         )
 

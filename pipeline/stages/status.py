@@ -1,26 +1,32 @@
-"""How far a dataset is, from its records, their times and the markers of the runs at work."""
+"""The status of a dataset: the states of its shards, the speed, and the time that is left."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.config.schema import Config
+from pipeline.dataset.layout import record_name, shard_name
 from pipeline.dataset.run_markers import read_markers
+from pipeline.quantities import show_seconds
 from pipeline.storage import listing, location
 from pipeline.synthesis.shard_states import ranges, survey
 
-RECENT, PAUSE = 64, 3600.0  # the speed is that of so many last shards, since the last long pause
+RECENT = 64  # shards, of which the speed is measured
+PAUSE = 3600.0  # seconds between two shards: only what came after such a pause counts
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Shard numbers by state: ``complete``, ``running``, ``failed``, ``stale`` or ``missing``.
+    """The status of a dataset.
 
-    ``errors`` says of the failed shards why; ``speed`` is in images a second, None where there is
-    nothing to tell it from; ``images_left`` counts those of shards that are not complete.
+    Attributes:
+        shards: the numbers of the shards of each state: ``complete``, ``running``, ``failed``,
+            ``stale`` or ``missing``.
+        errors: the error of each failed shard.
+        speed: in images a second; None where fewer than two shards were made lately.
+        images_left: the images of all shards that are not complete.
     """
 
     shards: dict[str, list[int]]
@@ -30,11 +36,15 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
+        """The time that the images left take at ``speed``, or None without a speed."""
         return self.images_left / self.speed if self.speed else None
 
 
 def dataset_status(config: Config, teacher_digest: str) -> Status:
-    """Read everything but the shards themselves; starts and changes nothing."""
+    """Find the status of a dataset from its records, their times and the markers.
+
+    Nothing is changed, and no tar is read.
+    """
     root = location(config.paths.dataset)
     files = listing(root)
     markers = read_markers(root, files)
@@ -46,7 +56,7 @@ def dataset_status(config: Config, teacher_digest: str) -> Status:
         number, images = found.shard.number, len(found.shard.labels)
         if found.state == "complete":
             shards["complete"].append(number)
-            finished.append((files[f"metadata/{number:06d}.json"].modified, images))
+            finished.append((files[record_name(number)].modified, images))
             continue
         kind, text = markers.get(number, (found.state, ""))
         shards[kind].append(number)
@@ -57,7 +67,7 @@ def dataset_status(config: Config, teacher_digest: str) -> Status:
 
 
 def describe_status(status: Status) -> Iterator[str]:
-    """The status in lines for a person."""
+    """The status as lines of text."""
     for state in ("complete", "running", "failed", "stale", "missing"):
         numbers = status.shards.get(state, [])
         if numbers:
@@ -65,27 +75,20 @@ def describe_status(status: Status) -> Iterator[str]:
                 "" if state == "complete" else f": {ranges(numbers)}"
             )
     for number, error in list(status.errors.items())[:3]:
-        yield f"shard {number:06d} failed: {error}"
+        yield f"shard {shard_name(number)} failed: {error}"
     if status.images_left and status.speed and status.seconds_left:
         yield (
             f"{status.speed:.3g} images/s lately, {status.images_left} images left: "
-            f"{duration(status.seconds_left)} at that speed"
+            f"{show_seconds(status.seconds_left)} at that speed"
         )
 
 
-def duration(seconds: float) -> str:
-    """``1 d 2 h``, ``3 h 4 min``, ``5 min`` or ``6 s``."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{math.ceil(seconds)} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
-
-
 def _speed(finished: Sequence[tuple[float, int]]) -> float | None:
-    """Images a second, from the times at which shards were finished, oldest first."""
+    """Images a second, from the times at which shards were finished and their images.
+
+    Args:
+        finished: sorted, oldest first.
+    """
     recent = list(finished[-RECENT:])
     for index in range(len(recent) - 1, 0, -1):
         if recent[index][0] - recent[index - 1][0] > PAUSE:
@@ -93,5 +96,5 @@ def _speed(finished: Sequence[tuple[float, int]]) -> float | None:
             break
     if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
         return None
-    images = sum(images for _, images in recent[1:])  # the first began before its time
+    images = sum(images for _, images in recent[1:])  # the first shard only starts the clock
     return images / (recent[-1][0] - recent[0][0])

@@ -1,1 +1,1 @@
-"""From parameters to shards: their specs, jobs and states, and the dataset-level files."""
+"""From parameters to shards: their specs, jobs and states, and the index files of the dataset."""

@@ -1,4 +1,4 @@
-"""The engine that a worker keeps for all shards of a round."""
+"""The inversion engine, which a worker keeps for all shards of a round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from pipeline.teachers.teacher import Teacher, cached_teacher
 
 
 def engine_of(job: ShardJob, device: str) -> Engine:
-    """The engine of the shard's round; a worker keeps it, compiled, for the shards that follow."""
+    """The engine of the shard's round. A worker compiles it once and keeps it.
+
+    Raises:
+        TryAgainError: the teacher or the student changed since the run began.
+    """
     config, competitor = job.config, job.competitor
     loaded = cached_teacher(config.teacher.model_dump_json(), job.spec["teacher"], device)
     return _cached_engine(
@@ -45,8 +49,8 @@ def _cached_engine(
     if competitor is not None:
         if digest_file(competitor.weights) != competitor.sha256:
             raise TryAgainError(
-                f"{competitor.weights} is not the student that the round began with: "
-                "another run trained it anew; run the same command again"
+                f"the student {competitor.weights} changed since the round began, because another "
+                "run trained it again: run the same command again"
             )
         architecture = StudentConfig.model_validate_json(section)
         student = networks.build_network(architecture.source, architecture.arguments, "student")

@@ -1,4 +1,4 @@
-"""The job of one shard: everything that a worker needs to make it."""
+"""The job that makes one shard: what a worker receives and what it returns."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.dataset.layout import record_path
-from pipeline.dataset.records import is_current, read_record
+from pipeline.dataset.layout import Layout, shard_name
+from pipeline.dataset.record_files import read_record
+from pipeline.dataset.records import is_current
 from pipeline.storage import Location, location, size_of
 
 
 @dataclass(frozen=True, slots=True)
 class Competitor:
-    """The student that a round competes with: its weights file and their digest."""
+    """The student that an adaptive round competes with.
+
+    Attributes:
+        weights: its weights file.
+        sha256: the digest of that file.
+    """
 
     weights: Location
     sha256: str
@@ -21,7 +27,15 @@ class Competitor:
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """All a worker needs to make one shard."""
+    """Everything that a worker needs to make one shard.
+
+    Attributes:
+        config: all parameters.
+        number: the number of the shard.
+        spec: everything that the bytes of the shard depend on.
+        competitor: the student of its round; None in round 0.
+        images: the number of its images.
+    """
 
     config: Config
     number: int
@@ -30,12 +44,15 @@ class ShardJob:
     images: int
 
     def __str__(self) -> str:
-        return f"shard-{self.number:06d}"
+        return f"shard-{shard_name(self.number)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What making a shard took. Not published: it depends on the machine."""
+    """A shard that was made, and the seconds that this took.
+
+    The dataset does not hold the seconds, because they depend on the machine.
+    """
 
     number: int
     images: int
@@ -43,6 +60,7 @@ class Made:
 
 
 def is_done(job: ShardJob) -> bool:
+    """Whether the shard is complete and was made to the spec of the job."""
     root = location(job.config.paths.dataset)
-    record = read_record(record_path(root, job.number))
+    record = read_record(Layout(root).record(job.number))
     return is_current(record, job.spec, lambda name: size_of(root / name))

@@ -1,54 +1,56 @@
-"""The students of adaptive rounds, which lie inside the dataset."""
+"""The students of adaptive rounds, whose files lie inside the dataset."""
 
 from __future__ import annotations
 
 from pipeline.config.schema import Config
-from pipeline.dataset.plan import derive_seed, plan_of
-from pipeline.dataset.records import dataset_digest
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.layout import Layout
+from pipeline.dataset.plan import derive_seed
 from pipeline.distillation.job import DistillJob, is_trained, student_problem
 from pipeline.errors import UserError
-from pipeline.storage import Location, digest_file, exists, location
-
-
-def student_path(root: Location, round_: int) -> Location:
-    """The weights of the student that ``round_`` competes with."""
-    return root / "students" / f"{round_:06d}.safetensors"
+from pipeline.storage import digest_file, exists, location
 
 
 def round_job(config: Config, teacher_digest: str, round_: int) -> DistillJob:
-    """The student of all rounds before, trained on their shards, on from its predecessor.
+    """The job that trains the student that ``round_`` competes with.
+
+    The student learns from the shards of all earlier rounds. It starts from the weights of the
+    previous round's student, where there is one.
 
     Raises:
-        UserError: one of these shards is missing.
+        UserError: the record of one of these shards is missing or was changed.
     """
-    root = location(config.paths.dataset)
-    numbers = range(plan_of(config).of_round(round_).start)
+    dataset = Dataset.planned(config)
+    layout, numbers = Layout(dataset.root), range(dataset.plan.of_round(round_).start)
     return DistillJob(
         name=f"student-of-round-{round_}",
         teacher=config.teacher,
         teacher_digest=teacher_digest,
         student=config.student,
         training=config.adaptive.training,
-        shards=tuple(root / "train" / f"{number:06d}.tar" for number in numbers),
-        dataset=dataset_digest(root, numbers),
+        shards=dataset.tars(numbers),
+        dataset=dataset.digest(numbers),
         seed=derive_seed(config.synthesis.seed, round_),
-        output=student_path(root, round_),
-        start=student_path(root, round_ - 1) if round_ > 1 else None,
+        output=layout.student(round_),
+        start=layout.student(round_ - 1) if round_ > 1 else None,
     )
 
 
 def dataset_students(config: Config, teacher_digest: str) -> dict[int, str]:
-    """Of each adaptive round whose student is there, and was trained as it would be today: the
-    digest of its weights."""
-    root, students = location(config.paths.dataset), {}
+    """The digest of the weights of each round's student, if today's parameters would train it so.
+
+    A student whose files are damaged counts with the weights that it has: the shards made against
+    the undamaged one are then stale, and ``verify`` reports both.
+    """
+    layout, students = Layout(location(config.paths.dataset)), {}
     for round_ in range(1, config.adaptive.rounds + 1):
-        path = student_path(root, round_)
+        path = layout.student(round_)
         if not exists(path):
             continue
-        if student_problem(path) is None:  # else `verify` tells, and compares with what is there
+        if student_problem(path) is None:
             try:
                 job = round_job(config, teacher_digest, round_)
-            except UserError:  # without its shards it cannot be the same
+            except UserError:  # a shard is missing: the student cannot be the one of today's shards
                 break
             if not is_trained(job):
                 break

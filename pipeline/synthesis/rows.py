@@ -11,10 +11,10 @@ import torch
 from pipeline.dataset import plan
 from pipeline.dataset.plan import Batch, ShardPlan
 from pipeline.dataset.tar import Sample
-from pipeline.inversion import selection
 from pipeline.inversion.selection import Flaw, Kept
+from pipeline.inversion.usefulness import entropy
+from pipeline.objective.compete import jensen_shannon
 from pipeline.objective.presets import Objective
-from pipeline.objective.terms import jensen_shannon
 from pipeline.synthesis.job import ShardJob
 from pipeline.synthesis.spec import round_objective
 
@@ -22,6 +22,16 @@ from pipeline.synthesis.spec import round_objective
 def rows_of(
     job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]]
 ) -> Iterator[dict[str, Any]]:
+    """Yield the Parquet row of each image, in the order of the tar.
+
+    The columns ``offset``, ``size`` and ``sha256`` are missing: they are known once the tar is
+    written.
+
+    Args:
+        job: The shard to make.
+        shard: The shard's labels and keys.
+        batches: The images of each batch, in order.
+    """
     names = job.config.teacher.class_names
     weights = round_objective(job.config, shard.round)
     index = 0
@@ -46,7 +56,7 @@ def rows_of(
 
 
 def _columns(kept: Kept, labels: plan.Labels, weights: Objective) -> dict[str, list[Any]]:
-    """What the networks and the objective say of each image of a batch."""
+    """The columns that the networks and the objective give: one value for each image of a batch."""
     intended = torch.from_numpy(labels.astype(np.int64))
     result = kept.images
     terms, logits, student = result.terms, result.logits, result.student_logits
@@ -55,20 +65,14 @@ def _columns(kept: Kept, labels: plan.Labels, weights: Objective) -> dict[str, l
         "attempt": result.attempts.tolist(),
         "replaced": [Flaw(value).word for value in kept.replaced.tolist()],
         "flaw": [Flaw(value).word for value in kept.flaws.tolist()],
-        "factor_classification": terms.factors[:, 0].tolist(),
-        "factor_tv": terms.factors[:, 1].tolist(),
+        **{f"factor_{name}": values.tolist() for name, values in terms.factor_of().items()},
         "loss_total": terms.total(weights).tolist(),
-        "loss_classification": terms.classification.tolist(),
-        "loss_tv": terms.tv.tolist(),
-        "loss_l2": terms.l2.tolist(),
-        "loss_feature": terms.feature.tolist(),
+        **{f"loss_{name}": values.tolist() for name, values in terms.values.items()},
         "teacher_pred": logits.argmax(1).tolist(),
         "teacher_prob": result.confidence(intended).tolist(),
-        "teacher_entropy": selection.entropy(logits).tolist(),
+        "teacher_entropy": entropy(logits).tolist(),
     }
     if student is not None:
-        assert terms.compete is not None
-        columns["loss_compete"] = terms.compete.tolist()
         columns["student_pred"] = student.argmax(1).tolist()
         columns["student_prob"] = student.softmax(1).gather(1, intended[:, None])[:, 0].tolist()
         columns["js_divergence"] = jensen_shannon(logits, student).tolist()
@@ -78,6 +82,13 @@ def _columns(kept: Kept, labels: plan.Labels, weights: Objective) -> dict[str, l
 def samples_of(
     rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Kept]], soft_labels: bool
 ) -> Iterator[Sample]:
+    """Yield the tar sample of each image: pixels, label, a few facts of its row, and soft labels.
+
+    Args:
+        rows: The rows of :func:`rows_of`.
+        batches: The images of each batch, in order.
+        soft_labels: Whether a sample has the teacher's logits, in float16.
+    """
     images = (image for _, kept in batches for image in kept.images.pixels.numpy())
     logits = (values for _, kept in batches for values in kept.images.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
@@ -87,11 +98,13 @@ def samples_of(
 
 
 def class_counts(shard: ShardPlan) -> dict[str, int]:
+    """The number of images of each class that the shard has, by the class as text."""
     labels, counts = np.unique(shard.labels, return_counts=True)
     return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
 
 
 def mean_curve(batches: list[tuple[Batch, Kept]]) -> list[dict[str, float]]:
+    """The mean of each unweighted term at some iterations, averaged over the batches."""
     curves = [kept.images.curve for _, kept in batches]
     return [
         {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in points[0]}

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.config.schema import Config
+from pipeline.dataset.layout import shard_name
 from pipeline.dataset.plan import ShardPlan, plan_of
-from pipeline.dataset.records import ShardRecord, is_current, records_of
+from pipeline.dataset.record_files import records_of
+from pipeline.dataset.records import ShardRecord, is_current
 from pipeline.errors import UserError
 from pipeline.storage import Stat, listing, location
 from pipeline.synthesis.round_students import dataset_students
@@ -19,12 +21,21 @@ State = Literal["complete", "stale", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A planned shard, what it is to be made from, and the record that is there of it."""
+    """A planned shard and its state.
+
+    Attributes:
+        shard: its plan.
+        spec: the spec that today's parameters give it.
+        record: its record, or None where there is none or its bytes were changed.
+        text: the bytes of the record's file; empty where there is none.
+        state: ``complete`` if the shard was made to ``spec`` and its files have the recorded
+            sizes; ``stale`` if it has a record that says otherwise; else ``missing``.
+    """
 
     shard: ShardPlan
     spec: dict[str, Any]
     record: ShardRecord | None
-    text: bytes  # of the record
+    text: bytes
     state: State
 
 
@@ -35,10 +46,14 @@ def survey(
     files: Mapping[str, Stat] | None = None,
     students: Mapping[int, str] | None = None,
 ) -> Iterator[Found]:
-    """Every planned shard in order, or those of ``numbers``, one at a time.
+    """Planned shards with their states, one at a time.
 
-    ``complete`` is made to today's parameters, ``stale`` to others or no longer whole. ``files``
-    and ``students`` are what :func:`listing` and :func:`dataset_students` say, where known.
+    Args:
+        config: all parameters.
+        teacher_digest: the digest of the teacher.
+        numbers: the shards to look at, in this order; None for all.
+        files: the listing of the dataset's folder, where known.
+        students: the result of :func:`dataset_students`, where known.
     """
     layout, root = plan_of(config), location(config.paths.dataset)
     files = listing(root) if files is None else files
@@ -67,25 +82,28 @@ def shard_states(config: Config, teacher_digest: str) -> dict[int, State]:
 
 
 def check_complete(states: Mapping[int, str]) -> None:
-    """Nothing less is to be learnt from or published: never a mix of old and new.
+    """Refuse to train on, or to publish, a dataset with missing or stale shards.
 
     Raises:
-        UserError: which shards are not complete.
+        UserError: names the shards that are not complete.
     """
     if undone := [number for number, state in states.items() if state != "complete"]:
         raise UserError(
             f"{len(undone)} of {len(states)} shards are not complete ({ranges(undone)}), "
-            f"the first {undone[0]:06d} ({states[undone[0]]}): run synthesize first"
+            f"the first {shard_name(undone[0])} ({states[undone[0]]}): run synthesize first"
         )
 
 
 def ranges(numbers: Sequence[int], most: int = 8) -> str:
-    """``000003, 000005-000007``: at most ``most`` runs of neighbours, and that there are more."""
+    """Shard numbers as text: ``000003, 000005-000007``, with ``...`` after ``most`` ranges."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    shown = [f"{a:06d}" if a == b else f"{a:06d}-{b:06d}" for a, b in runs[:most]]
+    shown = [
+        shard_name(first) if first == last else f"{shard_name(first)}-{shard_name(last)}"
+        for first, last in runs[:most]
+    ]
     return ", ".join(shown + ["..."] * (len(runs) > most))

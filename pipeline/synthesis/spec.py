@@ -24,6 +24,7 @@ SHARD_CODE = (
     "objective",
     "synthesis",
     "teachers",
+    "local_files.py",
     "source_digest.py",
     "storage.py",
 )
@@ -32,7 +33,14 @@ SHARD_CODE = (
 def round_spec(
     config: Config, round_: int, teacher_digest: str, student: str | None
 ) -> dict[str, Any]:
-    """What the bytes of all shards of a round follow from."""
+    """The part of the spec that all shards of a round share.
+
+    Args:
+        config: all parameters.
+        round_: 0, or the adaptive round.
+        teacher_digest: the digest of the teacher.
+        student: the digest of the weights of the round's student; None where there is none.
+    """
     return {
         "round": round_,
         "class_names": digest_json(config.teacher.class_names),
@@ -57,7 +65,12 @@ def round_spec(
 
 
 def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:
-    """All that the bytes of a shard follow from; ``of_round`` is its round's."""
+    """The spec of a shard: everything that its bytes depend on.
+
+    Args:
+        of_round: the part that all shards of its round share, from :func:`round_spec`.
+        shard: the plan of the shard.
+    """
     return {
         **of_round,
         "shard": shard.number,
@@ -68,7 +81,7 @@ def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:
 
 
 def round_objective(config: Config, round_: int) -> Objective:
-    """The objective of a round: only adaptive rounds have a student to compete with."""
+    """The objective of a round. Only adaptive rounds have a student to compete with."""
     base = config.objective
     if not round_:
         return replace(base, compete=0.0)
@@ -76,7 +89,7 @@ def round_objective(config: Config, round_: int) -> Objective:
 
 
 def teacher_facts(config: Config) -> dict[str, Any]:
-    """What the teacher is, without the paths that it had on this machine."""
+    """The teacher's configuration without the paths of this machine."""
     facts = config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
     return {**facts, "source": public_source(config.teacher.source)}
 

@@ -120,7 +120,7 @@ def test_the_bars_are_met_or_missed() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="there is no GPU"):
+    with pytest.raises(SystemExit, match="torch finds no GPU"):
         gpu.main(["--reports", str(tmp_path)])
     assert not list(tmp_path.iterdir())
 

@@ -135,7 +135,7 @@ def test_a_student_does_not_go_on_in_another_precision(
 def test_muon_is_as_orthogonal_in_either_format(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muon, "has_bfloat16", lambda device: has)
     matrix = torch.randn(8, 20, generator=torch.Generator().manual_seed(0))
-    (made,) = muon.orthogonal([matrix])
+    (made,) = muon.orthogonalise([matrix])
     values = torch.linalg.svdvals(made)
     assert made.dtype == torch.float32
     assert values.min() > 0.65 and values.max() < 1.25

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.distillation import DistillationConfig
-from pipeline.distillation import step
-from pipeline.distillation.adversarial import draw_distances, moved
+from pipeline.distillation.adversarial import draw_distances, perturb
 from pipeline.distillation.job import distill
-from pipeline.distillation.step import Training, distillation_loss
+from pipeline.distillation.loss import compare, distillation_loss
+from pipeline.distillation.step import Training
 from pipeline.execution.torchrun import Share
 from pipeline.stages.distill import student_jobs
 from pipeline.teachers.teacher import Preprocessing, Teacher
@@ -20,15 +20,15 @@ def sizes(change: Tensor) -> Tensor:
     return change.square().mean((1, 2, 3)).sqrt()
 
 
-def test_each_image_moves_as_far_as_it_is_to() -> None:
+def test_each_image_moves_by_its_distance() -> None:
     images, gradient = random(64, 3, 8, 8), 1e-9 * random(64, 3, 8, 8, seed=1)
     distances = draw_distances(64, 0.5, generator())
     assert 0 <= distances.min() < 0.1 and 0.4 < distances.max() <= 0.5
-    found = sizes(moved(images, gradient, distances) - images)
+    found = sizes(perturb(images, gradient, distances) - images)
     assert torch.allclose(found, distances.flatten(), atol=1e-5)
 
 
-def test_nothing_is_drawn_where_nothing_moves() -> None:
+def test_nothing_is_drawn_for_a_reach_of_zero() -> None:
     untouched = generator()
     assert not draw_distances(8, 0.0, untouched).any()
     assert torch.equal(untouched.get_state(), generator().get_state())
@@ -37,7 +37,7 @@ def test_nothing_is_drawn_where_nothing_moves() -> None:
 def test_the_change_is_along_the_gradient_and_smooth() -> None:
     images, gradient = torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9)
     gradient[0, 0, 4, 4] = -1
-    change = moved(images, gradient, torch.ones(1, 1, 1, 1))[0, 0]
+    change = perturb(images, gradient, torch.ones(1, 1, 1, 1))[0, 0]
     outside = torch.ones(9, 9, dtype=torch.bool)
     outside[2:7, 2:7] = False  # two blurs of 3x3 reach two pixels far
     assert (change[outside] == 0).all()
@@ -48,13 +48,13 @@ def test_the_change_is_along_the_gradient_and_smooth() -> None:
 def test_an_image_without_a_gradient_stays() -> None:
     images = random(2, 3, 8, 8)
     gradient = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
-    found = moved(images, gradient, torch.ones(2, 1, 1, 1))
+    found = perturb(images, gradient, torch.ones(2, 1, 1, 1))
     assert torch.equal(found[0], images[0])
     assert not torch.equal(found[1], images[1])
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_shares_of_a_batch_move_as_far_as_the_whole_does(ranks: int) -> None:
+def test_shares_of_a_batch_draw_the_distances_of_the_batch(ranks: int) -> None:
     parts = [
         draw_distances(12 // ranks, 0.5, generator(), Share(index, ranks)) for index in range(ranks)
     ]
@@ -92,14 +92,13 @@ def batch(number: int) -> Tensor:
 def shown_by(training: Training, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What both networks are shown from here on."""
     shown: list[Tensor] = []
-    real = step._loss
 
     def recording(*arguments: object) -> object:
         assert isinstance(arguments[2], Tensor)
         shown.append(arguments[2].detach().clone())
-        return real(*arguments)  # type: ignore[arg-type]
+        return compare(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "_judge", recording)
+    monkeypatch.setattr(training._gradient, "_compare", recording)
     return shown
 
 
@@ -122,7 +121,7 @@ def test_the_gradient_is_that_of_both_networks(monkeypatch: pytest.MonkeyPatch) 
     images = shown[0].clone().requires_grad_()
     distillation_loss(student(images), teacher(images), 8.0).backward()
     assert images.grad is not None
-    expected = moved(shown[0], images.grad, torch.ones(4, 1, 1, 1)) - shown[0]
+    expected = perturb(shown[0], images.grad, torch.ones(4, 1, 1, 1)) - shown[0]
     change = shown[1][::2] - shown[0]
     assert torch.cosine_similarity(change.flatten(1), expected.flatten(1)).min() > 0.999
     one_sided = shown[0].clone().requires_grad_()
@@ -130,11 +129,11 @@ def test_the_gradient_is_that_of_both_networks(monkeypatch: pytest.MonkeyPatch) 
         target = teacher(one_sided)
     distillation_loss(student(one_sided), target, 8.0).backward()
     assert one_sided.grad is not None
-    other = moved(shown[0], one_sided.grad, torch.ones(4, 1, 1, 1)) - shown[0]
+    other = perturb(shown[0], one_sided.grad, torch.ones(4, 1, 1, 1)) - shown[0]
     assert torch.cosine_similarity(change.flatten(1), other.flatten(1)).min() < 0.99
 
 
-def test_the_student_learns_from_what_was_moved_alone() -> None:
+def test_the_student_learns_from_the_moved_images_only() -> None:
     """The first pass leaves no gradient behind, and all weights learn."""
     training = started(0.3)
     training.step(0, batch(0))

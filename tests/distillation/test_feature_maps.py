@@ -11,6 +11,7 @@ from examples.cifar10 import resnet
 from pipeline.config.distillation import DistillationConfig
 from pipeline.distillation import step
 from pipeline.distillation.feature_maps import FeatureMaps, Imitation
+from pipeline.distillation.optimizers import CONNECTOR_RATE
 from pipeline.distillation.step import Training
 from pipeline.errors import UserError
 from pipeline.teachers.teacher import Preprocessing, Teacher
@@ -163,8 +164,8 @@ def test_connectors_follow_the_schedule() -> None:
     made = Training(teacher(), slim(), config, seed=0)
     with made:
         made.step(0, torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8))
-    assert made._connecting is not None
-    assert made._connecting.param_groups[0]["lr"] == pytest.approx(step.CONNECTING / 5)
+    (group,) = made.state_dict()["adam"]["param_groups"]
+    assert group["lr"] == pytest.approx(CONNECTOR_RATE / 5)
 
 
 def test_gradients_of_all_that_learns_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:

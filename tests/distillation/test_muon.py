@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.distillation import DistillationConfig
-from pipeline.distillation.muon import RATE, WEIGHT_DECAY, Matrices, hidden_weights, orthogonal
+from pipeline.distillation.muon import RATE, WEIGHT_DECAY, Muon, hidden_weights, orthogonalise
 from pipeline.distillation.step import Training
 from pipeline.teachers.teacher import Preprocessing, Teacher
 
@@ -26,7 +26,7 @@ def network() -> nn.Sequential:
     )
 
 
-def test_hidden_weights_are_whole_matrices_between_the_images_and_the_last_layer() -> None:
+def test_hidden_weights_exclude_the_last_layer_and_grouped_convolutions() -> None:
     made = network()
     assert [tuple(w.shape) for w in hidden_weights(made)] == [(8, 3, 3, 3), (6, 8, 1, 1), (5, 6)]
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
@@ -38,7 +38,7 @@ def test_hidden_weights_are_whole_matrices_between_the_images_and_the_last_layer
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> None:
+def test_a_step_is_equally_long_in_every_direction(layout: torch.memory_format) -> None:
     weight = nn.Conv2d(3, 8, 3).to(memory_format=layout).weight
     assert isinstance(weight, nn.Parameter)
     before = weight.detach().clone()
@@ -46,7 +46,7 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
     gradient[0] *= 100  # a direction that plain descent would follow alone
     weight.grad = gradient
     rate = 0.2
-    Matrices([weight], momentum=0.9).step(rate)
+    Muon([weight], momentum=0.9).step(rate)
     moved = before * (1 - WEIGHT_DECAY * RATE * rate) - weight.detach()
     lengths = torch.linalg.svdvals(moved.flatten(1)) / (RATE * rate)
     assert lengths.min() > 0.5 and lengths.max() < 1.5  # five Newton-Schulz iterations
@@ -55,13 +55,13 @@ def test_a_step_moves_every_direction_as_far(layout: torch.memory_format) -> Non
     assert float((moved.flatten(1) * (u @ v)).sum() / (RATE * rate)) > 0.7 * 8
 
 
-def test_matrices_move_together_as_they_do_one_by_one() -> None:
+def test_all_matrices_together_are_updated_as_one_by_one() -> None:
     shapes = [(4, 6), (4, 9), (9, 4), (4, 4), (6, 2), (5, 7), (1, 3)]
     generator = torch.Generator().manual_seed(0)
     # Large, so that the decay of the weights shows.
     weights = [nn.Parameter(10 * torch.randn(shape, generator=generator)) for shape in shapes]
     library = [nn.Parameter(weight.detach().clone()) for weight in weights]
-    together, rate = Matrices(weights, momentum=0.9), 0.2
+    together, rate = Muon(weights, momentum=0.9), 0.2
     one_by_one = torch.optim.Muon(library, RATE * rate, weight_decay=WEIGHT_DECAY, momentum=0.9)
     for _ in range(3):
         for own, other in zip(weights, library, strict=True):
@@ -73,21 +73,21 @@ def test_matrices_move_together_as_they_do_one_by_one() -> None:
         assert torch.allclose(own, other, atol=0.15 * RATE * rate)  # of 3 steps, in bfloat16
 
 
-def test_a_matrix_is_made_orthogonal_alone_or_beside_others() -> None:
+def test_a_matrix_is_made_orthogonal_alone_or_with_others() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 8), (8, 3), (3, 5), (3, 3), (2, 9)]
     matrices = [torch.randn(shape, generator=generator) for shape in shapes]
-    for matrix, made in zip(matrices, orthogonal(matrices), strict=True):
+    for matrix, made in zip(matrices, orthogonalise(matrices), strict=True):
         assert made.shape == matrix.shape
-        assert torch.allclose(made, orthogonal([matrix])[0], atol=0.02)
+        assert torch.allclose(made, orthogonalise([matrix])[0], atol=0.02)
         values = torch.linalg.svdvals(made)
         assert values.min() > 0.5 and values.max() < 1.5
-    assert torch.equal(orthogonal([torch.zeros(2, 3)])[0], torch.zeros(2, 3))
+    assert torch.equal(orthogonalise([torch.zeros(2, 3)])[0], torch.zeros(2, 3))
 
 
 def test_a_weight_without_a_gradient_stays() -> None:
     weight = nn.Parameter(torch.ones(2, 3))
-    Matrices([weight], momentum=0.9).step(0.2)
+    Muon([weight], momentum=0.9).step(0.2)
     assert torch.equal(weight, torch.ones(2, 3))
 
 

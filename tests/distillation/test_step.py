@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from pipeline.config.distillation import DistillationConfig
-from pipeline.distillation.step import Training, learning_rate
+from pipeline.distillation.optimizers import learning_rate
+from pipeline.distillation.step import Training
 from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.distillation.test_muon import batch, network
 

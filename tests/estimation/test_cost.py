@@ -16,18 +16,14 @@ from pipeline.estimation.cost import (
     cost_table,
     dataset_bytes,
     show_bytes,
-    show_seconds,
 )
 from pipeline.estimation.device_timing import (
-    FEWEST,
-    MOST,
-    _fewest,
-    _times,
     describe_timing,
     mean_speeds,
     probe_devices,
     sample_bytes,
 )
+from pipeline.estimation.stopwatch import FEWEST, MOST, fewest_steps, separate_times
 from pipeline.params import parse_params
 from pipeline.stages.synthesize import missing_jobs
 from pipeline.synthesis.job import Made, ShardJob
@@ -99,22 +95,6 @@ def test_bytes_for_people(count: float, text: str) -> None:
     assert show_bytes(count) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.123, "0.12 s"),
-        (99, "99 s"),
-        (99.7, "2 min"),
-        (100, "2 min"),
-        (3570, "1 h 0 min"),
-        (3600 * 47 + 60, "47 h 1 min"),
-        (3600 * 49, "2 d 1 h"),
-    ],
-)
-def test_times_for_people(seconds: float, text: str) -> None:
-    assert show_seconds(seconds) == text
-
-
 @pytest.mark.parametrize("soft_labels", [False, True])
 def test_a_dataset_is_no_larger_than_estimated(tiny: Params, soft_labels: bool) -> None:
     changes = {"synthesis.images": 400, "synthesis.soft_labels": soft_labels}
@@ -137,7 +117,7 @@ def test_no_dataset_of_small_shards_is_larger_than_estimated(tiny: Params) -> No
 def test_a_probe_does_the_real_work_elsewhere(
     tiny: Params, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    from pipeline.estimation import device_timing as module
+    from pipeline.estimation import stopwatch as module
 
     monkeypatch.setattr(module, "ENOUGH", 0.05)
     made = []
@@ -164,15 +144,15 @@ def test_a_probe_does_the_real_work_elsewhere(
     assert found.memory > 50e6
     lines = describe_timing([found], plan_of(config))
     assert len(lines) == min(rounds, 1) + 2
-    assert "a shard of 12, " in lines[1]
+    assert "a shard of 12 images, " in lines[1]
     assert mean_speeds([found, found]) == found.speeds
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.7, 0.5])
-def test_a_probe_makes_as_many_candidates_and_none_again(
+def test_a_probe_makes_all_candidates_once(
     tiny: Params, monkeypatch: pytest.MonkeyPatch, keep: float
 ) -> None:
-    from pipeline.estimation import device_timing as module
+    from pipeline.estimation import stopwatch as module
     from pipeline.inversion import selection as filtering
 
     monkeypatch.setattr(module, "ENOUGH", 0.0)
@@ -198,7 +178,7 @@ def test_a_probe_makes_as_many_candidates_and_none_again(
 
 
 def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.estimation import device_timing as module
+    from pipeline.estimation import stopwatch as module
 
     monkeypatch.setattr(module, "ENOUGH", 0.2)
     few, many = (
@@ -209,7 +189,7 @@ def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("step", [0.001, 0.03, 5.0])
-def test_a_step_is_told_from_the_start_and_the_rest_whatever_disturbs(step: float) -> None:
+def test_start_step_and_remaining_time_are_separated_despite_disturbances(step: float) -> None:
     """The first call compiles for a minute; every third one after it is held up for a second."""
     calls: list[int] = []
 
@@ -218,7 +198,7 @@ def test_a_step_is_told_from_the_start_and_the_rest_whatever_disturbs(step: floa
         held_up = 1.0 if len(calls) % 3 == 0 else 0.0
         return 60.0 * (len(calls) == 1) + 0.5 + step * steps + held_up * step * 20
 
-    start, base, found = _times(seconds, FEWEST)
+    start, base, found = separate_times(seconds, FEWEST)
     assert (start, base, found) == pytest.approx((60.0, 0.5, step))
     assert all(one != other for one, other in itertools.pairwise(calls))
     assert max(calls) <= FEWEST + MOST
@@ -227,10 +207,10 @@ def test_a_step_is_told_from_the_start_and_the_rest_whatever_disturbs(step: floa
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.6, 0.9, 1.0])
 def test_the_fewest_steps_have_all_sizes(share: float) -> None:
     """Each size compiles by itself, and so must be among the first steps."""
-    for steps in (_fewest(share), _fewest(share) + 1):
+    for steps in (fewest_steps(share), fewest_steps(share) + 1):
         small = round(share * steps)
         assert 0 < small < steps or share in (0.0, 1.0)
-    assert _fewest(share) <= 15
+    assert fewest_steps(share) <= 15
 
 
 def test_the_benchmarks_stand_ins_for_shards_are_complete(tiny: Params, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_probe_says_what_it_found_and_draws(
     assert main(["probe", "--params", str(path), "--seconds", "3"]) == 0
     printed = capsys.readouterr().out
     assert "2 BatchNorm layers, 3 classes" in printed
-    assert "image-iterations a second, in float32" in printed
+    assert "image-iterations per second, in float32" in printed
     assert "25 iterations" in printed
     assert "synthesis.batch_size 16" in printed
     assert (tmp_path / "reports" / "probe.png").read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.cli import main
 from pipeline.dataset.stream import ordered_batches
 from pipeline.distillation.job import distill
-from pipeline.distillation.step import distillation_loss
+from pipeline.distillation.loss import distillation_loss
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate, load_student, share
 from pipeline.evaluation.dataset_measures import measure, on_foreign
@@ -152,7 +152,7 @@ def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> No
     config, teacher = load(made)
     whole = measure(config, teacher)[0]["statistics_gap"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.evaluation.dataset_measures.BATCH", 7)
+        patch.setattr("pipeline.evaluation.features.BATCH", 7)
         assert measure(config, teacher)[0]["statistics_gap"] == pytest.approx(whole, rel=1e-4)
 
 

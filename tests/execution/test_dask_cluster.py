@@ -208,7 +208,7 @@ def test_a_worker_with_other_code_is_refused(cluster: LocalCluster, tmp_path: Pa
 def test_a_worker_with_several_threads_is_refused(cluster: LocalCluster, tmp_path: Path) -> None:
     with (
         another_worker(cluster, ROOT, "--nthreads", "2"),
-        pytest.raises(UserError, match="has 2 threads and jobs need one each"),
+        pytest.raises(UserError, match="has 2 threads, but each job needs a process"),
     ):
         connect(cluster, tmp_path)
 

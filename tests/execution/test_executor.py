@@ -94,7 +94,7 @@ def test_no_gpu_is_named_where_none_can_be_used(
     executor = create_executor("auto", 1, 1)
     assert isinstance(executor, InProcess)
     assert executor.run(nap, 0) == "cpu"
-    with pytest.raises(UserError, match="no CUDA device"):
+    with pytest.raises(UserError, match="has no CUDA device"):
         create_executor("cuda", None, 1)
 
 

@@ -1,4 +1,4 @@
-"""Batches that the memory does not hold: made in parts, recorded, and the same every time."""
+"""Batches that are too large for the memory are made in parts, with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
 from pipeline.params import parse_params
-from pipeline.stages.verify import repair, verify
+from pipeline.stages.repair import repair
+from pipeline.stages.verify import verify
 from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
-from tests.inversion.test_selection import cosines, rows
+from tests.inversion.test_fingerprints import cosines
+from tests.synthesis.test_filtered_runs import rows
 
 CPU_ERROR = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -46,8 +48,10 @@ Capacity = Callable[..., list[int]]
 
 @pytest.fixture
 def capacity(monkeypatch: pytest.MonkeyPatch) -> Capacity:
-    """``capacity(most, error)``: more than ``most`` images at once fail from now on, in a ``new``
-    process so to say. Returns the sizes that are tried."""
+    """``capacity(most, error)``: from now on a step of more than ``most`` images raises ``error``.
+
+    ``new`` drops the cached engine, as a new process would. Returns the sizes of all steps.
+    """
     real = Engine.step
 
     def limit(most: int, error: Exception = ERRORS[0], new: bool = True) -> list[int]:
@@ -70,7 +74,7 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> Capacity:
 
 
 def whole(size: int, seed: int) -> Batch:
-    """A batch of which everything is kept."""
+    """A batch that keeps all its candidates."""
     return Batch(size, seed, size)
 
 
@@ -89,12 +93,12 @@ def test_a_batch_that_does_not_fit_is_made_in_halves(
     assert make(tiny) == [0, 1]
     assert record(tiny, 0)["batches"] == [3, 3, 3, 3]
     assert record(tiny, 1)["batches"] == [2, 2, 2, 2]
-    # Each size twice, by the first batch that has it; 3 images fit then, and are not asked again.
+    # The first batch of each size tries that size twice. Later batches know that 3 images fit.
     assert [size for size in tried if size > 3] == [6, 6, 4, 4]
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warnings == [
-        "the memory does not hold 6 images at once: they are optimised 3 at a time, as each "
-        "shard's record says"
+        "the memory does not hold 6 images at once: they are optimised 3 at a time, and each "
+        "shard's record says so"
     ]
     config, teacher = load(tiny)
     assert verify(config, teacher, 0.0, lambda images: None) == []
@@ -148,7 +152,7 @@ def test_a_shard_in_parts_is_complete_and_comes_out_the_same_again(
 def test_parts_are_halved_until_they_fit(
     tiny: Params, capacity: Capacity, most: int, sizes: list[int] | None
 ) -> None:
-    """And each is what a batch of its labels and seed is, whatever has failed before it."""
+    """A part has the same images as a batch of its labels and seed, whatever failed before it."""
     _, teacher = load(tiny)
     labels, batch = torch.arange(9) % 3, whole(9, 7)
     told: list[float] = []
@@ -213,7 +217,7 @@ def test_candidates_count_against_the_memory(tiny: Params, capacity: Capacity) -
 def test_a_process_that_knows_the_limit_makes_what_one_that_finds_it_makes(
     tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sizes that fail are those above the capacity, in whatever order they are met."""
+    """A size fails if it is above the capacity, in any order of the batches."""
     monkeypatch.setattr(batch_parts, "release", lambda device: None)
     _, teacher = load(tiny)
 
@@ -224,7 +228,8 @@ def test_a_process_that_knows_the_limit_makes_what_one_that_finds_it_makes(
             return part
 
         engine = Engine(teacher, Objective())
-        engine.too_large = known
+        if known is not None:
+            engine.capacity.record_failure(known)
         try:
             found = invert_in_parts(
                 engine, whole(size, 0), torch.zeros(size).long(), made, lambda n: None
@@ -249,7 +254,7 @@ def test_too_little_memory_for_anything_is_one_error(tiny: Params, capacity: Cap
 def test_memory_kept_of_earlier_work_does_not_split(
     tiny: Params, capacity: Capacity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A size that fits once the memory is given back is not too large."""
+    """A size is not too large if it fits after the memory was released."""
     make(tiny)
     whole = tree(dataset(tiny))
     shutil.rmtree(dataset(tiny))
@@ -269,14 +274,14 @@ def test_memory_kept_of_earlier_work_does_not_split(
 
 
 def test_what_fitted_before_does_not_split_later(tiny: Params, capacity: Capacity) -> None:
-    """Others took the memory: were the images to follow from that, they would not come again."""
+    """Another process took the memory. If that decided the parts, a rerun would differ."""
     make(tiny)
     whole = tree(dataset(tiny))
     shutil.rmtree(dataset(tiny))
     capacity(100)
     make(changed(tiny, {"synthesis.images": 12}))
     capacity(2, new=False)
-    with pytest.raises(JobsFailed, match="held 6 images at once before, and not 4 now"):
+    with pytest.raises(JobsFailed, match="held 6 images at once before but does not hold 4 now"):
         make(tiny)
     capacity(100)
     assert make(tiny) == [1]
@@ -311,9 +316,9 @@ def test_other_errors_are_tried_again_as_ever(tiny: Params, capacity: Capacity) 
 def test_a_probe_measures_the_parts(
     tiny: Params, capacity: Capacity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.estimation import device_timing as probe
+    from pipeline.estimation import stopwatch
 
-    monkeypatch.setattr(probe, "ENOUGH", 0.01)
+    monkeypatch.setattr(stopwatch, "ENOUGH", 0.01)
     tried = capacity(3)
     (found,) = probe_devices(parse_params(tiny))
     assert found.speeds[0].image > 0

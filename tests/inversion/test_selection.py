@@ -1,60 +1,40 @@
 from __future__ import annotations
 
-import json
-import logging
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.dataset.plan import derive_seed, plan_of
-from pipeline.dataset.stream import ordered_batches
+from pipeline.dataset.plan import derive_seed
 from pipeline.errors import UserError
-from pipeline.execution.runner import JobsFailed
 from pipeline.inversion import invert as invert_module
 from pipeline.inversion import selection
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import Inverted, invert
-from pipeline.inversion.selection import (
-    Flaw,
-    Kept,
-    Rules,
-    candidate_labels,
-    fingerprints,
-    invert_surely,
-    usefulness,
-)
+from pipeline.inversion.selection import Flaw, Kept, Rules, candidate_labels, invert_surely
+from pipeline.inversion.usefulness import usefulness
 from pipeline.inversion.warm_start import Pool
+from pipeline.objective.compete import jensen_shannon
 from pipeline.objective.presets import Objective
-from pipeline.objective.terms import jensen_shannon
-from pipeline.params import parse_params
-from pipeline.reports.files import report_synthesis
-from pipeline.stages.verify import verify
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.teacher import Teacher
-from tests.conftest import Params, changed, dataset, load, make, tree
+from tests.conftest import Params
+from tests.inversion.test_fingerprints import cosines
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
 ALONE = Objective(feature=0.0, flip=False)  # no image sees the others of its batch
-STRICT = {"synthesis.confirmed": True, "synthesis.max_similarity": 0.3, "synthesis.keep": 0.7}
-
-
-@pytest.fixture
-def teacher(tiny: Params) -> Teacher:
-    return load(tiny)[1]
 
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor], None]], list[int]]:
-    """Change each batch's starting images; what is returned grows by one a batch."""
+    """Change the starting images of each batch. Returns the sizes of the batches so far."""
 
     def patched(change: Callable[[int, Tensor], None]) -> list[int]:
         real, calls = invert_module.starting_images, []
@@ -107,15 +87,6 @@ def rival(tiny: Params) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def cosines(pixels: Tensor) -> Tensor:
-    """Of different images."""
-    found = fingerprints(pixels) @ fingerprints(pixels).T
-    return found[~torch.eye(len(pixels), dtype=torch.bool)]
-
-
-# Divergence and confidence.
-
-
 def test_images_that_diverged_are_an_error_in_the_end(teacher: Teacher) -> None:
     objective = Objective(learning_rate=1e30, clamp=False, flip=False, l2=1.0)
     with pytest.raises(UserError, match=r"class 0 diverged in 2 attempts"):
@@ -151,9 +122,6 @@ def test_images_the_teacher_doubts_are_made_again(teacher: Teacher) -> None:
         surely(teacher, attempts=2, min_confidence=1.0)
 
 
-# Confirmed.
-
-
 def test_unconfirmed_images_are_made_again(teacher: Teacher) -> None:
     plain = once(teacher, iterations=1)
     wrong = plain.logits.argmax(1) != LABELS
@@ -166,7 +134,7 @@ def test_unconfirmed_images_are_made_again(teacher: Teacher) -> None:
 
 
 def test_of_unconfirmed_images_the_best_attempt_is_kept(teacher: Teacher) -> None:
-    """Where nothing pulls images to their labels, some stay wrong."""
+    """With a classification weight of 0 some images stay unconfirmed."""
     aimless = replace(ALONE, classification=0.0)
     labels = LABELS.repeat(4)
     kept = surely(teacher, aimless, labels=labels, confirmed=True)
@@ -186,9 +154,6 @@ def test_of_unconfirmed_images_the_best_attempt_is_kept(teacher: Teacher) -> Non
 def test_doubt_is_an_error_also_where_confirmation_is_asked_for(teacher: Teacher) -> None:
     with pytest.raises(UserError, match="min_confidence"):
         surely(teacher, iterations=1, attempts=2, confirmed=True, min_confidence=0.999)
-
-
-# Near-duplicates.
 
 
 def test_of_two_equal_images_the_later_is_made_again(teacher: Teacher, starts: Any) -> None:
@@ -248,7 +213,7 @@ def test_an_image_like_one_of_an_earlier_batch_is_made_again(teacher: Teacher) -
 
 
 def test_a_replaced_duplicate_never_diverged(teacher: Teacher, starts: Any) -> None:
-    """A usable image must not be given up for one that would end the run."""
+    """A diverged image would end the run, so it must not replace a usable one."""
 
     def worse(call: int, images: Tensor) -> None:
         if call == 0:
@@ -260,9 +225,6 @@ def test_a_replaced_duplicate_never_diverged(teacher: Teacher, starts: Any) -> N
     kept = surely(teacher, max_similarity=0.95)
     assert kept.flaws.tolist() == [0, 0, 0, 0, Flaw.DUPLICATE, 0]
     assert kept.images.attempts.tolist() == [0] * 6
-
-
-# Keep.
 
 
 def test_candidates_continue_the_labels() -> None:
@@ -300,7 +262,7 @@ def test_the_most_useful_of_each_class_are_kept(
         rows = [row for row in range(15) if labels[row] == label]
         rows = sorted(sorted(rows, key=lambda row: -float(worth[row]))[:2])
         assert torch.equal(kept.images.pixels[label == LABELS], everything.pixels[rows])
-        assert torch.equal(kept.images.terms.tv[label == LABELS], everything.terms.tv[rows])
+        assert torch.equal(kept.images.terms["tv"][label == LABELS], everything.terms["tv"][rows])
     assert (kept.images.student_logits is not None) == competing
     assert not kept.images.attempts.any()
 
@@ -318,7 +280,7 @@ def test_a_spare_candidate_saves_an_attempt(teacher: Teacher, starts: Any) -> No
 
 
 def test_equal_candidates_leave_the_first(teacher: Teacher) -> None:
-    """With one class the teacher's entropy is always 0."""
+    """A teacher of one class has entropy 0 everywhere, so all candidates are equally useful."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval().requires_grad_(False)
     single = replace(teacher, network=network, classes=1)
@@ -333,162 +295,6 @@ def test_one_image_of_two_candidates(teacher: Teacher) -> None:
     both = once(teacher, labels=torch.tensor([2, 2]))
     best = int(usefulness(both).argmax())
     assert torch.equal(kept.images.pixels, both.pixels[best : best + 1])
-
-
-def test_fingerprints_of_copies_are_alike() -> None:
-    pixels = torch.randint(0, 200, (3, 3, 40, 24), generator=torch.Generator().manual_seed(0))
-    pixels = torch.cat([pixels, pixels + 20]).to(torch.uint8)  # brighter, otherwise the same
-    found = fingerprints(pixels) @ fingerprints(pixels).T
-    assert fingerprints(pixels).shape == (6, 3 * 64)
-    assert torch.allclose(found.diagonal(3), torch.ones(3))
-    assert float(found[0, 1]) < 0.9
-
-
-# Whole runs.
-
-
-def rows(params: Params) -> list[dict[str, Any]]:
-    """Of all shards, in their order."""
-    found = sorted((dataset(params) / "metadata").glob("*.parquet"))
-    return [row for path in found for row in pq.read_table(path).to_pylist()]
-
-
-@pytest.fixture
-def strict(tiny: Params) -> Params:
-    """Every filter at once, and a round; some images are made again, and some stay flawed."""
-    return changed(tiny, {**STRICT, "synthesis.iterations": 1, "adaptive.rounds": 1})
-
-
-def test_filters_leave_the_planned_labels(strict: Params) -> None:
-    assert make(strict) == [0, 1, 2]
-    config, teacher = load(strict)
-    found = rows(strict)
-    assert [row["cls"] for row in found] == plan_of(config).labels.tolist()
-    assert verify(config, teacher, 0.0, lambda images: None) == []
-    assert any(row["replaced"] for row in found) and any(row["flaw"] for row in found)
-    for row in found:
-        assert row["flaw"] in (None, "unconfirmed", "duplicate")
-        assert (row["flaw"] == "unconfirmed") == (row["cls"] != row["teacher_pred"])
-        if row["replaced"]:
-            assert row["replaced"] in ("unconfirmed", "duplicate") and row["attempt"] > 0
-
-
-def test_the_records_count_what_the_rows_say(
-    strict: Params, caplog: pytest.LogCaptureFixture
-) -> None:
-    make(strict)
-    found = rows(strict)
-    for path in (dataset(strict) / "metadata").glob("0*.json"):
-        record = json.loads(path.read_bytes())
-        mine = [row for row in found if row["shard"] == f"{path.stem}.tar"]
-        for field, column in (("replaced", "replaced"), ("flaws", "flaw")):
-            assert record[field] == Counter(row[column] for row in mine if row[column])
-    with caplog.at_level(logging.WARNING):
-        report_synthesis(parse_params(strict), [])
-    report = json.loads((Path(strict["paths"]["reports"]) / "synthesis.json").read_bytes())
-    flaws = Counter(row["flaw"] for row in found if row["flaw"])
-    assert report["flaws"] == flaws
-    assert report["replaced"] == Counter(row["replaced"] for row in found if row["replaced"])
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert all(f"{count} {word}" in line for word, count in flaws.items())
-    assert "of 26 images" in line and "after 3 attempts" in line
-
-
-def test_without_filters_nothing_is_told_or_dropped(
-    tiny: Params, caplog: pytest.LogCaptureFixture
-) -> None:
-    make(tiny)
-    with caplog.at_level(logging.WARNING):
-        report_synthesis(parse_params(tiny), [])
-    assert not caplog.records
-    assert {(row["attempt"], row["replaced"], row["flaw"]) for row in rows(tiny)} == {
-        (0, None, None)
-    }
-
-
-def test_no_two_images_of_a_shard_are_alike_but_those_told_of(tiny: Params) -> None:
-    """Two batches of 6 make a shard: also between them."""
-    params = changed(tiny, {"synthesis.max_similarity": 0.3, "synthesis.images": 12})
-    make(params)
-    (pixels, _), *_ = ordered_batches([dataset(params) / "train" / "000000.tar"], 12)
-    fine = torch.tensor([row["flaw"] is None for row in rows(params)])
-    assert 2 < int(fine.sum()) < 12
-    assert float(cosines(pixels[fine]).max()) <= 0.3 + 1e-6
-    plain = changed(params, {"synthesis.max_similarity": None})
-    make(plain)
-    (pixels, _), *_ = ordered_batches([dataset(plain) / "train" / "000000.tar"], 12)
-    assert float(cosines(pixels).max()) > 0.3
-
-
-@pytest.mark.parametrize("images", [1, 2, 5])
-def test_few_images(tiny: Params, images: int) -> None:
-    params = changed(tiny, {**STRICT, "synthesis.images": images, "synthesis.batch_size": 2})
-    make(params)
-    config, teacher = load(params)
-    assert [row["cls"] for row in rows(params)] == plan_of(config).labels.tolist()
-    assert verify(config, teacher, 0.0, lambda count: None) == []
-
-
-@pytest.mark.parametrize("key", sorted(STRICT))
-def test_each_filter_makes_every_shard_stale(tiny: Params, key: str) -> None:
-    make(tiny)
-    assert make(changed(tiny, {key: STRICT[key]})) == [0, 1]
-
-
-def test_a_filtered_run_killed_anywhere_comes_out_the_same(
-    strict: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The n-th inversion fails, for each n, new attempts among them; then it goes on."""
-    make(strict)
-    finished = tree(dataset(strict))
-    again = changed(strict, {"paths.dataset": str(tmp_path / "again")})
-    real, stops = selection.invert, 0
-    while True:
-        shutil.rmtree(tmp_path / "again", ignore_errors=True)
-        calls = 0
-
-        def failing(*arguments: Any) -> Inverted:
-            nonlocal calls
-            calls += 1
-            if calls > stops:  # noqa: B023
-                raise RuntimeError("killed")
-            return real(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(selection, "invert", failing)
-            try:
-                make(again)
-            except JobsFailed as error:
-                assert "killed" in str(error)
-            else:
-                break
-        make(again)
-        assert tree(tmp_path / "again") == finished
-        stops += 2
-    batches = sum(len(shard.batches) for shard in plan_of(parse_params(strict)))
-    assert calls > batches  # some were made again
-    assert tree(tmp_path / "again") == finished
-    assert make(again) == []
-
-
-def test_shard_ranges_of_a_filtered_run(strict: Params, tmp_path: Path) -> None:
-    make(strict)
-    parts = changed(strict, {"paths.dataset": str(tmp_path / "parts")})
-    assert make(parts, range(1, 2)) == [1]
-    assert make(parts, range(0, 1)) == [0]
-    assert make(parts) == [2]
-    assert tree(tmp_path / "parts") == tree(dataset(strict))
-
-
-def test_of_twice_as_many_those_are_kept_that_the_teacher_is_less_sure_of(tiny: Params) -> None:
-    whole = changed(tiny, {"synthesis.shard_size": 20, "synthesis.batch_size": 40})
-    half = changed(whole, {"synthesis.keep": 0.5, "paths.dataset": str(dataset(tiny)) + "-half"})
-
-    def mean_entropy(params: Params) -> float:
-        make(params)
-        return math.fsum(row["teacher_entropy"] for row in rows(params)) / 20
-
-    assert mean_entropy(half) > 1.2 * mean_entropy(whole)
 
 
 def test_new_attempts_start_from_the_pool_too(

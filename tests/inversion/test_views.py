@@ -90,7 +90,7 @@ def test_each_of_them_changes_the_images(change: str) -> None:
 
 
 class Watched(nn.Module):
-    """Remembers the sides of what it saw; ``fixed`` takes one size only."""
+    """Records the sides of the images that it sees. ``fixed`` is the only side that it accepts."""
 
     def __init__(self, fixed: int | None) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_the_coarse_stage_is_small_where_the_teacher_takes_it(
             assert engine.takes((side // 2, side // 2))
         network.seen.clear()
         result = invert(engine, LABELS, 7, 5, told.append)
-    # The last is the judgement of the published pixels.
+    # The last call is the evaluation of the published pixels.
     assert network.seen == [*expected, side]
     assert result.pixels.shape == (4, 2, side, side)
     assert len(told) == 5

@@ -40,7 +40,7 @@ def test_a_share_is_mixed_with_noise() -> None:
 
 
 def test_a_start_is_mixed_on_the_device_of_the_noise() -> None:
-    """Which "meta" stands for: mixed with the CPU's it raises, as a GPU does."""
+    """The device "meta" stands for a GPU: tensors of it and of the CPU cannot be mixed."""
     pool = Pool(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), 0.5)
     preprocessing = PREPROCESSING.to(torch.device("meta"))
     starts = pool.warmed(

@@ -10,7 +10,8 @@ import pytest
 from pipeline.dataset.lock import locked
 from pipeline.errors import UserError
 from pipeline.execution.runner import open_runner
-from pipeline.stages.verify import repair, verify
+from pipeline.stages.repair import repair
+from pipeline.stages.verify import verify
 from tests.conftest import Params, changed, load, make, tree
 
 
@@ -79,4 +80,6 @@ def test_strangers_are_left_alone(adaptive: Params) -> None:
     stranger.write_text("mine")
     mended(adaptive)
     assert stranger.read_text() == "mine"
-    assert problems(adaptive) == ["notes.txt does not belong to the dataset"]
+    assert problems(adaptive) == [
+        "notes.txt does not belong to the dataset: move it elsewhere, or delete it"
+    ]

@@ -19,7 +19,7 @@ from pipeline.dataset.run_markers import DEAD, REFRESH, marked, read_markers
 from pipeline.execution.executor import Stopped
 from pipeline.execution.runner import JobsFailed
 from pipeline.stages import synthesize as synthesize_module
-from pipeline.stages.status import PAUSE, Status, dataset_status, describe_status, duration
+from pipeline.stages.status import PAUSE, Status, dataset_status, describe_status
 from pipeline.stages.synthesize import finalize
 from pipeline.stages.verify import verify
 from pipeline.storage import listing
@@ -213,21 +213,6 @@ def test_a_complete_dataset_has_no_time_left(
     (tmp_path / "params.yaml").write_text(json.dumps(five))
     assert main(["status", "--params", str(tmp_path / "params.yaml")]) == 0
     assert capsys.readouterr().out == "5 complete\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "1 s"),
-        (29, "29 s"),
-        (60, "1 min"),
-        (3599, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-        (90000, "1 d 1 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_ranges() -> None:

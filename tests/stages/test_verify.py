@@ -17,7 +17,7 @@ from pipeline.dataset.records import ShardRecord
 from pipeline.dataset.tar import Sample, decode_image, read_tar, write_tar
 from pipeline.stages.verify import verify
 from pipeline.storage import write_json
-from pipeline.synthesis.make_shard import file_facts
+from pipeline.synthesis.publish_shard import file_facts
 from pipeline.synthesis.shard_states import shard_states
 from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, dataset, load, make, tree
@@ -219,7 +219,9 @@ def test_a_truncated_file_is_found_and_named(made: Params, root: Path, name: str
 def test_a_stranger_is_found_and_named(made: Params, root: Path, name: str) -> None:
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(b"?")
-    assert problems(made) == [f"{name} does not belong to the dataset"]
+    assert problems(made) == [
+        f"{name} does not belong to the dataset: move it elsewhere, or delete it"
+    ]
 
 
 def test_an_empty_directory(tiny: Params) -> None:
@@ -252,7 +254,10 @@ def test_a_plan_of_another_size(made: Params, root: Path) -> None:
     assert any("000002" in text for text in larger)
     assert any(text.startswith("balance: 3 classes") for text in larger)
     smaller = problems(changed(made, {"synthesis.images": 12}))
-    assert "train/000001.tar does not belong to the dataset" in smaller
+    assert (
+        "train/000001.tar does not belong to the dataset: move it elsewhere, or delete it"
+        in smaller
+    )
 
 
 def test_swapped_shards(made: Params, root: Path) -> None:
@@ -276,7 +281,7 @@ def test_another_image_under_a_right_digest(made: Params, root: Path) -> None:
     samples[3] = Sample(samples[3].key, pixels, samples[3].label, samples[3].facts)
     rewrite_tar(root, 0, samples)
     rewrite_record(root, 0)
-    assert "shard 000000: sample 000000003 is not what its row says" in problems(made)
+    assert "shard 000000: sample 000000003 differs from its row" in problems(made)
 
 
 @pytest.mark.parametrize("change", ["cls", "json"])
@@ -290,18 +295,18 @@ def test_another_label_under_a_right_digest(made: Params, root: Path, change: st
     rewrite_tar(root, 1, samples)
     rewrite_record(root, 1)
     found = problems(made)
-    assert "shard 000001: sample 000000014 is not what its row says" in found
+    assert "shard 000001: sample 000000014 differs from its row" in found
     if change == "cls":
         assert any(text.startswith("balance: 2 classes") for text in found)
-        assert "shard 000001: class counts are not the recorded ones" in found
+        assert "shard 000001: its class counts are not the recorded ones" in found
 
 
 def test_a_sample_too_few(made: Params, root: Path) -> None:
     rewrite_tar(root, 1, samples_of(root, 1)[:-1])
     rewrite_record(root, 1)
     found = problems(made)
-    assert "shard 000001: keys are not the planned ones" in found
-    assert "shard 000001: rows and samples do not join one to one" in found
+    assert "shard 000001: the keys of its samples are not the planned ones" in found
+    assert "shard 000001: its rows and samples do not join one to one" in found
 
 
 def test_a_sample_without_an_image(made: Params, root: Path) -> None:
@@ -316,15 +321,16 @@ def test_rows_in_another_order(made: Params, root: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.take(pa.array([1, 0, *range(2, 8)])), path)
     rewrite_record(root, 1)
-    assert "shard 000001: rows and samples do not join one to one" in problems(made)
+    assert "shard 000001: its rows and samples do not join one to one" in problems(made)
 
 
 def test_other_columns(made: Params, root: Path) -> None:
     path = root / "metadata" / "000001.parquet"
     pq.write_table(pq.read_table(path).drop(["seed"]), path)
     rewrite_record(root, 1)
-    assert "shard 000001: metadata/000001.parquet: the columns are not this version's" in problems(
-        made
+    assert (
+        "shard 000001: metadata/000001.parquet: the columns are not those of this version"
+        in problems(made)
     )
 
 
@@ -338,7 +344,7 @@ def test_answers_that_the_teacher_never_gave(made: Params, root: Path) -> None:
     rewrite_tar(root, 0, samples)  # of the same lengths: the offsets stay
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
     rewrite_record(root, 0)
-    expected = "shard 000000: the teacher answers its images otherwise than its rows say"
+    expected = "shard 000000: the teacher gives its images other classes than its rows say"
     assert expected in problems(made)
 
 
@@ -347,7 +353,10 @@ def test_a_forged_record_is_found_all_the_same(made: Params, root: Path) -> None
     seal(root, 0)
     assert problems(made) == []
     seal(root, 0, spec={**spec, "iterations": 400})
-    assert "shard 000000: its record contradicts itself" in problems(made)
+    assert (
+        "shard 000000: its record contradicts itself: the digest of its spec is another"
+        in problems(made)
+    )
     seal(root, 0, spec=spec, agreement=1.0, confidence=0.999)
     assert problems(made) != []
 
@@ -401,7 +410,7 @@ def test_a_row_that_does_not_fit_its_sample(made: Params, column: str, file: str
         table = pa.Table.from_pylist(rows, schema=pq.read_schema(path))
         pq.write_table(table, path, compression="zstd")
     rewrite_record(root, 0)
-    assert "shard 000000: sample 000000003 is not what its row says" in problems(made)
+    assert "shard 000000: sample 000000003 differs from its row" in problems(made)
 
 
 def test_images_of_another_size_under_right_digests(made: Params) -> None:
@@ -409,4 +418,4 @@ def test_images_of_another_size_under_right_digests(made: Params) -> None:
     samples = [replace(sample, pixels=sample.pixels[:, :6, :6]) for sample in samples_of(root, 0)]
     rewrite_tar(root, 0, samples)
     rewrite_record(root, 0)
-    assert "shard 000000: images are (1, 6, 6), not (1, 8, 8)" in problems(made)
+    assert "shard 000000: its images are (1, 6, 6), not (1, 8, 8)" in problems(made)

@@ -1,4 +1,4 @@
-"""What makes a shard, a student or a teacher another one."""
+"""The changes that alter the spec of a shard or a student, or the digest of a teacher."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_change_of_any_covered_file_is_seen(names: Sequence[str], tmp_path: Pa
 
 
 def imported_files(start: Path) -> set[Path]:
-    """The files of this package that ``start`` imports, directly or through others."""
+    """The files of this package that ``start`` imports, directly or indirectly."""
     seen: set[Path] = set()
     todo = [start]
     while todo:

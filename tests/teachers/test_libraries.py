@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.config.schema import Config
-from pipeline.dataset.records import read_record
+from pipeline.dataset.record_files import read_record
 from pipeline.errors import UserError
 from pipeline.params import parse_params
 from pipeline.synthesis.check import load_checked_teacher

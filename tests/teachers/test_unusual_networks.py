@@ -16,8 +16,8 @@ from pipeline.device.precision import channels_last
 from pipeline.device.seeding import seed_all
 from pipeline.distillation import shared_batchnorm
 from pipeline.distillation.feature_maps import FeatureMaps
+from pipeline.distillation.optimizers import update_average
 from pipeline.distillation.shared_batchnorm import SharedBatchNorm, share_batchnorm
-from pipeline.distillation.step import follow
 from pipeline.errors import UserError
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.execution.runner import open_runner
@@ -124,15 +124,15 @@ def test_a_student_that_uses_a_module_twice_is_trained_and_averaged(
     assert torch.equal(weights["1.0.weight"], weights["2.0.weight"])
 
 
-def test_an_average_moves_once_whatever_the_names() -> None:
+def test_an_average_updates_a_shared_module_once() -> None:
     layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
     average, theirs = nn.Sequential(layer, layer), nn.Sequential(other, other)
     expected = 0.9 * layer.weight + 0.1 * other.weight
-    follow(average, theirs, 0.9)
+    update_average(average, theirs, 0.9)
     torch.testing.assert_close(layer.weight, expected)
 
 
-def test_maps_of_a_layer_that_is_used_twice_are_told_apart(made: Params, source: str) -> None:
+def test_maps_of_a_layer_that_is_used_twice_are_separate(made: Params, source: str) -> None:
     images = torch.rand(2, 1, 8, 8)
     network = build_network(f"{source}OneRelu", {}, "student").eval()
     maps = FeatureMaps(network, images)
@@ -146,7 +146,7 @@ def test_maps_of_a_layer_that_is_used_twice_are_told_apart(made: Params, source:
     assert (distilled(student(made, f"{source}OneRelu", imitation=1.0))).is_dir()
 
 
-def test_a_student_with_another_answer_in_training_is_known_before_it_is_trained(
+def test_a_student_with_a_wrong_output_in_training_mode_is_refused_first(
     made: Params, source: str
 ) -> None:
     params = student(made, f"{source}Auxiliary")

@@ -1,0 +1,99 @@
+"""The content of the provenance: what a dataset was made from, by digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.config.teacher import TeacherConfig
+from pipeline.storage import digest_file
+from pipeline.synthesis.entries import Entry
+from pipeline.synthesis.spec import teacher_facts
+from pipeline.teachers.networks import public_source, weights_file
+
+BUILDER = "dreamshard"
+
+
+def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, Any]:
+    """The provenance of the dataset: an unsigned in-toto statement with SLSA provenance v1.
+
+    :class:`~pipeline.dataset.dataset.Dataset` reads its ``externalParameters``.
+    """
+    inputs = [
+        {
+            "name": "teacher",
+            "uri": public_source(config.teacher.source),
+            "digest": {"sha256": teacher_digest},
+        },
+        *_weights(config.teacher),
+    ]
+    students = sorted({entry.student for entry in entries if entry.student})
+    inputs += [
+        {
+            "name": "student",
+            "uri": public_source(config.student.source),
+            "digest": {"sha256": digest},
+        }
+        for digest in students
+    ]
+    subjects = [
+        {"name": name, "digest": {"sha256": digest}}
+        for entry in entries
+        for name, digest in entry.digests[:-1]
+    ]
+    subjects += [
+        {"name": name, "digest": {"sha256": digest}}
+        for name, digest in (entry.digests[-1] for entry in entries)
+    ]
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "subject": subjects,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "dreamshard/synthesis/v1",
+                "externalParameters": {
+                    "teacher": teacher_facts(config),
+                    "student": {
+                        "source": public_source(config.student.source),
+                        "arguments": config.student.arguments,
+                    },
+                    "synthesis": _synthesis_facts(config),
+                    "objective": asdict(config.objective),
+                    "adaptive": config.adaptive.model_dump(mode="json"),
+                },
+                "resolvedDependencies": inputs,
+                "internalParameters": {
+                    "code": entries[0].code,
+                    "versions": [json.loads(v) for v in sorted({e.versions for e in entries})],
+                },
+            },
+            "runDetails": {"builder": {"id": BUILDER}},
+        },
+    }
+
+
+def _synthesis_facts(config: Config) -> dict[str, Any]:
+    """The section ``synthesis``, with the name of the preset where the file says ``auto``."""
+    facts = config.synthesis.model_dump(mode="json")
+    facts["objective"]["preset"] = config.preset
+    return facts
+
+
+def _weights(teacher: TeacherConfig) -> list[dict[str, Any]]:
+    """The file of the teacher's weights, with the digest of its bytes."""
+    if teacher.weights is None:
+        return []
+    path = weights_file(teacher.source, teacher.weights, "teacher")
+    return [
+        {
+            "name": "weights of the teacher",
+            "uri": path.name if Path(teacher.weights).is_file() else teacher.weights,
+            "digest": {"sha256": digest_file(path)},
+            "annotations": {"license": teacher.license or "not stated by its source"},
+        }
+    ]

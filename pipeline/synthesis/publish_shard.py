@@ -1,0 +1,79 @@
+"""Publish one shard: write its tar, its Parquet rows and, last, its record."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import IO, Any
+
+from pipeline.dataset.layout import Layout, rows_name, tar_name
+from pipeline.dataset.plan import Batch, ShardPlan
+from pipeline.dataset.records import ShardRecord, encode_rows, versions
+from pipeline.dataset.tar import write_tar
+from pipeline.device.precision import Precision
+from pipeline.inversion.selection import Kept, flaw_counts
+from pipeline.storage import digest_json, location, remove, replacing, write_bytes, write_json
+from pipeline.synthesis.job import ShardJob, is_done
+from pipeline.synthesis.rows import class_counts, mean_curve, rows_of, samples_of
+from pipeline.synthesis.spec import teacher_facts
+
+
+def publish_shard(
+    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]], precision: Precision
+) -> None:
+    """Write the tar, then the rows, then the record, which makes the shard complete.
+
+    Args:
+        job: the job of the shard.
+        shard: its plan.
+        batches: the batches that were optimised together, with the images that were kept.
+        precision: what the networks computed in.
+    """
+    if is_done(job):  # another run was faster
+        return
+    root = location(job.config.paths.dataset)
+    record_path = Layout(root).record(shard.number)
+    remove(record_path)  # from here on the shard is not complete
+    tar, parquet = tar_name(shard.number), rows_name(shard.number)
+    rows = list(rows_of(job, shard, batches))
+    samples = samples_of(rows, batches, job.config.synthesis.soft_labels)
+    with replacing(root / tar) as file:
+        members = write_tar(file, samples)
+        tar_facts = file_facts(file)
+    for row, member in zip(rows, members, strict=True):
+        row["offset"], row["size"] = member.offset, member.size
+        row["sha256"] = bytes.fromhex(member.sha256)
+    facts = teacher_facts(job.config)
+    # The spec does not cover these two, so the bytes of a shard must not depend on them.
+    del facts["license"], facts["input"]["interpolation"]
+    encoded = encode_rows(rows, {"spec": job.spec, "teacher": facts})
+    write_bytes(root / parquet, encoded)
+    agree = [row["teacher_pred"] == row["cls"] for row in rows]
+    record = ShardRecord.of(
+        shard=shard.name,
+        round=shard.round,
+        first=shard.first,
+        images=len(rows),
+        spec=job.spec,
+        spec_sha256=digest_json(job.spec),
+        files={tar: tar_facts, parquet: file_facts(io.BytesIO(encoded))},
+        class_counts=class_counts(shard),
+        batches=[batch.size for batch, _ in batches],
+        precision=precision,
+        agreement=round(sum(agree) / len(agree), 6),
+        confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
+        replaced=flaw_counts(kept.replaced for _, kept in batches),
+        flaws=flaw_counts(kept.flaws for _, kept in batches),
+        curve=mean_curve(batches),
+        versions=versions(),
+    )
+    write_json(record_path, record.to_json())
+
+
+def file_facts(file: IO[bytes]) -> dict[str, Any]:
+    """The digests and the size in bytes of a file, as the record of a shard holds them."""
+    digests = {}
+    for algorithm in ("sha256", "md5"):
+        file.seek(0)
+        digests[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
+    return {**digests, "size": file.seek(0, io.SEEK_END)}

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+from dataclasses import fields, replace
+
+import pytest
+
+from pipeline.config import synthesis
+from pipeline.config.objective import ObjectiveConfig
+from pipeline.objective import presets
+from pipeline.objective.presets import PRESETS, Objective
+
+# One norm over the published batch of 256 against a mean of norms: sqrt(256) = 16.
+PUBLISHED = {
+    "cifar10": Objective(
+        tv=16 * 2.5e-5, l2=16 * 3e-8, feature=10.0, feature_form="published", start="white",
+        learning_rate=0.05, betas=(0.9, 0.999), warmup=0, schedule="constant", jitter=2,
+        flip=False, clamp=False, compete=0.0,
+    ),
+    "imagenet": Objective(
+        tv=16 * 1e-4, l2=16 * 1e-5, feature=0.01, feature_form="published", start="white",
+        learning_rate=0.25, betas=(0.5, 0.9), warmup=100, schedule="cosine", jitter=30, flip=True,
+        clamp=True, compete=0.0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "compete"), [("cifar10", 10.0), ("imagenet", 0.2)])
+def test_presets_are_the_published_ones(data: str, compete: float) -> None:
+    whole = PUBLISHED[data]
+    assert PRESETS[f"deepinversion-{data}"] == whole
+    assert PRESETS[f"deepdream-{data}"] == replace(whole, feature=0.0)
+    assert PRESETS[f"adaptive-{data}"] == replace(whole, compete=compete)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_alone_resolves_to_itself(preset: str) -> None:
+    assert ObjectiveConfig(preset=preset).over(preset) == PRESETS[preset]
+
+
+def test_given_values_replace_those_of_the_preset() -> None:
+    config = ObjectiveConfig(
+        preset="deepinversion-imagenet", tv=0.0, betas=(0.1, 0.2), flip=False, feature=3.0
+    )
+    expected = replace(
+        PRESETS["deepinversion-imagenet"], tv=0.0, betas=(0.1, 0.2), flip=False, feature=3.0
+    )
+    assert config.over(config.preset) == expected
+
+
+def test_every_field_of_an_objective_has_a_key_in_the_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    synthesis._check_fields()
+    monkeypatch.setattr(synthesis, "_KEYS_OF_ADAPTIVE", ("compete",))
+    with pytest.raises(TypeError, match="Objective differ in masked: declare"):
+        synthesis._check_fields()
+
+
+def test_every_field_of_an_objective_is_described() -> None:
+    """A docstring follows each field, with its purpose and its range."""
+    (definition,) = (
+        node
+        for node in ast.parse(inspect.getsource(presets)).body
+        if isinstance(node, ast.ClassDef) and node.name == "Objective"
+    )
+    described = {
+        field.target.id
+        for field, text in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+    assert described == {field.name for field in fields(Objective)}
