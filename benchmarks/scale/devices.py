@@ -46,6 +46,7 @@ from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_bytes, digest_json, write_bytes, write_json
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.job import Made, ShardJob
+from pipeline.teachers.teacher import Teacher
 
 CLASSES = 1000
 LOSSES = ("waves", "student", "plan", "orchestration", "finalize")

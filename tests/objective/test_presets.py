@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from pipeline.config import synthesis
+from pipeline.config import objective as section
 from pipeline.config.objective import ObjectiveConfig
 from pipeline.objective import presets
 from pipeline.objective.presets import PRESETS, Objective
@@ -53,10 +53,10 @@ def test_given_values_replace_those_of_the_preset() -> None:
 def test_every_field_of_an_objective_has_a_key_in_the_parameters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    synthesis._check_fields()
-    monkeypatch.setattr(synthesis, "_KEYS_OF_ADAPTIVE", ("compete",))
+    section._check_fields()
+    monkeypatch.setattr(section, "_KEYS_OF_ADAPTIVE", ("compete",))
     with pytest.raises(TypeError, match="Objective differ in masked: declare"):
-        synthesis._check_fields()
+        section._check_fields()
 
 
 def test_every_field_of_an_objective_is_described() -> None:
