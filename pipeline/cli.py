@@ -24,14 +24,14 @@ from pipeline.commands import (
 )
 from pipeline.errors import UserError
 from pipeline.exit_codes import report_errors
-from pipeline.params import load_config, parse_overrides
+from pipeline.params import load_params, parse_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     with report_errors() as outcome:
         options = _parser().parse_args(arguments)
-        config = load_config(Path(options.params), parse_overrides(options.set))
+        config = load_params(Path(options.params), parse_overrides(options.set))
         outcome.code = options.command(config, options)
     return outcome.code
 

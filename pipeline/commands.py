@@ -20,7 +20,6 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     from pipeline.estimation.probe import findings_text, try_teacher, write_findings
     from pipeline.execution.runner import open_executor
     from pipeline.synthesis.check import load_checked_teacher
-    from pipeline.teachers.teacher import load_teacher
 
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds is {options.seconds}: write a time, as 120")
@@ -29,7 +28,7 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
         workers = executor.workers
     wanted = config.execution.device
     if wanted != "cpu" and torch.cuda.is_available():
-        teacher = load_teacher(config.teacher, torch.device("cuda"))
+        teacher = teacher.to(torch.device("cuda"))
     use_threads(config.synthesis.threads)
     picture = Path(config.paths.reports) / "probe.png"
     findings = try_teacher(config, teacher, workers, options.seconds, picture)
@@ -93,10 +92,12 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
     from pipeline.execution.runner import open_runner
     from pipeline.reports.files import report_synthesis
     from pipeline.stages.synthesize import synthesize
+    from pipeline.synthesis.check import load_checked_teacher
 
     only = parse_range(options.shards)
+    teacher = load_checked_teacher(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
-        made = synthesize(config, run, only)
+        made = synthesize(config, teacher, run, only)
     print(f"made {len(made)} shards in {config.paths.dataset}")
     if only is None:
         print(f"images to look at: {report_synthesis(config, made)}")
@@ -106,8 +107,9 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
 def run_finalize(config: Config, options: argparse.Namespace) -> int:
     from pipeline.reports.files import report_synthesis
     from pipeline.stages.synthesize import finalize
+    from pipeline.synthesis.check import load_checked_teacher
 
-    finalize(config)
+    finalize(config, load_checked_teacher(config, "dataset", "reports"))
     print(f"images to look at: {report_synthesis(config, [])}")
     return 0
 
@@ -139,7 +141,7 @@ def run_verify(config: Config, options: argparse.Namespace) -> int:
     if not options.repair:
         return 1
     with open_runner(config, config.synthesis.threads) as run:
-        for name in repair(config, run):
+        for name in repair(config, teacher, run):
             print(f"made again: {name}")
     return 0 if verified() else 1
 

@@ -32,7 +32,7 @@ from benchmarks.faults.common import (
     undisturbed,
 )
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages import repair, verify
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
@@ -52,10 +52,10 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
     """Change one byte of one file at a time. Verify must find it, and repair must undo it."""
     outcome = Outcome()
     params = parameters(place, SMALL)
-    config = parse_config(params)
+    config = parse_params(params)
     teacher = load_checked_teacher(config)
     with open_runner(config) as run:
-        synthesize(config, run)
+        synthesize(config, teacher, run)
         expected = tree(dataset(params))
         found = repaired = 0
         for turn in range(count):
@@ -71,7 +71,7 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
             where = f"byte {position} of {name}"
             found += bool(verify.verify(config, teacher, 0.0, lambda images: None))
             outcome.expect(found == outcome.faults, f"verify did not find {where}")
-            repair.repair(config, run)
+            repair.repair(config, teacher, run)
             wrong = difference(tree(dataset(params)), expected)
             repaired += not wrong
             outcome.expect(not wrong, f"{wrong} differs after the repair of {where}")
@@ -142,7 +142,7 @@ def _run(params: Params, limit: Callable[[], None]) -> tuple[int, list[str]]:
 
 def _broken(params: Params, digest: str) -> list[str]:
     """Return the problems that verify finds in complete shards."""
-    config = parse_config(params)
+    config = parse_params(params)
     names = tuple(f"shard {number:06d}:" for number in complete(params, digest))
     found = verify.verify(config, load_checked_teacher(config), 0.0, lambda images: None)
     return [problem for problem in found if problem.startswith(names)] if names else []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from pipeline.config.distillation import AdaptiveConfig
+from pipeline.config.adaptive import AdaptiveConfig
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import SynthesisConfig
 from pipeline.dataset.layout import INDEX_FILES, PROVENANCE, Layout, shard_name

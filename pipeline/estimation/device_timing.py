@@ -112,9 +112,10 @@ def probe(job: ProbeJob, device: str, report: Callable[[float], None]) -> Device
     rounds = job.config.adaptive.rounds
     with tempfile.TemporaryDirectory() as place:
         small = _one_batch(job.config, Path(place), min(rounds, 1))
+        teacher = load_checked_teacher(small)
         watches = [Stopwatch(device) for _ in range(small.adaptive.rounds + 1)]
         for number, watch in enumerate(watches):
-            synthesize(small, watch.run, range(number, number + 1))
+            synthesize(small, teacher, watch.run, range(number, number + 1))
     report(job.images)
     first, *later = watches
     return DeviceTiming(

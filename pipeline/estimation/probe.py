@@ -102,7 +102,7 @@ def try_teacher(
         picture: PNG file to write.
     """
     deadline = time.monotonic() + seconds
-    objective = config.synthesis.objective.resolve()
+    objective = config.objective
     engine = Engine(teacher, objective, config.synthesis.precision)
     labels = torch.from_numpy(plan_of(config).labels.astype(np.int64))
     with engine:

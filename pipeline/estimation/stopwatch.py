@@ -65,7 +65,7 @@ class Stopwatch:
         def seconds(steps: int) -> float:
             return make_shard(*self._at(_iterating(job, steps))).seconds
 
-        coarse = job.config.synthesis.objective.resolve().coarse
+        coarse = job.config.objective.coarse
         self.start, self.base, self.step = separate_times(seconds, fewest_steps(coarse))
         self.images, self.batches = job.images, len(job.spec["batches"])
 

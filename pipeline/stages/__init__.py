@@ -1,1 +1,1 @@
-"""What a user runs on a whole dataset: synthesize, distill, verify, status."""
+"""The stages that a user runs on a whole dataset: synthesize, distill, verify, status."""

@@ -12,9 +12,10 @@ from pipeline.execution.runner import Runner
 from pipeline.stages.shard_problems import changed_files, read_shard
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location, remove
+from pipeline.teachers.teacher import Teacher
 
 
-def repair(config: Config, run: Runner) -> list[str]:
+def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
     """Make damaged shards, students and index files again, with the same bytes as before.
 
     Shards that are complete stay as they are, and so do files that do not belong to the dataset.
@@ -42,5 +43,5 @@ def repair(config: Config, run: Runner) -> list[str]:
             if record is None or list(changed_files(record, read_shard(root, number))):
                 remove(layout.record(number))
                 again.append(f"shard {shard_name(number)}")
-    synthesize(config, run)
+    synthesize(config, teacher, run)
     return again

@@ -83,7 +83,7 @@ for the label it carries (DeepInversion, Yin et al., CVPR 2020).
 | its licence | {config.teacher.license or "not stated by its source"} |
 | its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)}\
 {f"; real images are resized to it with {shape.interpolation}" if shape.interpolation else ""} |
-| objective | `{config.synthesis.objective.preset}`, {config.synthesis.iterations} iterations |
+| objective | `{config.preset}`, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 | label that the teacher confirms | {agreement:.1%} of images |
 

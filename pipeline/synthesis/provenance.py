@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.networks import TeacherConfig
 from pipeline.config.schema import Config
+from pipeline.config.teacher import TeacherConfig
 from pipeline.storage import digest_file
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.spec import teacher_facts
@@ -62,8 +62,8 @@ def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) ->
                         "source": public_source(config.student.source),
                         "arguments": config.student.arguments,
                     },
-                    "synthesis": config.synthesis.model_dump(mode="json"),
-                    "objective": asdict(config.synthesis.objective.resolve()),
+                    "synthesis": _synthesis_facts(config),
+                    "objective": asdict(config.objective),
                     "adaptive": config.adaptive.model_dump(mode="json"),
                 },
                 "resolvedDependencies": inputs,
@@ -75,6 +75,13 @@ def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) ->
             "runDetails": {"builder": {"id": BUILDER}},
         },
     }
+
+
+def _synthesis_facts(config: Config) -> dict[str, Any]:
+    """The section ``synthesis``, with the name of the preset where the file says ``auto``."""
+    facts = config.synthesis.model_dump(mode="json")
+    facts["objective"]["preset"] = config.preset
+    return facts
 
 
 def _weights(teacher: TeacherConfig) -> list[dict[str, Any]]:

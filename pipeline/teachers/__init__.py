@@ -1,1 +1,1 @@
-"""Teachers and students as networks: where they come from, their weights, checks and digests."""
+"""Build the networks of teachers and students, load their weights, check and digest them."""

@@ -19,7 +19,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.stream import ordered_batches
 from pipeline.errors import BadShardError, UserError
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from tests.conftest import Params, changed, dataset, make, tree
 
 Identity = tuple[bytes, int]
@@ -39,7 +39,7 @@ def opened(made: Params) -> Dataset:
 
 
 def test_its_plan_is_that_of_the_parameters(made: Params, opened: Dataset) -> None:
-    plan = plan_of(parse_config(made))
+    plan = plan_of(parse_params(made))
     assert np.array_equal(opened.plan.labels, plan.labels)
     assert [shard.batches for shard in opened.plan] == [shard.batches for shard in plan]
     assert len(opened) == 20
@@ -53,7 +53,7 @@ def test_a_table_of_counts_and_a_round(tiny: Params) -> None:
     params = changed(tiny, {**changes, "adaptive.rounds": 1, "teacher.class_names": None})
     make(params)
     opened = Dataset(str(dataset(params)))
-    assert np.array_equal(opened.plan.labels, plan_of(parse_config(params)).labels)
+    assert np.array_equal(opened.plan.labels, plan_of(parse_params(params)).labels)
     assert Counter(opened.plan.labels[:14].tolist()) == {0: 5, 2: 9}
     assert opened.class_names is None
     assert [shard.round for shard in opened.shards()] == [0, 0, 1]
@@ -88,7 +88,7 @@ def test_a_record_that_is_damaged_or_gone(opened: Dataset) -> None:
 
 def test_a_digest_changes_with_any_tar(made: Params, opened: Dataset) -> None:
     before = opened.digest([0, 1])
-    assert before == Dataset.planned(parse_config(made)).digest(range(2))
+    assert before == Dataset.planned(parse_params(made)).digest(range(2))
     assert len({before, opened.digest([0]), opened.digest([1, 0])}) == 3
     make(changed(made, {"synthesis.iterations": 5}))
     assert opened.digest([0, 1]) != before
@@ -167,7 +167,7 @@ def test_a_provenance_that_cannot_be_read(made: Params, damage: str) -> None:
 
 
 def test_a_dataset_that_is_only_planned(tiny: Params) -> None:
-    planned = Dataset.planned(parse_config(tiny))
+    planned = Dataset.planned(parse_params(tiny))
     assert (len(planned), planned.classes, len(planned.shards())) == (20, 3, 2)
     assert planned.class_names == ("top", "middle", "bottom")
     assert list(planned.records()) == []

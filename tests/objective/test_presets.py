@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from pipeline.config import synthesis
+from pipeline.config import objective as objective_section
 from pipeline.config.synthesis import ObjectiveConfig
 from pipeline.objective import presets
 from pipeline.objective.presets import PRESETS, Objective
@@ -37,7 +37,7 @@ def test_presets_are_the_published_ones(data: str, compete: float) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_alone_resolves_to_itself(preset: str) -> None:
-    assert ObjectiveConfig(preset=preset).resolve() == PRESETS[preset]
+    assert ObjectiveConfig(preset=preset).over(preset) == PRESETS[preset]
 
 
 def test_given_values_replace_those_of_the_preset() -> None:
@@ -47,16 +47,16 @@ def test_given_values_replace_those_of_the_preset() -> None:
     expected = replace(
         PRESETS["deepinversion-imagenet"], tv=0.0, betas=(0.1, 0.2), flip=False, feature=3.0
     )
-    assert config.resolve() == expected
+    assert config.over("deepinversion-imagenet") == expected
 
 
 def test_every_field_of_an_objective_has_a_key_in_the_parameters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    synthesis._check_fields()
-    monkeypatch.setattr(synthesis, "_KEYS_OF_ADAPTIVE", ("compete",))
+    objective_section._check_fields()
+    monkeypatch.setattr(objective_section, "_KEYS_OF_ADAPTIVE", ("compete",))
     with pytest.raises(TypeError, match="Objective differ in masked: declare"):
-        synthesis._check_fields()
+        objective_section._check_fields()
 
 
 def test_every_field_of_an_objective_is_described() -> None:

@@ -79,7 +79,7 @@ def test_a_new_term_is_one_entry_of_the_table(
     params = changed(tiny, {"synthesis.images": 6, "synthesis.objective.l2": 0.5})
     make(params)
     config, teacher = load(params)
-    weights = config.synthesis.objective.resolve()
+    weights = config.objective
     metadata = dataset(params) / "metadata"
     table = pq.read_table(metadata / "000000.parquet")
     place = columns.index("loss_compete") + 1

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import parse_config
 from pipeline.stages.synthesize import finalize
 from tests.conftest import Params, changed, dataset, make, tree
 from tests.synthesis.shards import files, shard_files
@@ -18,7 +17,7 @@ def test_shard_ranges_add_up_to_the_whole(tiny: Params, tmp_path: Path) -> None:
     assert files(tmp_path / "parts") == sorted(shard_files(0))
     assert make(parts, range(1, 2)) == [1]
     assert files(tmp_path / "parts") == sorted(shard_files(0, 1))
-    finalize(parse_config(parts))
+    finalize(*load(parts))
     assert tree(tmp_path / "parts") == tree(dataset(tiny))
 
 
@@ -29,7 +28,7 @@ def test_shard_ranges_in_another_order(tiny: Params, tmp_path: Path) -> None:
     assert make(parts, range(1, 2)) == []
     assert files(tmp_path / "parts") == sorted(shard_files(1))
     assert make(parts, range(0, 2)) == [0]
-    finalize(parse_config(parts))
+    finalize(*load(parts))
     assert tree(tmp_path / "parts") == tree(dataset(tiny))
 
 
@@ -39,12 +38,12 @@ def test_finalize_names_what_is_missing(tiny: Params) -> None:
     with pytest.raises(
         UserError, match=r"3 of 5 .*\(000000, 000003-000004\), the first 000000 \(missing\)"
     ):
-        finalize(parse_config(params))
+        finalize(*load(params))
     assert files(dataset(params)) == sorted(shard_files(1, 2))
     other = changed(params, {"synthesis.iterations": 3})
     make(params)
     with pytest.raises(UserError, match=r"5 of 5 .*\(stale\)"):
-        finalize(parse_config(other))
+        finalize(*load(other))
 
 
 def test_the_last_range_may_reach_beyond_the_plan(tiny: Params) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.dataset.records import NULLABLE
 from pipeline.errors import UserError
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import finalize, missing_jobs
 from pipeline.synthesis.job import Competitor
 from pipeline.synthesis.make_shard import make_shard
@@ -99,7 +99,7 @@ def test_a_student_that_would_be_another_today_makes_its_round_stale(competing: 
         other = changed(competing, change)
         assert states(other) == {0: "complete", 1: "complete", 2: "stale"}
         with pytest.raises(UserError, match=r"1 of 3 .* 000002 \(stale\)"):
-            finalize(parse_config(other))
+            finalize(*load(other))
         assert any("shard 000002" in text for text in verified(other))
     assert verified(competing) == []
 
@@ -132,7 +132,7 @@ def test_rounds_in_shard_ranges(competing: Params, tmp_path: Path) -> None:
     assert make(parts, range(0, 2)) == [0]
     assert files(tmp_path / "parts") == sorted(shard_files(0, 1))
     assert make(parts, range(2, 3)) == [2]
-    finalize(parse_config(parts))
+    finalize(*load(parts))
     assert tree(tmp_path / "parts") == tree(dataset(competing))
 
 
@@ -153,5 +153,5 @@ def test_what_a_round_cannot_do_is_said_before_any_work(
 
 
 def test_masked_reaches_the_rounds_alone(tiny: Params) -> None:
-    config = parse_config(changed(tiny, {"adaptive.rounds": 1, "adaptive.masked": True}))
+    config = parse_params(changed(tiny, {"adaptive.rounds": 1, "adaptive.masked": True}))
     assert [round_objective(config, round_).masked for round_ in (0, 1)] == [False, True]

@@ -13,7 +13,7 @@ import torch
 from pipeline.dataset.plan import make_plan
 from pipeline.dataset.records import NULLABLE, SCHEMA
 from pipeline.dataset.tar import decode_image, read_tar
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.storage import digest_file
 from pipeline.synthesis.spec import round_objective
 from tests.conftest import Params, changed, dataset, load, make
@@ -65,7 +65,7 @@ def test_rows_and_samples_join_one_to_one(competing: Params, soft_labels: bool) 
 
 def test_the_losses_of_a_row_add_up(competing: Params) -> None:
     make(competing)
-    config = parse_config(competing)
+    config = parse_params(competing)
     for number in range(3):
         weights = round_objective(config, rows(dataset(competing), number)[0]["round"])
         for row in rows(dataset(competing), number):
