@@ -59,7 +59,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             pool = _pool(job, shard)
             for batch in shard.batches:
                 earlier = [kept.images.pixels for _, kept in batches]
-                batches += _invert(job, shard, batch, earlier, pool, engine, told)
+                batches += invert_batch(job, shard, batch, earlier, pool, engine, told)
         _publish(job, shard, batches, engine.precision, root)
     return Made(job.number, job.images, time.perf_counter() - started)
 
@@ -74,7 +74,7 @@ def _pool(job: ShardJob, shard: ShardPlan) -> Pool | None:
     return earlier_pool(location(job.config.paths.dataset), shard.number, before, share)
 
 
-def _invert(
+def invert_batch(
     job: ShardJob,
     shard: ShardPlan,
     batch: Batch,
@@ -83,6 +83,7 @@ def _invert(
     engine: Engine,
     report: Report,
 ) -> list[tuple[Batch, Kept]]:
+    """Invert one batch of a shard; ``earlier`` are the pixels of the batches before it."""
     start, synthesis = sum(map(len, earlier)), job.config.synthesis
     labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
     rules = Rules(

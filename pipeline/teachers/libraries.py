@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TryAgainError, UserError
+from pipeline.teachers import in_memory
 
-SCHEMES = ("torchvision", "timm", "hf", "hub")
+SCHEMES = ("torchvision", "timm", "hf", "hub", in_memory.SCHEME)
 PRETRAINED = "pretrained"
 
 
@@ -40,6 +41,8 @@ def builder(source: str, weights: str | None, role: str) -> Callable[..., nn.Mod
             return _timm_builder(name, role)
         case "hf":
             return _transformers_builder(name, role)
+        case in_memory.SCHEME:
+            return in_memory.builder(name, role)
         case _:
             return _hub_builder(name, role)
 

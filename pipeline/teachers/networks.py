@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.source_digest import source_digest
 from pipeline.storage import Location, exists, read_bytes
-from pipeline.teachers import libraries
+from pipeline.teachers import in_memory, libraries
 
 FORMS = (
     "`module:factory`, `path/to/file.py:factory`, `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME` "
@@ -160,6 +160,9 @@ def factory_file(source: str, role: str) -> Path | None:
 
 def factory_digest(source: str, role: str) -> str | None:
     """Of the code of :func:`factory_file` as this process runs it, or None where a library's."""
+    scheme, name = libraries.split(source)
+    if scheme == in_memory.SCHEME:
+        return in_memory.code_digest(name, role)
     file = factory_file(source, role)
     if file is None:
         return None
