@@ -1,1 +1,1 @@
-"""Prefect flows over :mod:`pipeline`: fan-out, retries and progress, and no logic of their own."""
+"""Prefect flows over :mod:`pipeline`. They add retries and progress, and no other logic."""

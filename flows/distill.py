@@ -1,18 +1,19 @@
-"""The flow that trains the students: one task run for each that is not there yet."""
+"""The flow ``distill``: one task run for each student that is missing or stale."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from flows.running import prefect_runner
+from pipeline.config.schema import Config
 from pipeline.execution.runner import open_executor
-from pipeline.params import load_config
+from pipeline.params import load_params
 from pipeline.reports.files import report_distillation
 from pipeline.stages.distill import distill_students
 from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.teacher import Teacher
 
 
 @flow(name="distill", flow_run_name="distill {params}", persist_result=False)
@@ -21,17 +22,20 @@ def distill(params: str = "params.yaml", overrides: dict[str, Any] | None = None
 
     Args:
         params: Path of the parameter file.
-        overrides: Values laid over it, such as {"distillation.steps": 500}.
+        overrides: Values that replace the file's, such as {"distillation.steps": 500}.
 
     Returns:
-        How many students were trained.
+        The number of students that were trained.
     """
-    config = load_config(Path(params), overrides)
-    teacher = load_checked_teacher(config)
+    config = load_params(params, overrides)
+    return train_students(config, load_checked_teacher(config))
+
+
+def train_students(config: Config, teacher: Teacher) -> int:
+    """The work of the flow, with parameters and teacher already loaded. Needs a flow run."""
     outputs = ("dataset", "students")
     with open_executor(config, config.distillation.threads, outputs) as executor:
-        trained = distill_students(
-            config, teacher, prefect_runner(executor, config.execution.retries)
-        )
+        run = prefect_runner(executor, config.execution.retries)
+        trained = distill_students(config, teacher, run)
     report_distillation(config, trained)
     return len(trained)

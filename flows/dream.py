@@ -1,43 +1,57 @@
-"""The whole: synthesis with its adaptive rounds, distillation, measures, evaluation."""
+"""The flow ``dream``: synthesis, distillation, evaluation and measures in one run."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.distill import distill
-from flows.running import publish
-from flows.synthesize import synthesize
+from flows.distill import train_students
+from flows.running import publish, run_as_flow
+from flows.synthesize import make_shards
+from pipeline.config.schema import Config
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
-from pipeline.params import load_config
+from pipeline.params import load_params
 from pipeline.reports.files import report_evaluation, report_measures, summarise
 from pipeline.stages.distill import check_distillation
 from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.teacher import Teacher
 
 
 @flow(name="dream", flow_run_name="dream {params}", persist_result=False)
 def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) -> str:
-    """From a teacher to a dataset to trained students and what is measured of both, as `dvc repro`;
-    accuracy where real data is set.
+    """Make a dataset from a teacher, train students on it, and measure both, as `dvc repro` does.
+
+    The accuracy is measured where the parameters name real data.
 
     Args:
-        params: Path of the parameter file.
-        overrides: Values laid over it, such as {"adaptive.rounds": 2}.
+        params: Path of the parameter file. It is read once, when the run begins.
+        overrides: Values that replace the file's, such as {"adaptive.rounds": 2}.
 
     Returns:
         The summary.
     """
-    config = load_config(Path(params), overrides)
-    teacher = load_checked_teacher(config)
+    config = load_params(params, overrides)
+    teacher = load_checked_teacher(config, "dataset", "reports")
+    return run_all_stages(config, teacher, {"params": params, "overrides": overrides})
+
+
+def run_all_stages(config: Config, teacher: Teacher, parameters: Mapping[str, Any]) -> str:
+    """The work of the flow, with parameters and teacher already loaded. Needs a flow run.
+
+    Args:
+        config: The parameters of all stages: no stage reads the file again.
+        teacher: The teacher of all stages.
+        parameters: What Prefect shows as the parameters of the sub-flows.
+    """
     check_distillation(config, teacher)
     check_evaluation(config)
-    synthesize(params, overrides)
-    distill(params, overrides)
+    run_as_flow("synthesize", lambda: make_shards(config, teacher), parameters)
+    run_as_flow("distill", lambda: train_students(config, teacher), parameters)
     if config.evaluation.data is not None:
         report_evaluation(config, evaluate(config, teacher))
     report_measures(config, *measure(config, teacher))

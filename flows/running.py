@@ -1,14 +1,14 @@
-"""A runner (see :mod:`pipeline.execution.runner`) whose every job is a Prefect task run."""
+"""Run work as Prefect flow runs, and jobs as Prefect task runs."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect import task
+from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -27,12 +27,18 @@ from pipeline.execution.runner import (
 )
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 def prefect_runner(executor: Executor, retries: int) -> Runner:
-    """Submit jobs to threads that wait for ``executor``; a failed one does not stop the others.
+    """A runner (see :mod:`pipeline.execution.runner`) that makes each job a Prefect task run.
 
-    No task has parameters: what a job needs never passes through Prefect's API.
+    A failed job does not stop the others. Tasks have no parameters, so that a job's data never
+    passes through Prefect's API.
+
+    Args:
+        executor: Where the jobs run. Prefect only runs threads that wait for it.
+        retries: How often a failed job is tried again.
     """
 
     def run(work: Work, jobs: Sequence[Any], description: str) -> list[Any]:
@@ -69,21 +75,41 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
     return run
 
 
+def run_as_flow(name: str, work: Callable[[], Result], parameters: Mapping[str, Any]) -> Result:
+    """Run ``work`` as a flow run of its own, or as a sub-flow where a flow is already running.
+
+    ``work`` holds the loaded parameters and teacher, so nothing is read again and neither passes
+    through Prefect's API.
+
+    Args:
+        name: The name of the flow.
+        work: What the flow does.
+        parameters: The parameters ``params`` and ``overrides`` that Prefect shows for the run.
+    """
+
+    @flow(name=name, flow_run_name=f"{name} {{params}}", persist_result=False)
+    def shown(params: str, overrides: dict[str, Any] | None) -> Result:
+        return work()
+
+    result: Result = shown(**parameters)
+    return result
+
+
 def _threads(workers: int) -> ThreadPoolTaskRunner[Any]:
     return ThreadPoolTaskRunner(max_workers=workers)
 
 
 def publish(send: Callable[[], object]) -> object:
-    """``send()``, or None with a warning: work that is done must not fail for a picture of it."""
+    """Call ``send``. If it fails, warn and return None: an artifact must not fail finished work."""
     try:
         return send()
     except Exception as error:
-        log.warning("Prefect's server did not take an artifact: %s", error)
+        log.warning("Prefect's server refused an artifact: %s", error)
         return None
 
 
 class _Progress:
-    """A run's progress artifact in Prefect's UI, moved by whole percents."""
+    """The progress artifact of a run in Prefect's UI, updated at each whole percent."""
 
     def __init__(self, description: str, jobs: int) -> None:
         self._percent = 0
@@ -95,9 +121,7 @@ class _Progress:
 
     def show(self, share: float) -> None:
         percent, artifact = int(100 * share), self._artifact
-        if percent != self._percent and isinstance(
-            artifact, UUID
-        ):  # None: the server was not there
+        if percent != self._percent and isinstance(artifact, UUID):  # None: the server refused it
             self._percent = percent
             self._artifact = publish(
                 lambda: update_progress_artifact(artifact, progress=float(percent))
@@ -105,11 +129,11 @@ class _Progress:
 
 
 def _is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Not what comes out the same, as bad input does, nor a run that was stopped."""
+    """Deterministic errors, such as bad input, and stopped runs are not retried."""
     error = _error(state)
     if isinstance(error, LASTING):
         return False
-    log.warning("%s failed and is tried again: %s", run.name, error)
+    log.warning("%s failed and will be tried again: %s", run.name, error)
     return True
 
 

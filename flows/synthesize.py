@@ -1,18 +1,20 @@
-"""The flow that brings the dataset up to date: one task run for each shard that is not."""
+"""The flow ``synthesize``: one task run for each shard that is missing or stale."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.running import prefect_runner, publish
+from pipeline.config.schema import Config
 from pipeline.execution.runner import open_executor
-from pipeline.params import load_config, parse_range
+from pipeline.params import load_params, parse_range
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.synthesize import synthesize as make_missing_shards
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.teachers.teacher import Teacher
 
 
 @flow(name="synthesize", flow_run_name="synthesize {params}", persist_result=False)
@@ -25,16 +27,22 @@ def synthesize(
 
     Args:
         params: Path of the parameter file.
-        overrides: Values laid over it, such as {"synthesis.iterations": 100}.
-        shards: Make only these, such as "0:8" for the first eight.
+        overrides: Values that replace the file's, such as {"synthesis.iterations": 100}.
+        shards: Make only these shards, such as "0:8" for the first eight.
 
     Returns:
-        How many shards were made.
+        The number of shards that were made.
     """
-    config = load_config(Path(params), overrides)
+    config = load_params(params, overrides)
     only = parse_range(shards)
+    return make_shards(config, load_checked_teacher(config, "dataset", "reports"), only)
+
+
+def make_shards(config: Config, teacher: Teacher, only: range | None = None) -> int:
+    """The work of the flow, with parameters and teacher already loaded. Needs a flow run."""
     with open_executor(config, config.synthesis.threads) as executor:
-        made = make_missing_shards(config, prefect_runner(executor, config.execution.retries), only)
+        run = prefect_runner(executor, config.execution.retries)
+        made = make_missing_shards(config, teacher, run, only)
     if only is None:
         report_synthesis(config, made)
     table = [
@@ -45,6 +53,6 @@ def synthesize(
         }
         for shard in made
     ]
-    text = f"Shards made by this run in {config.paths.dataset}"
+    text = f"Shards that this run made in {config.paths.dataset}"
     publish(lambda: create_table_artifact(key="shards", table=table, description=text))
     return len(made)

@@ -10,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.api.datasets import load_params, synthesize, verify
+    from pipeline.api.datasets import synthesize, verify
     from pipeline.api.inversions import Inversion, invert
     from pipeline.api.students import Student, distill
     from pipeline.dataset.dataset import Dataset  # type: ignore[import-not-found,unused-ignore]
+    from pipeline.params import load_params
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,7 +34,7 @@ _HOMES = {
     "Student": "pipeline.api.students",
     "distill": "pipeline.api.students",
     "invert": "pipeline.api.inversions",
-    "load_params": "pipeline.api.datasets",
+    "load_params": "pipeline.params",
     "synthesize": "pipeline.api.datasets",
     "verify": "pipeline.api.datasets",
 }

@@ -51,11 +51,9 @@ def _run(options: argparse.Namespace) -> int:
     command = getattr(importlib.import_module(f"pipeline.commands.{module}"), function)
     if "params" not in options:
         return int(command(options))
-    from pathlib import Path
+    from pipeline.params import load_params, parse_overrides
 
-    from pipeline.params import load_config, parse_overrides
-
-    return int(command(load_config(Path(options.params), parse_overrides(options.set)), options))
+    return int(command(load_params(options.params, parse_overrides(options.set)), options))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""Read a parameter file: YAML, overrides, and a clear sentence for every mistake."""
+"""Read a parameter file: YAML, overrides, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -14,46 +14,60 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.config.fields import AUTO
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
-from pipeline.teachers.inferred import complete_teacher, fitting_preset
+from pipeline.teachers.inferred import FittingPreset, complete_teacher
 
 
-def parse_range(text: str | None) -> range | None:
-    """``0:8`` as the shards 0 to 7."""
-    if text is None:
-        return None
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise UserError(f"--shards {text!r}: write FIRST:END, as in 0:8 for the first eight")
-    return range(int(start), int(stop))
+def load_params(
+    path: str | Path = "params.yaml", overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Read and check a parameter file.
 
+    Args:
+        path: The YAML file. ``params.yaml`` in the repository shows every key.
+        overrides: Values that replace the file's, such as ``{"synthesis.images": 64}``.
 
-def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read and check a parameter file, ``overrides`` (``section.key`` to value) laid over it.
+    Returns:
+        The parameters. What the file leaves out of ``teacher`` is filled in from the teacher's
+        source.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key or value is wrong.
+        UserError: The file is missing or is not YAML, or a key or a value is wrong.
+
+    Example:
+        >>> config = load_params("params.yaml", {"synthesis.images": 64})
+        >>> config.synthesis.images
+        64
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no parameter file {path}: name one with --params")
     try:
         values = YAML(typ="safe", pure=True).load(path)
-    except (YAMLError, ValueError) as error:  # such as a date of month 13
+    except (YAMLError, ValueError) as error:  # ValueError: such as a date of month 13
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold sections (teacher:, synthesis:, ...)")
-    return parse_config(values, str(path), overrides)
+    return parse_params(values, str(path), overrides)
 
 
-def parse_config(
+def parse_params(
     values: Mapping[str, Any], name: str = "params", overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """Check values that are already in memory, ``overrides`` laid over them; ``name`` says in
-    errors where they came from.
+    """Check parameters that are already in memory.
 
-    What the teacher's source knows itself is filled in, so that the result says everything.
+    Args:
+        values: The sections, as :func:`load_params` reads them from a file.
+        name: Where the values came from, for error messages.
+        overrides: Values that replace these, such as ``{"synthesis.images": 64}``.
+
+    Returns:
+        The parameters. Where ``values`` give ``teacher.classes`` and ``teacher.input``, no network
+        is built. The preset ``auto`` is resolved when something asks for the objective first.
+
+    Raises:
+        UserError: A key or a value is wrong, or the teacher's source cannot be read.
     """
     changed = deepcopy(dict(values))
     for key, value in (overrides or {}).items():
@@ -61,25 +75,19 @@ def parse_config(
     _check_keys(changed, name)
     values = complete_teacher(changed)
     try:
-        # JSON mode is strict and yet takes lists for tuples and text for integer keys.
-        return _with_preset(Config.model_validate_json(json.dumps(values, default=str)))
+        # JSON mode is strict, but accepts lists for tuples and text for integer keys.
+        config = Config.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise UserError(f"{name}: {_explain(_most_specific(error.errors()))}") from error
-
-
-def _with_preset(config: Config) -> Config:
-    objective = config.synthesis.objective
-    if objective.preset != AUTO:
-        return config
-    shape = (config.teacher.input.height, config.teacher.input.width)
-    preset = fitting_preset(config.teacher.source, config.teacher.arguments, shape)
-    chosen = objective.model_copy(update={"preset": preset})
-    synthesis = config.synthesis.model_copy(update={"objective": chosen})
-    return config.model_copy(update={"synthesis": synthesis})
+    return config.with_fitting_preset(FittingPreset.of(config.teacher))
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """``section.key=value`` strings, each value read as YAML."""
+    """Turn ``section.key=value`` strings into overrides; each value is read as YAML.
+
+    Raises:
+        UserError: A string has another form, or its value is not YAML.
+    """
     overrides: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -88,8 +96,22 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             overrides[key] = YAML(typ="safe", pure=True).load(text)
         except (YAMLError, ValueError) as error:
-            raise UserError(f"--set {key}: what follows = is not valid YAML") from error
+            raise UserError(f"--set {key}: the text after = is not valid YAML") from error
     return overrides
+
+
+def parse_range(text: str | None) -> range | None:
+    """Turn ``0:8`` into the shards 0 to 7; None stays None.
+
+    Raises:
+        UserError: The text has another form, or the range is empty.
+    """
+    if text is None:
+        return None
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise UserError(f"--shards {text!r}: write FIRST:END, such as 0:8 for the first eight")
+    return range(int(start), int(stop))
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -105,23 +127,25 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _check_keys(values: Any, name: str) -> None:
-    """YAML allows keys that no parameter has, such as dates."""
+    """Refuse keys of a type that only YAML allows, such as dates."""
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, dict | list | tuple):
             _check_keys(value, name)
     for key in values if isinstance(values, dict) else ():
         if not isinstance(key, str | int):
-            raise UserError(f"{name}: {key} is a {type(key).__name__}, which cannot be a key")
+            raise UserError(
+                f"{name}: {key} is a {type(key).__name__}, which cannot be a key: quote it"
+            )
 
 
 def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Of what is said of the first wrong key: where it may have several forms, the one meant."""
+    """The error of the first wrong key. Of a key with several forms: that of the form meant."""
     first = errors[0]["loc"][:2]
     return max((e for e in errors if e["loc"][:2] == first), key=lambda e: len(e["loc"]))
 
 
 def _explain(error: ErrorDetails) -> str:
-    # Pydantic adds parts that name its own types, as in `dict[int,...]` or `constrained-int`.
+    # Pydantic adds the names of its own types to the location: `dict[int,...]`, `constrained-int`.
     location = [str(part) for part in error["loc"]]
     named = [part for part in location if "[" not in part and "constrained-" not in part]
     key = ".".join(named)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from pipeline.config.schema import Config
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_file, replacing
 from pipeline.synthesis.check import load_checked_teacher
@@ -209,14 +209,14 @@ def dataset(params: Params) -> Path:
 
 def make(params: Params, only: range | None = None) -> list[int]:
     """Synthesize; the numbers of the shards that this call made."""
-    config = parse_config(params)
+    config, teacher = load(params)
     with open_runner(config) as run:
-        return [made.number for made in synthesize(config, run, only)]
+        return [made.number for made in synthesize(config, teacher, run, only)]
 
 
 def load(params: Params) -> tuple[Config, Teacher]:
     """The checked config and its teacher."""
-    config = parse_config(params)
+    config = parse_params(params)
     return config, load_checked_teacher(config)
 
 

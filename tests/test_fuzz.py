@@ -24,7 +24,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.tar import Sample, read_tar, write_tar
 from pipeline.errors import BadShardError, UserError
-from pipeline.params import load_config, parse_config
+from pipeline.params import load_params, parse_params
 from pipeline.teachers.networks import load_weights
 
 EXAMPLES = int(os.environ.get("FUZZ", "200"))
@@ -75,7 +75,7 @@ def test_any_value_in_any_field(
             section = section[key] if isinstance(section.get(key), dict) else {}
         section[path[-1] + ("x" if extra else "")] = value
     try:
-        config = parse_config(values, "params.yaml")
+        config = parse_params(values, "params.yaml")
     except UserError as error:
         assert_one_sentence(str(error))
         return
@@ -89,7 +89,7 @@ def test_any_bytes_as_parameter_file(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(data)
     with pytest.raises(UserError) as caught:
-        load_config(path)
+        load_params(path)
     assert_one_sentence(str(caught.value))
 
 

@@ -15,7 +15,7 @@ import webdataset as wds
 from pipeline.cli import main
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.tar import decode_image, encode_image, image_kind
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.reports.pictures import draw_grids
 from tests.conftest import Params, changed, dataset, make, write_params
 
@@ -80,7 +80,7 @@ def test_a_run_with_channels_that_png_cannot_hold(
     assert main(["verify", "--params", path, "--agreement", "0"]) == 0
     assert main(["distill", "--params", path]) == 0
     assert "`<key>.npy`" in (dataset(params) / "README.md").read_text()
-    assert draw_grids(parse_config(params), tmp_path / "reports")[0].is_file()
+    assert draw_grids(parse_params(params), tmp_path / "reports")[0].is_file()
     shards = str(dataset(params) / "train" / "000000.tar")
     sample = next(iter(wds.WebDataset(shards, shardshuffle=False).decode()))
     assert sample["npy"].shape == (channels, 6, 10)
@@ -98,7 +98,7 @@ def test_from_two_classes_to_ten_thousand(tiny: Params, tmp_path: Path, classes:
     make(params)
     path = str(write_params(params, tmp_path / "params.yaml"))
     assert main(["verify", "--params", path, "--agreement", "0"]) == 0
-    labels = plan_of(parse_config(params)).labels.tolist()
+    labels = plan_of(parse_params(params)).labels.tolist()
     assert max(Counter(labels).values()) == 8 // min(8, classes)
     statement = json.loads((dataset(params) / "provenance.json").read_bytes())
     teacher = statement["predicate"]["buildDefinition"]["externalParameters"]["teacher"]
@@ -107,7 +107,7 @@ def test_from_two_classes_to_ten_thousand(tiny: Params, tmp_path: Path, classes:
 
 def test_more_classes_than_a_batch_holds_take_turns(tiny: Params, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"synthesis.images": 300, "synthesis.shard_size": 60}
-    layout = plan_of(parse_config(unlike(tiny, tmp_path, 3, 100, **changes)))
+    layout = plan_of(parse_params(unlike(tiny, tmp_path, 3, 100, **changes)))
     for shard in layout:
         start = 0
         for batch in shard.batches:
@@ -119,5 +119,5 @@ def test_more_classes_than_a_batch_holds_take_turns(tiny: Params, tmp_path: Path
 
 def test_a_subset_of_the_classes_with_counts_of_their_own(tiny: Params, tmp_path: Path) -> None:
     table: dict[str, Any] = {"synthesis.images": None, "synthesis.images_per_class": {7: 5, 93: 2}}
-    layout = plan_of(parse_config(unlike(tiny, tmp_path, 3, 100, **table)))
+    layout = plan_of(parse_params(unlike(tiny, tmp_path, 3, 100, **table)))
     assert Counter(layout.labels.tolist()) == {7: 5, 93: 2}

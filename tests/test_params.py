@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
-from pipeline.params import load_config, parse_config, parse_overrides
+from pipeline.params import load_params, parse_overrides, parse_params
 from tests.conftest import Params, changed, write_params
 
 EXAMPLE = Path(__file__).parent.parent / "params.yaml"
@@ -37,7 +37,7 @@ def shown(values: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
 def complaint(values: Any) -> str:
     """The one line that says what is wrong with ``values``."""
     with pytest.raises(UserError) as caught:
-        parse_config(values, "params.yaml")
+        parse_params(values, "params.yaml")
     text = str(caught.value)
     assert len(text.splitlines()) == 1
     assert text.startswith("params.yaml: ")
@@ -47,7 +47,7 @@ def complaint(values: Any) -> str:
 def file_complaint(path: Path, text: str | bytes) -> str:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError) as caught:
-        load_config(path)
+        load_params(path)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert str(path) in message
@@ -55,7 +55,7 @@ def file_complaint(path: Path, text: str | bytes) -> str:
 
 
 def test_the_example_is_valid() -> None:
-    config = load_config(EXAMPLE)
+    config = load_params(EXAMPLE)
     assert config.teacher.classes == 10
     assert config.synthesis.images == 2000
 
@@ -63,7 +63,7 @@ def test_the_example_is_valid() -> None:
 @pytest.mark.parametrize("name", ["own", "cifar10", "imagenet"])
 def test_the_other_examples_are_valid_and_have_what_dvc_asks_for(name: str) -> None:
     path = EXAMPLE.parent / "examples" / f"{name}.yaml"
-    assert load_config(path).adaptive.rounds == 0
+    assert load_params(path).adaptive.rounds == 0
     values = YAML(typ="safe", pure=True).load(path)
     stages = YAML(typ="safe", pure=True).load(EXAMPLE.with_name("dvc.yaml"))["stages"]
     sections = {section for stage in stages.values() for section in stage.get("params", [])}
@@ -79,7 +79,7 @@ def test_the_example_shows_every_key_and_no_other() -> None:
 
 
 def test_a_full_config(tiny: Params) -> None:
-    config = parse_config(tiny)
+    config = parse_params(tiny)
     assert config.synthesis.shard_size == 12
     assert config.teacher.input.mean == (0.4,)
     assert config.teacher.class_names == ("top", "middle", "bottom")
@@ -109,7 +109,7 @@ def test_an_unknown_key_names_the_nearest(tiny: Params, key: str, nearest: str) 
 def test_a_rounds_student_keeps_its_steps_beside_other_values(tiny: Params) -> None:
     whole = changed(tiny, {"adaptive": {"rounds": 1}})
     some = changed(tiny, {"adaptive": {"rounds": 1, "training": {"ema": 0.9}}})
-    steps = [parse_config(params).adaptive.training.steps for params in (whole, some)]
+    steps = [parse_params(params).adaptive.training.steps for params in (whole, some)]
     assert steps == [1000, 1000]
 
 
@@ -181,11 +181,14 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"teacher.sha256": "0" * 64, "teacher.weights": None}, "sha256 is that of a weights file"),
-        ({"paths.reports": "d/r", "paths.dataset": "d"}, "reports must not lie in dataset"),
-        ({"paths.students": "d/s", "paths.dataset": "d"}, "students must not lie in dataset"),
+        (
+            {"teacher.sha256": "0" * 64, "teacher.weights": None},
+            "sha256 is the digest of a weights file",
+        ),
+        ({"paths.reports": "d/r", "paths.dataset": "d"}, "reports must not lie inside dataset"),
+        ({"paths.students": "d/s", "paths.dataset": "d"}, "students must not lie inside dataset"),
         ({"paths.students": "d-noise", "paths.dataset": "d/"}, "students must not be d-noise"),
-        ({"distillation.seeds": [3, 0, 3]}, "one is there twice"),
+        ({"distillation.seeds": [3, 0, 3]}, "names a seed twice"),
     ],
 )
 def test_values_that_do_not_go_together(tiny: Params, changes: dict[str, Any], said: str) -> None:
@@ -230,7 +233,7 @@ def test_only_one_size_at_a_time(tiny: Params) -> None:
 
 def test_a_table_of_sizes(tiny: Params) -> None:
     changes = {"synthesis.images": None, "synthesis.images_per_class": {0: 4, 2: 1}}
-    assert parse_config(changed(tiny, changes)).synthesis.images_per_class == {0: 4, 2: 1}
+    assert parse_params(changed(tiny, changes)).synthesis.images_per_class == {0: 4, 2: 1}
 
 
 @pytest.mark.parametrize("key", ["teacher", "student", "synthesis", "teacher.input.mean"])
@@ -276,7 +279,7 @@ def test_a_file_that_holds_no_parameters(tmp_path: Path, text: str | bytes, said
 @pytest.mark.parametrize("name", ["nowhere.yaml", "."])
 def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="there is no parameter file"):
-        load_config(tmp_path / name)
+        load_params(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +290,10 @@ def test_numbers_are_read_as_numbers(tiny: Params, tmp_path: Path, text: str, va
     marked = changed(tiny, {"synthesis.objective.tv": "MARK"})
     content = write_params(marked, path).read_text()
     path.write_text(content.replace('"MARK"', text))
-    assert load_config(path).synthesis.objective.tv == value
+    assert load_params(path).synthesis.objective.tv == value
     write_params(tiny, path)
     overrides = parse_overrides([f"synthesis.objective.tv={text}"])
-    assert load_config(path, overrides).synthesis.objective.tv == value
+    assert load_params(path, overrides).synthesis.objective.tv == value
 
 
 def test_nan_in_a_file(tiny: Params, tmp_path: Path) -> None:
@@ -312,7 +315,7 @@ def test_overrides_lie_over_the_file(tiny: Params, tmp_path: Path) -> None:
         "paths.dataset=",
         "paths.dataset=elsewhere",
     ]
-    config = load_config(path, parse_overrides(pairs))
+    config = load_params(path, parse_overrides(pairs))
     assert config.synthesis.images is None
     assert config.synthesis.images_per_class == {0: 2, 1: 5}
     assert config.adaptive.training.steps == 9
@@ -342,12 +345,12 @@ def test_overrides_that_cannot_be_read(pair: str) -> None:
 def test_overrides_of_what_is_not_there(tiny: Params, tmp_path: Path, pair: str, said: str) -> None:
     path = write_params(tiny, tmp_path / "params.yaml")
     with pytest.raises(UserError) as caught:
-        load_config(path, parse_overrides([pair]))
+        load_params(path, parse_overrides([pair]))
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_config_cannot_be_changed(tiny: Params) -> None:
-    config = parse_config(tiny)
+    config = parse_params(tiny)
     with pytest.raises(ValueError, match="frozen"):
         config.synthesis.seed = 1

@@ -21,7 +21,7 @@ from pipeline.dataset.lock import locked
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.execution.runner import JobsFailed, open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.distill import distill_students
 from pipeline.stages.synthesize import finalize, missing_jobs
 from pipeline.stages.verify import repair, verify
@@ -153,10 +153,10 @@ def test_ranges_and_finalize(url: Params) -> None:
     for first in (0, 1):
         assert make(parts, range(first, first + 1)) == [first]
     with pytest.raises(UserError, match=r"1 of 3 .*000002 \(missing\)"):
-        finalize(parse_config(parts))
+        finalize(*load(parts))
     assert make(parts, range(2, 3)) == [2]
     assert "README.md" not in remote_tree(parts)
-    finalize(parse_config(parts))
+    finalize(*load(parts))
     assert remote_tree(parts) == whole
 
 
@@ -179,9 +179,9 @@ def test_damage_is_found_and_mended(url: Params) -> None:
         data[len(data) // 2] ^= 4
         write_bytes(root / name, bytes(data))
         assert problems(url), name
-        config = parse_config(url)
+        config, teacher = load(url)
         with open_runner(config) as run:
-            repair(config, run)
+            repair(config, teacher, run)
         assert remote_tree(url) == before, name
 
 
@@ -335,7 +335,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(
     tiny: Params, key: str, place: Any
 ) -> None:
     with pytest.raises(UserError) as caught:
-        parse_config(changed(tiny, {key: place}))
+        parse_params(changed(tiny, {key: place}))
     assert key in str(caught.value) and len(str(caught.value).splitlines()) == 1
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
@@ -353,7 +353,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(
 def test_urls_that_cannot_be(tiny: Params, key: str, place: str, said: str) -> None:
     params = changed(tiny, {"paths.dataset": "s3://tank/dataset"})
     with pytest.raises(UserError, match=said):
-        parse_config(changed(params, {key: place}))
+        parse_params(changed(params, {key: place}))
 
 
 def test_no_secret_reaches_files_or_messages(

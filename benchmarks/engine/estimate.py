@@ -27,7 +27,7 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.exit_codes import report_errors
-from pipeline.params import load_config, parse_overrides
+from pipeline.params import load_params, parse_overrides
 from pipeline.storage import write_json
 
 Figures = dict[str, float]
@@ -52,8 +52,10 @@ def measured(config: Config, device: str) -> Figures:
     from pipeline.execution.executor import InProcess
     from pipeline.execution.runner import local_runner
     from pipeline.stages.synthesize import synthesize
+    from pipeline.synthesis.check import load_checked_teacher
 
-    first, *others = synthesize(config, local_runner(InProcess(device), retries=0))
+    run = local_runner(InProcess(device), retries=0)
+    first, *others = synthesize(config, load_checked_teacher(config), run)
     if not others:
         raise UserError("one shard does not tell its start from the rest: ask for two")
     image = sum(made.seconds for made in others) / sum(made.images for made in others)
@@ -106,7 +108,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     with report_errors() as outcome:
         options = parser.parse_args()
-        config = load_config(options.params, parse_overrides(options.set))
+        config = load_params(options.params, parse_overrides(options.set))
         alone = config.adaptive.model_copy(update={"rounds": 0})
         config = config.model_copy(update={"adaptive": alone})
         results: list[dict[str, Any]] = list(

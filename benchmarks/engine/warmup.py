@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.exit_codes import report_errors
-from pipeline.params import load_config
+from pipeline.params import load_params
 from pipeline.storage import write_json
 
 
@@ -53,7 +53,7 @@ def make(params: Path, threads: int, dataset: str) -> dict[str, float]:
 
 
 def parameters(params: Path, threads: int, dataset: str) -> Config:
-    config = load_config(params)
+    config = load_params(params)
     batch = config.synthesis.batch_size
     synthesis = {"images": 2 * batch, "shard_size": batch, "threads": threads}
     return config.model_copy(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from pipeline.config.schema import Config
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.storage import digest_file
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.shard_states import shard_states
@@ -156,13 +156,13 @@ def difference(found: dict[str, str], expected: dict[str, str]) -> str:
 
 def load(params: Params) -> tuple[Config, str]:
     """The checked config and the teacher's digest."""
-    config = parse_config(params)
+    config = parse_params(params)
     return config, load_checked_teacher(config).digest
 
 
 def complete(params: Params, digest: str) -> list[int]:
     """The numbers of the shards that a run would not make."""
-    states = shard_states(parse_config(params), digest)
+    states = shard_states(parse_params(params), digest)
     return [number for number, state in states.items() if state == "complete"]
 
 

@@ -32,7 +32,7 @@ from benchmarks.faults.common import (
     undisturbed,
 )
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages import verify
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
@@ -52,10 +52,10 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
     """Change one byte of one file at a time; verify must find it, repair must undo it."""
     outcome = Outcome()
     params = parameters(place, SMALL)
-    config = parse_config(params)
+    config = parse_params(params)
     teacher = load_checked_teacher(config)
     with open_runner(config) as run:
-        synthesize(config, run)
+        synthesize(config, teacher, run)
         expected = tree(dataset(params))
         found = repaired = 0
         for turn in range(count):
@@ -71,7 +71,7 @@ def flips(place: Path, count: int, rng: random.Random) -> Outcome:
             where = f"byte {position} of {name}"
             found += bool(verify.verify(config, teacher, 0.0, lambda images: None))
             outcome.expect(found == outcome.faults, f"not found: {where}")
-            verify.repair(config, run)
+            verify.repair(config, teacher, run)
             wrong = difference(tree(dataset(params)), expected)
             repaired += not wrong
             outcome.expect(not wrong, f"after {where} was repaired {wrong} differs")
@@ -140,7 +140,7 @@ def _run(params: Params, limit: Callable[[], None]) -> tuple[int, list[str]]:
 
 def _broken(params: Params, digest: str) -> list[str]:
     """What verify says of the shards that count as complete."""
-    config = parse_config(params)
+    config = parse_params(params)
     names = tuple(f"shard {number:06d}:" for number in complete(params, digest))
     found = verify.verify(config, load_checked_teacher(config), 0.0, lambda images: None)
     return [problem for problem in found if problem.startswith(names)] if names else []

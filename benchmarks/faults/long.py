@@ -13,8 +13,9 @@ from typing import Any
 from benchmarks.faults.common import Outcome, Params, parameters
 from pipeline.execution.executor import Work
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
+from pipeline.synthesis.check import load_checked_teacher
 
 EVERY = 100  # shards between two looks at the memory
 
@@ -53,7 +54,7 @@ def flat(place: Path, count: int, rng: random.Random) -> Outcome:
 def _watch(params: Params) -> list[tuple[int, int]]:
     """Resident KiB and open files after every 100 shards."""
     seen: list[tuple[int, int]] = []
-    config, shards = parse_config(params), 0
+    config, shards = parse_params(params), 0
 
     with open_runner(config) as run:
 
@@ -68,7 +69,7 @@ def _watch(params: Params) -> list[tuple[int, int]]:
 
             return run(one, jobs, description)
 
-        synthesize(config, watched)
+        synthesize(config, load_checked_teacher(config), watched)
     return seen
 
 

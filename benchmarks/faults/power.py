@@ -32,9 +32,10 @@ from benchmarks.faults.common import (
 )
 from pipeline.dataset.run_markers import MARKER
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_file
+from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.shard_states import Found, survey
 
 ONE_SHARD = {
@@ -87,7 +88,7 @@ def power(place: Path, count: int, rng: random.Random) -> Outcome:
             where = f"over {before}, after operation {length} ({last.kind} {path})"
             _write(root, dict(state))
             for params in (new, old):
-                (found,) = survey(parse_config(at(params, root.parent)), digest)
+                (found,) = survey(parse_params(at(params, root.parent)), digest)
                 outcome.expect(
                     found.state != "complete" or _is_whole(root, found),
                     f"{where}: it counts as complete, and is not",
@@ -101,9 +102,9 @@ def power(place: Path, count: int, rng: random.Random) -> Outcome:
 
 def _make(params: Params) -> dict[str, str]:
     """Bring the dataset up to date in this process; its tree."""
-    config = parse_config(params)
+    config = parse_params(params)
     with open_runner(config) as run:
-        synthesize(config, run)
+        synthesize(config, load_checked_teacher(config), run)
     return tree(dataset(params))
 
 

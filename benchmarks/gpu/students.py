@@ -35,11 +35,11 @@ from benchmarks.gpu.report import students_table
 from benchmarks.machine import Warnings, choose_device, describe
 from benchmarks.teachers.cifar10 import Recipe, accuracy, read_images, train
 from pipeline.config.distillation import DistillationConfig
-from pipeline.config.networks import StudentConfig
 from pipeline.config.schema import Config
+from pipeline.config.student import StudentConfig
 from pipeline.dataset.records import dataset_digest
 from pipeline.distillation.job import DistillJob, distill, is_trained
-from pipeline.params import load_config, parse_config
+from pipeline.params import load_params, parse_params
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location, write_bytes, write_json
 from pipeline.synthesis.shard_states import shard_states
@@ -127,9 +127,9 @@ def configured(run: Run, teacher: str) -> Config:
         "source": f"{NETWORKS}:{teacher}",
         "arguments": run.size.arguments,
     }
-    objective = load_config(PARAMS).synthesis.objective.model_dump(mode="json", exclude_unset=True)
+    objective = load_params(PARAMS).synthesis.objective.model_dump(mode="json", exclude_unset=True)
     synthesis = {"shard_size": run.size.shard, "objective": objective, **run.size.synthesis}
-    return parse_config(
+    return parse_params(
         {
             "teacher": {
                 **source,
@@ -169,19 +169,19 @@ def make_teacher(run: Run, name: str) -> None:
 def make_student(run: Run, row: Row) -> None:
     """Make the images that are missing, and the student."""
     config = configured(run, row.teacher)
-    digest = load_teacher(config.teacher, torch.device("cpu")).digest
+    teacher = load_teacher(config.teacher, torch.device("cpu"))
     root, numbers = location(config.paths.dataset), range(row.images // run.size.shard)
-    states = shard_states(config, digest)
+    states = shard_states(config, teacher.digest)
     if any(states[number] != "complete" for number in numbers):
         with run.pieces.stage(f"images of {row.teacher}"):
             only = None if len(numbers) == len(states) else numbers
-            synthesize(config, run.pieces.runner(run.device.type), only)
+            synthesize(config, teacher, run.pieces.runner(run.device.type), only)
     source = f"{NETWORKS}:{row.student}"
-    example = load_config(PARAMS).distillation
+    example = load_params(PARAMS).distillation
     job = DistillJob(
         name=row.name,
         teacher=config.teacher,
-        teacher_digest=digest,
+        teacher_digest=teacher.digest,
         student=StudentConfig(source=source, arguments=run.size.arguments),
         training=DistillationConfig(
             steps=row.steps,

@@ -41,10 +41,12 @@ from pipeline.distillation.job import DistillJob
 from pipeline.estimation.cost import show_seconds
 from pipeline.execution.executor import Work
 from pipeline.execution.runner import Runner, local_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_bytes, digest_json, write_bytes, write_json
+from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.job import Made, ShardJob
+from pipeline.teachers.teacher import Teacher
 
 CLASSES = 1000
 LOSSES = ("waves", "student", "plan", "orchestration", "finalize")
@@ -188,7 +190,7 @@ def config_of(options: argparse.Namespace, place: Path) -> Config:
     source = {"source": f"{place / 'tinynet.py'}:classifier", "arguments": {"classes": CLASSES}}
     images = options.shards * options.images
     sizes = {"channels": 1, "height": 8, "width": 8, "mean": [0.5], "std": [0.25]}
-    return parse_config(
+    return parse_params(
         {
             "teacher": {**source, "weights": None, "classes": CLASSES, "input": sizes},
             "student": source,
@@ -209,11 +211,12 @@ def simulate(options: argparse.Namespace, devices: int) -> Lost:
     with tempfile.TemporaryDirectory() as place:
         config = config_of(options, Path(place))
         began = time.perf_counter()
+        teacher = load_checked_teacher(config)
         if options.prefect:
-            _through_prefect(config, simulation, devices)
+            _through_prefect(config, teacher, simulation, devices)
         else:
             run = local_runner(Threads(devices), retries=0)
-            synthesize(config, simulation.around(run))
+            synthesize(config, teacher, simulation.around(run))
         ended = time.perf_counter()
     return Lost(
         devices=devices,
@@ -227,7 +230,9 @@ def simulate(options: argparse.Namespace, devices: int) -> Lost:
     )
 
 
-def _through_prefect(config: Config, simulation: Simulation, devices: int) -> None:
+def _through_prefect(
+    config: Config, teacher: Teacher, simulation: Simulation, devices: int
+) -> None:
     """The same with a Prefect task a shard; without PREFECT_API_URL it starts a server."""
     from prefect import flow
 
@@ -236,7 +241,7 @@ def _through_prefect(config: Config, simulation: Simulation, devices: int) -> No
     @flow(name="scale", persist_result=False)
     def made() -> int:
         run = prefect_runner(Threads(devices), retries=0)
-        return len(synthesize(config, simulation.around(run)))
+        return len(synthesize(config, teacher, simulation.around(run)))
 
     made()
 

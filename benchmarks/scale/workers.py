@@ -42,11 +42,12 @@ class Team:
     def rate(self, shards: int) -> float:
         """Images a second over ``shards`` shards a worker, in a dataset that is thrown away."""
         from pipeline.execution.runner import local_runner
-        from pipeline.params import load_config
+        from pipeline.params import load_params
         from pipeline.stages.synthesize import synthesize
+        from pipeline.synthesis.check import load_checked_teacher
 
         params = Path(self._options.params)
-        size = load_config(params).synthesis.shard_size
+        size = load_params(params).synthesis.shard_size
         run = local_runner(self._executor, retries=0)
         seconds = 0.0
 
@@ -66,7 +67,8 @@ class Team:
                 "paths.dataset": f"{place}/dataset",
                 "paths.reports": f"{place}/reports",
             }
-            synthesize(load_config(params, changes), timed)
+            config = load_params(params, changes)
+            synthesize(config, load_checked_teacher(config), timed)
         return size * shards * self._workers / seconds
 
     def close(self) -> None:

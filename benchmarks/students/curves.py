@@ -48,7 +48,7 @@ from pipeline.inversion.starts import starting_images
 from pipeline.inversion.views import Views
 from pipeline.objective.presets import PRESETS
 from pipeline.objective.terms import draw_factors
-from pipeline.params import load_config
+from pipeline.params import load_params
 from pipeline.reports.pictures import save_figure
 from pipeline.storage import replacing, write_json
 from pipeline.synthesis.check import load_checked_teacher
@@ -65,7 +65,7 @@ def made(
 ) -> None:
     """``folder/MARK/BATCH.pt`` for each mark: uint8 pixels and labels."""
     through_all = recipe == PUBLISHED
-    own = config.synthesis.objective.resolve()
+    own = config.objective
     objective = PRESETS["deepinversion-cifar10"] if through_all else own
     runs = [marks] if through_all else [[mark] for mark in marks]
     with Engine(teacher, objective, "auto", compiled=True) as engine:
@@ -157,14 +157,13 @@ def main() -> int:
 
 def settings(options: argparse.Namespace, folder: Path) -> Config:
     paths = {f"paths.{name}": str(folder / name) for name in ("students", "reports")}
-    return load_config(PARAMS, {**common(options.out, options), **paths})
+    return load_params(PARAMS, {**common(options.out, options), **paths})
 
 
 def run(options: argparse.Namespace, recipe: str) -> None:
     folder = options.out / "curves" / recipe
     config = settings(options, folder)
-    load_checked_teacher(config)
-    teacher = load_teacher(config.teacher, torch.device(options.device))
+    teacher = load_checked_teacher(config).to(torch.device(options.device))
     use_threads(options.threads)
     made(teacher, config, recipe, sorted(options.marks), folder, options.images)
     for mark in options.marks:
@@ -183,7 +182,7 @@ def image_iteration_seconds(options: argparse.Namespace) -> dict[str, float]:
     compiling."""
     labels = labels_of(min(BATCH, options.images))
     config = settings(options, options.out / "curves" / OURS)
-    objective = config.synthesis.objective.resolve()
+    objective = config.objective
     use_threads(options.threads)
     loops: dict[str, tuple[Published | Ours, int]] = {
         PUBLISHED: (published(len(labels)), 10),

@@ -26,7 +26,7 @@ from pipeline.distillation.job import DistillJob, distill, is_trained
 from pipeline.evaluation.dataset_measures import on_foreign
 from pipeline.evaluation.inputs import foreign_images, real_data
 from pipeline.exit_codes import report_errors
-from pipeline.params import load_config, parse_overrides
+from pipeline.params import load_params, parse_overrides
 from pipeline.storage import digest_file, digest_json
 from pipeline.teachers.networks import build_network, load_weights
 from pipeline.teachers.teacher import Teacher, load_teacher
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     with report_errors() as outcome:
         options = parser.parse_args(arguments)
-        config = load_config(options.params, parse_overrides(options.set))
+        config = load_params(options.params, parse_overrides(options.set))
         data, foreign = real_data(config), foreign_images(config)
         use_threads(config.distillation.threads)
         teacher = load_teacher(config.teacher, torch.device(DEVICE))

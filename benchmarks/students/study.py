@@ -34,7 +34,7 @@ from pipeline.evaluation.accuracy import evaluate, load_student
 from pipeline.evaluation.dataset_measures import measure, on_foreign
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.exit_codes import report_errors
-from pipeline.params import load_config, parse_overrides
+from pipeline.params import load_params, parse_overrides
 from pipeline.reports.pictures import read_log
 from pipeline.stages.distill import STUDENT, distill_students, weights_path
 from pipeline.stages.synthesize import synthesize
@@ -98,11 +98,11 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
         "execution.workers": options.workers,
         **parse_overrides(ROWS.get(row, row).split()),
     }
-    config = load_config(PARAMS, overrides)
+    config = load_params(PARAMS, overrides)
     rounds = config.adaptive.rounds * config.adaptive.images
     if rounds:  # equal images in all
         overrides["synthesis.images"] = options.images - rounds
-        config = load_config(PARAMS, overrides)
+        config = load_params(PARAMS, overrides)
     teacher = [config.teacher.arguments, Path(str(config.teacher.weights)).name]
     made_of = [*teacher, config.synthesis, config.adaptive if rounds else None, row == REAL]
     images = digest_json([str(part) for part in made_of])[:12]
@@ -112,21 +112,20 @@ def configured(out: Path, row: str, options: argparse.Namespace) -> Config:
         "paths.students": str(out / "students" / student),
         "paths.reports": str(out / "reports" / student),
     }
-    return load_config(PARAMS, overrides)
+    return load_params(PARAMS, overrides)
 
 
 def row(out: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Images, a student and every measure of one row, made or taken from an earlier call, and the
     seconds that this call took."""
     config = configured(out, name, options)
-    load_checked_teacher(config, "dataset", "reports")
-    teacher = load_teacher(config.teacher, torch.device(options.device))
+    teacher = load_checked_teacher(config, "dataset", "reports").to(torch.device(options.device))
     started = time.perf_counter()
     with open_runner(config, config.synthesis.threads) as run:
         if name == REAL:
             write_real(out, Path(config.paths.dataset), options.images)
         else:
-            synthesize(config, run)
+            synthesize(config, teacher, run)
     synthesis = time.perf_counter() - started
     with open_runner(config, config.distillation.threads) as run:
         if name == REAL:

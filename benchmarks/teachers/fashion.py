@@ -32,7 +32,7 @@ from pipeline.device.threads import keep_memory
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.execution.runner import open_runner
 from pipeline.exit_codes import report_errors
-from pipeline.params import parse_config, parse_overrides
+from pipeline.params import parse_overrides, parse_params
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.distill import distill_students
 from pipeline.stages.synthesize import synthesize
@@ -120,7 +120,7 @@ def parameters(name: str, out: Path, options: argparse.Namespace) -> Config:
     """Defaults only: what a user has to say, and nothing tuned; then ``--set``. Students of other
     changes have a folder of their own."""
     changes = f"-{digest_json(sorted(options.set))[:8]}" if options.set else ""
-    return parse_config(
+    return parse_params(
         {
             "teacher": {
                 "source": f"benchmarks.teachers.grey_networks:{name}",
@@ -157,7 +157,7 @@ def measure(name: str, data: Path, out: Path, options: argparse.Namespace) -> st
     config = parameters(name, out, options)
     teacher = load_checked_teacher(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
-        made = synthesize(config, run)
+        made = synthesize(config, teacher, run)
     report_synthesis(config, made)
     shards = sorted((Path(config.paths.dataset) / "train").glob("*.tar"))
     agreed = accuracy(judge, list(ordered_batches(shards, 256)))

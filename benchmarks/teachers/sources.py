@@ -28,7 +28,7 @@ from torch import nn
 from pipeline.cli import main as command
 from pipeline.config.schema import Config
 from pipeline.objective.bn_statistics import batchnorm_layers
-from pipeline.params import load_config
+from pipeline.params import load_params
 from pipeline.teachers.networks import build_network
 
 HUBCONF = """
@@ -170,7 +170,7 @@ def run(name: str, row: Row, out: Path) -> str:
     started = time.monotonic()
     failed = [step for step in STEPS if _quietly([*step, "--params", str(path)])]
     seconds = time.monotonic() - started
-    return _line(name, row, load_config(path), failed, seconds)
+    return _line(name, row, load_params(path), failed, seconds)
 
 
 STEPS = (["probe", "--seconds", "5"], ["synthesize"], ["verify", "--agreement", "0"])
@@ -196,7 +196,7 @@ def _line(name: str, row: Row, config: Config, failed: list[list[str]], seconds:
     return (
         f"| {name} | `{source}` {arguments} | {shape.channels} x {shape.height} x {shape.width} | "
         f"{config.teacher.classes} | {len(batchnorm_layers(network))} | "
-        f"{config.synthesis.objective.preset} | {outcome}, {seconds:.0f} s |"
+        f"{config.preset} | {outcome}, {seconds:.0f} s |"
     )
 
 

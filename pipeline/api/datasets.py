@@ -1,4 +1,4 @@
-"""``load_params``, ``synthesize`` and ``verify``."""
+"""``synthesize`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.execution.runner import open_runner
-from pipeline.params import load_config
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.synthesize import synthesize as make_missing_shards
 from pipeline.stages.verify import verify as find_problems
@@ -30,21 +29,6 @@ from pipeline.synthesis.check import load_checked_teacher
 
 if TYPE_CHECKING:
     from pipeline.dataset.dataset import Dataset  # type: ignore[import-not-found,unused-ignore]
-
-
-def load_params(
-    path: str | Path = "params.yaml", overrides: Mapping[str, Any] | None = None
-) -> Config:
-    """Read and check a parameter file.
-
-    Args:
-        path: the file.
-        overrides: ``section.key`` to value, as in ``{"synthesis.images": 100}``.
-
-    Raises:
-        UserError: the file is missing, or a key or value is wrong.
-    """
-    return load_config(Path(path), overrides)
 
 
 def synthesize(
@@ -96,19 +80,20 @@ def synthesize(
         if model is None:
             given = {"classes": classes, "input": input, "images": images, "out": out, **settings}
             _refuse_extra(given)
+            assert params is not None
             config = params
+            teacher = load_checked_teacher(config, "dataset", "reports")
         else:
             if out is None:
                 raise UserError("out is missing: name the directory of the dataset")
             beside = Beside.of(out)
-            teacher = {"classes": classes, "input": input, "class_names": class_names}
+            section = {"classes": classes, "input": input, "class_names": class_names}
             synthesis = {"images": images, **settings}
-            config = model_params(model, teacher, synthesis, device, student, beside, overrides)
-            load_checked_teacher(without_weights_file(config), "dataset", "reports")
+            config = model_params(model, section, synthesis, device, student, beside, overrides)
+            teacher = load_checked_teacher(without_weights_file(config), "dataset", "reports")
             save_run(config, beside)
-        assert config is not None
         with open_runner(config, config.synthesis.threads) as run:
-            made = make_missing_shards(config, run)
+            made = make_missing_shards(config, teacher, run)
         report_synthesis(config, made)
     return Dataset(config.paths.dataset)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
-from pipeline.params import load_config, parse_config
+from pipeline.params import load_params, parse_params
 from pipeline.storage import write_bytes
 from pipeline.teachers.in_memory import register, registered
 
@@ -107,7 +107,7 @@ def model_params(
             "students": str(beside.path("students")),
             "reports": str(beside.path("reports")),
         }
-    return parse_config(values, "pipeline", overrides)
+    return parse_params(values, "pipeline", overrides)
 
 
 def without_weights_file(config: Config) -> Config:
@@ -146,7 +146,7 @@ def read_run(model: nn.Module, out: str | Path) -> Config:
             "pipeline.synthesize(model=...) wrote"
         )
     source = register(model)
-    config = load_config(beside.params)
+    config = load_params(beside.params)
     if config.teacher.source != source:
         raise UserError(f"model is {source}, and {out} was made with {config.teacher.source}")
     return config

@@ -22,8 +22,9 @@ from pipeline.teachers.teacher import Teacher
 def run_synthesize(config: Config, options: argparse.Namespace) -> int:
     """Make the missing and stale shards; prints how many, and the picture to look at."""
     only = parse_range(options.shards)
+    teacher = load_checked_teacher(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
-        made = synthesize(config, run, only)
+        made = synthesize(config, teacher, run, only)
     print(f"made {len(made)} shards in {config.paths.dataset}")
     if only is None:
         print(f"images to look at: {report_synthesis(config, made)}")
@@ -32,7 +33,7 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
 
 def run_finalize(config: Config, options: argparse.Namespace) -> int:
     """Write the dataset-level files and the reports."""
-    finalize(config)
+    finalize(config, load_checked_teacher(config, "dataset", "reports"))
     print(f"images to look at: {report_synthesis(config, [])}")
     return 0
 
@@ -47,7 +48,7 @@ def run_verify(config: Config, options: argparse.Namespace) -> int:
     if not options.repair:
         return 1
     with open_runner(config, config.synthesis.threads) as run:
-        again = repair(config, run)
+        again = repair(config, teacher, run)
     for name in again:
         print(f"made again: {name}")
     return 0 if _verified(config, teacher, options.agreement) else 1

@@ -23,7 +23,6 @@ from pipeline.estimation.device_timing import (
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
 from pipeline.execution.runner import open_executor
 from pipeline.synthesis.check import load_checked_teacher
-from pipeline.teachers.teacher import load_teacher
 
 
 def run_probe(config: Config, options: argparse.Namespace) -> int:
@@ -34,7 +33,7 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     with open_executor(config, config.synthesis.threads) as executor:
         workers = executor.workers
     if config.execution.device != "cpu" and torch.cuda.is_available():
-        teacher = load_teacher(config.teacher, torch.device("cuda"))
+        teacher = teacher.to(torch.device("cuda"))
     use_threads(config.synthesis.threads)
     picture = Path(config.paths.reports) / "probe.png"
     findings = try_teacher(config, teacher, workers, options.seconds, picture)

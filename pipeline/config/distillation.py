@@ -1,4 +1,4 @@
-"""The sections ``distillation`` and ``adaptive``."""
+"""The section ``distillation``; ``adaptive.training`` has the same fields of training."""
 
 from __future__ import annotations
 
@@ -24,59 +24,91 @@ class DistillationConfig(Section):
     """How a student learns from shards."""
 
     steps: Positive = 3000
+    """Optimiser steps."""
+
     batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images in a step, at least 2. Must not exceed the number of images in the dataset."""
+
     temperature: Rate = 50.0
+    """Temperature of the softmax in the distillation loss (Eq. 1), above 0. At a high temperature
+    the student learns to match the teacher's logits themselves."""
+
     imitation: Weight = 0.0
+    """Weight of the loss that matches the teacher's feature maps at each size, at least 0. 0: no
+    such loss."""
+
     optimizer: Literal["sgd", "muon"] = "muon"
+    """``muon`` orthogonalises the update of each hidden weight matrix; ``sgd`` does not."""
+
     learning_rate: Rate = 0.2
+    """Highest learning rate, above 0. It falls to 0 along a cosine after the warmup."""
+
     momentum: Decay = 0.9
+    """Momentum of the optimiser, from 0 to below 1."""
+
     weight_decay: Weight = 5e-4
+    """Weight decay, at least 0."""
+
     warmup: Count = 100
+    """Steps in which the learning rate rises from near 0, at least 0."""
+
     shift: Count = 4
+    """Largest random shift of an image, in pixels, at least 0."""
+
     flip: bool = True
+    """Mirror images left to right at random. Set false where a mirrored image has another class."""
+
     mixup: Fraction = 0.5
+    """Probability that mixup is applied to a batch, 0 to 1."""
+
     cutmix: Fraction = 0.7
+    """Probability that CutMix is applied to a batch, 0 to 1."""
+
     cutout: Count = 0
+    """Side of a square that is blanked in each image, in pixels, at least 0. 0: off."""
+
     adversarial: Weight = 0.0
+    """Largest distance, in units of the teacher's input, by which every second image is moved to
+    where student and teacher differ more; such as 0.3. 0: off."""
+
     ema: Decay = 0.0
+    """Decay of the moving average of the weights, from 0 to below 1. Above 0 the average is
+    published, at 0 the last weights."""
+
     precision: PrecisionChoice = "auto"
+    """``float32``, ``bfloat16`` or ``auto``, as ``synthesis.precision``. Weights and BatchNorm
+    statistics stay float32."""
+
     compile: bool = True
+    """Use torch.compile. It pays for larger students and needs a C++ compiler."""
+
     shuffle: Positive = 2000
+    """Images in the shuffle buffer."""
+
     threads: Few = 1
+    """CPU threads of a student's training, 1 to 1024."""
+
     checkpoint_every: Positive = 500
+    """Steps between two checkpoints, from which a stopped training continues."""
 
     @model_validator(mode="after")
-    def _halves(self) -> Self:
+    def _two_halves(self) -> Self:
         if self.adversarial and self.batch_size < 4:
             raise ValueError("adversarial moves half a batch: batch_size must be 4 or more")
         return self
 
 
 class StudentsConfig(DistillationConfig):
-    """The final students: one for each seed, and optionally one that saw only noise."""
+    """The final students, trained on the finished dataset."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Seeds, at least one and each only once. One student is trained for each."""
+
     noise_baseline: bool = False
+    """Train one more student, on as many images of pure noise, as a baseline."""
 
     @model_validator(mode="after")
-    def _one_each(self) -> Self:
+    def _different_seeds(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds are those of different students, and one is there twice")
+            raise ValueError("seeds names a seed twice: give each student another seed")
         return self
-
-
-class RoundTrainingConfig(DistillationConfig):
-    """How the student learns that the next round competes with."""
-
-    steps: Positive = 1000
-
-
-class AdaptiveConfig(Section):
-    """Rounds of Adaptive DeepInversion after the first synthesis."""
-
-    rounds: Annotated[int, Field(ge=0, le=32767)] = 0
-    images: Positive = 1000
-    compete: Weight | None = None
-    masked: bool = False
-    warm: Fraction = 0.0
-    training: RoundTrainingConfig = RoundTrainingConfig()

@@ -1,4 +1,4 @@
-"""Types that several sections of the parameters share, and the sections' base class."""
+"""Value types that several sections share, and the base class of all sections."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _no_credentials(text: str) -> str:
-    """Whatever is in a parameter ends in files and logs, so no secret may be."""
+    """Refuse a URL with credentials: parameters are written to files and logs."""
     _, separator, rest = text.partition("://")
     if separator and any(character in rest for character in "@?#"):
         raise ValueError(
-            "a URL (not shown) must hold no credentials and no query: write "
-            "protocol://bucket/prefix and give credentials by the environment"
+            "the URL (not shown here) must not contain credentials or a query: write "
+            "protocol://bucket/prefix and pass credentials in environment variables"
         )
     return text
 
@@ -37,10 +37,13 @@ MOST_IMAGES, MOST_SHARDS = 100_000_000, 900_000
 
 
 class Section(BaseModel):
+    """A section of the parameter file: unknown keys and values of another type are errors."""
+
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        hide_input_in_errors=True,  # it may be a URL with credentials
+        hide_input_in_errors=True,  # the input may be a URL with credentials
+        use_attribute_docstrings=True,
     )

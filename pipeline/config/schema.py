@@ -1,29 +1,89 @@
-"""All sections of ``params.yaml`` together, and the checks that span several of them."""
+"""All sections of a parameter file together, and the checks that span several of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
-from pipeline.config.distillation import AdaptiveConfig, StudentsConfig
-from pipeline.config.fields import MOST_IMAGES, MOST_SHARDS, Section
-from pipeline.config.networks import StudentConfig, TeacherConfig
-from pipeline.config.run import EvaluationConfig, ExecutionConfig, PathsConfig
+from pipeline.config.adaptive import AdaptiveConfig
+from pipeline.config.distillation import StudentsConfig
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.execution import ExecutionConfig
+from pipeline.config.fields import AUTO, MOST_IMAGES, MOST_SHARDS, Section
+from pipeline.config.paths import PathsConfig
+from pipeline.config.student import StudentConfig
 from pipeline.config.synthesis import SynthesisConfig
+from pipeline.config.teacher import TeacherConfig
+from pipeline.objective.presets import PRESETS, Objective
 
 
 class Config(Section):
-    """All of ``params.yaml``."""
+    """All of ``params.yaml``. Made by :func:`pipeline.params.load_params`."""
 
     teacher: TeacherConfig
+    """The trained classifier to invert."""
+
     student: StudentConfig
+    """The network to train on the synthetic images."""
+
     synthesis: SynthesisConfig
+    """The images to make, before any adaptive round."""
+
     adaptive: AdaptiveConfig = AdaptiveConfig()
+    """Rounds of Adaptive DeepInversion after the first synthesis."""
+
     distillation: StudentsConfig = StudentsConfig()
+    """The final students and how they are trained."""
+
     evaluation: EvaluationConfig = EvaluationConfig()
+    """What dataset and students are measured with."""
+
     execution: ExecutionConfig = ExecutionConfig()
+    """Where the work runs."""
+
     paths: PathsConfig = PathsConfig()
+    """Where results are written."""
+
+    _fitting_preset: Callable[[], str] | None = PrivateAttr(default=None)
+
+    def with_fitting_preset(self, choose: Callable[[], str]) -> Config:
+        """A copy that calls ``choose`` when the preset is ``auto`` and its name is needed."""
+        copied = self.model_copy()
+        copied._fitting_preset = choose
+        return copied
+
+    @property
+    def preset(self) -> str:
+        """The name of the objective's preset, never ``auto``.
+
+        Raises:
+            ValueError: The preset is ``auto`` and nothing chooses one.
+        """
+        name = self.synthesis.objective.preset
+        if name != AUTO:
+            return name
+        if self._fitting_preset is None:
+            raise ValueError(
+                "synthesis.objective.preset is auto, and this Config cannot look at the teacher: "
+                "make it with load_params or parse_params, or name a preset"
+            )
+        return self._fitting_preset()
+
+    @property
+    def objective(self) -> Objective:
+        """The resolved objective: the preset's values, replaced by those that the file gives.
+
+        With the preset ``auto`` the first call looks at the teacher's network.
+        """
+        return self.synthesis.objective.over(self.preset)
+
+    @property
+    def compete(self) -> float:
+        """The weight of R_compete in the adaptive rounds."""
+        given = self.adaptive.compete
+        return self.objective.compete if given is None else given
 
     @model_validator(mode="after")
     def _verifier_fits(self) -> Self:
@@ -43,18 +103,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _rounds_compete(self) -> Self:
-        if self.adaptive.rounds and not self.compete:
+        weight, preset = self.adaptive.compete, self.synthesis.objective.preset
+        if weight is None and preset != AUTO:  # each preset that auto chooses has a weight
+            weight = PRESETS[preset].compete
+        if self.adaptive.rounds and weight == 0:
             raise ValueError(
-                f"adaptive.rounds needs a weight of R_compete, and the preset "
-                f"{self.synthesis.objective.preset} has none: set adaptive.compete"
+                f"adaptive.rounds needs a weight of R_compete, and the preset {preset} has none: "
+                "set adaptive.compete"
             )
         return self
-
-    @property
-    def compete(self) -> float:
-        """The weight of R_compete in the adaptive rounds."""
-        given = self.adaptive.compete
-        return self.synthesis.objective.resolve().compete if given is None else given
 
     @model_validator(mode="after")
     def _sizes_possible(self) -> Self:
@@ -63,11 +120,12 @@ class Config(Section):
         first = self.synthesis.images or first
         total = first + self.adaptive.rounds * self.adaptive.images
         if total > MOST_IMAGES:
-            raise ValueError(f"synthesis asks for {total} images; at most {MOST_IMAGES} can be")
+            raise ValueError(f"synthesis asks for {total} images; the limit is {MOST_IMAGES}")
         shards = total // self.synthesis.shard_size + self.adaptive.rounds
         if shards > MOST_SHARDS:
             raise ValueError(
-                f"synthesis.shard_size makes about {shards} shards; at most {MOST_SHARDS} can be"
+                f"synthesis.shard_size makes about {shards} shards; the limit is {MOST_SHARDS}: "
+                "make shards larger"
             )
         return self
 

@@ -1,92 +1,76 @@
-"""The section ``synthesis`` and its ``objective``."""
+"""The section ``synthesis``."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.fields import (
-    AUTO,
-    Between,
-    Count,
-    Decay,
-    Few,
-    Fraction,
-    Positive,
-    Rate,
-    Section,
-    Seed,
-    Share,
-    Spread,
-    Weight,
-)
+from pipeline.config.fields import Between, Count, Few, Fraction, Positive, Section, Seed, Share
+from pipeline.config.objective import ObjectiveConfig
 from pipeline.device.precision import PrecisionChoice
-from pipeline.objective.presets import PRESETS, FeatureForm, Objective, Schedule, Start
-
-
-class ObjectiveConfig(Section):
-    """A preset, and any of its values to replace; null keeps the preset's.
-
-    ``auto`` becomes the preset that fits the teacher as soon as the parameters are read.
-    """
-
-    preset: str = AUTO
-    classification: Weight | None = None
-    classification_spread: Spread | None = None
-    tv: Weight | None = None
-    tv_spread: Spread | None = None
-    l2: Weight | None = None
-    feature: Weight | None = None
-    feature_form: FeatureForm | None = None
-    start: Start | None = None
-    learning_rate: Rate | None = None
-    betas: tuple[Decay, Decay] | None = None
-    warmup: Count | None = None
-    schedule: Schedule | None = None
-    jitter: Count | None = None
-    flip: bool | None = None
-    clamp: bool | None = None
-    colour: Weight | None = None
-    zoom: Share | None = None
-    zoom_schedule: Schedule | None = None
-    coarse: Fraction | None = None
-    ambiguity: Fraction | None = None
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.preset not in (AUTO, *PRESETS):
-            raise ValueError(f"preset {self.preset!r} is not one of {', '.join((AUTO, *PRESETS))}")
-        return self
-
-    def resolve(self) -> Objective:
-        """The preset with the given values in place."""
-        given = {f.name: getattr(self, f.name, None) for f in fields(Objective)}
-        changes = {name: value for name, value in given.items() if value is not None}
-        return replace(PRESETS["normalised" if self.preset == AUTO else self.preset], **changes)
 
 
 class SynthesisConfig(Section):
-    """The dataset to make, before any adaptive round."""
+    """The images to make, before any adaptive round. Set one of the first two fields."""
 
     images: Positive | None = None
+    """Images in total, divided among the classes as evenly as possible."""
+
     images_per_class: Positive | dict[int, Count] | None = None
+    """Images of each class: a number for all classes, or a table ``{class: number}``."""
+
     shard_size: Positive = 1000
+    """Images in a shard (a tar). The last shard of a round may be smaller."""
+
     batch_size: Annotated[int, Field(ge=2)] = 256
+    """Most images that are optimised together, at least 2. R_feature compares the statistics of
+    such a batch with the teacher's."""
+
     iterations: Count = 200
+    """Gradient steps for each image, at least 0."""
+
     min_confidence: Fraction = 0.0
+    """Lowest probability that the teacher must give to the label of an image, 0 to 1. An image
+    below it is made again. 0: no limit."""
+
     confirmed: bool = False
+    """Make an image again if the teacher predicts another class than its label."""
+
     max_similarity: Between | None = None
+    """Highest cosine similarity of two images in a shard, between 0 and 1, such as 0.95. The later
+    image of a more similar pair is made again. Null: no limit."""
+
     keep: Share = 1.0
+    """Share of the images made that is kept, above 0 and at most 1. 0.5 makes twice the images and
+    keeps the most useful half of each class."""
+
     attempts: Few = 3
+    """Most attempts at an image, 1 to 1024. After the last one the run stops if the image diverged
+    or is below ``min_confidence``, and keeps the image if it is only unconfirmed or too similar."""
+
     seed: Seed = 0
+    """Seed of all random numbers of the synthesis, 0 to 2**63 - 1."""
+
     threads: Few = 1
+    """CPU threads of a worker, 1 to 1024. Another number changes the last bits of pixels."""
+
     precision: PrecisionChoice = "auto"
+    """``float32``, ``bfloat16`` or ``auto``: bfloat16 where the hardware supports it and is
+    therefore faster, float32 elsewhere."""
+
     compile: bool = True
+    """Use torch.compile. It pays for larger teachers and needs a C++ compiler."""
+
     checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, but one more forward pass and no
+    compiling."""
+
     soft_labels: bool = False
+    """Store the teacher's logits of each image as float16 in ``KEY.logits.npy``."""
+
     objective: ObjectiveConfig = ObjectiveConfig()
+    """What the gradient steps minimise."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.distillation import AdaptiveConfig
+from pipeline.config.adaptive import AdaptiveConfig
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import SynthesisConfig
 

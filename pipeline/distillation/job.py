@@ -17,7 +17,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.config.distillation import DistillationConfig
-from pipeline.config.networks import StudentConfig, TeacherConfig
+from pipeline.config.student import StudentConfig
+from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.stream import Batch, ImageStream, Place
 from pipeline.device.memory import enough_memory
 from pipeline.device.seeding import seed_all

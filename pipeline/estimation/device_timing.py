@@ -93,9 +93,10 @@ def probe(job: ProbeJob, device: str, report: Callable[[float], None]) -> Probed
     rounds = job.config.adaptive.rounds
     with tempfile.TemporaryDirectory() as place:
         small = _one_batch(job.config, Path(place), min(rounds, 1))
+        teacher = load_checked_teacher(small)
         watches = [_Stopwatch(device) for _ in range(small.adaptive.rounds + 1)]
         for number, watch in enumerate(watches):
-            synthesize(small, watch.run, range(number, number + 1))
+            synthesize(small, teacher, watch.run, range(number, number + 1))
     report(job.images)
     first, *later = watches
     return Probed(
@@ -163,7 +164,7 @@ class _Stopwatch:
         def seconds(steps: int) -> float:
             return make_shard(*self._at(_iterating(job, steps))).seconds
 
-        coarse = job.config.synthesis.objective.resolve().coarse
+        coarse = job.config.objective.coarse
         self.start, self.base, self.step = _times(seconds, _fewest(coarse))
         self.images, self.batches = job.images, len(job.spec["batches"])
 

@@ -73,7 +73,7 @@ def try_teacher(
     Nothing is compiled: that would take longer than all the rest.
     """
     deadline = time.monotonic() + seconds
-    objective = config.synthesis.objective.resolve()
+    objective = config.objective
     engine = Engine(teacher, objective, config.synthesis.precision)
     labels = torch.from_numpy(plan_of(config).labels.astype(np.int64))
     with engine:
@@ -112,7 +112,7 @@ def findings_text(findings: Findings, config: Config, workers: int) -> list[str]
         f"teacher    {teacher.source}: {findings.parameters / 1e6:.2f} M parameters, "
         f"{findings.layers} BatchNorm layers{kept}, {teacher.classes} classes",
         f"input      {shape.channels} x {shape.height} x {shape.width}, {', '.join(numbers)}",
-        f"objective  {config.synthesis.objective.preset}",
+        f"objective  {config.preset}",
         f"speed      {findings.speed:.0f} image-iterations a second, in {findings.precision}, "
         "not compiled",
         f"memory     {findings.memory / 1e6:.1f} MB an image of a batch",

@@ -1,4 +1,4 @@
-"""The final students: one job a seed, on the whole dataset, and the noise baseline beside them."""
+"""Train the final students: one for each seed, and optionally a noise baseline."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.errors import TryAgainError, UserError
 from pipeline.execution.runner import Runner
 from pipeline.execution.torchrun import from_first, is_first, own_share
 from pipeline.stages.synthesize import synthesize
-from pipeline.storage import Location, check_writable, exists, listing, location, remove, remove_all
-from pipeline.synthesis.check import check_student
+from pipeline.storage import Location, exists, listing, location, remove, remove_all
+from pipeline.synthesis.check import check_outputs, check_student
 from pipeline.synthesis.shard_states import check_complete, shard_states
 from pipeline.teachers.teacher import Teacher
 
@@ -27,15 +27,25 @@ _STUDENT_FILE = re.compile(r"((?:student|noise)-\d+)\.(?:safetensors|json|csv|ch
 
 
 def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict[str, float]]:
-    """Train every configured student that is not there yet; the last log row of each made now.
+    """Train the students that are missing or stale.
+
+    Args:
+        config: The parameters.
+        teacher: The teacher of ``config``, from
+            :func:`pipeline.synthesis.check.load_checked_teacher`.
+        run: Runs the jobs (see :mod:`pipeline.execution.runner`).
+
+    Returns:
+        The last row of the log of each student that this call trained.
 
     Raises:
-        UserError: before training, if the dataset is incomplete or the student does not fit.
+        UserError: Before training, if the dataset is incomplete or the student does not fit.
+        TryAgainError: Another run changed the dataset during the training.
     """
     check_distillation(config, teacher)
     directory = location(config.paths.students)
     with contextlib.ExitStack() as held:
-        if is_first():  # no other run makes all shards, or these students, meanwhile
+        if is_first():  # until the end no other run may replace the dataset or these students
             held.enter_context(reading(location(config.paths.dataset), "paths.dataset"))
             held.enter_context(locked(directory, "paths.students"))
         check_complete(shard_states(config, teacher.digest))
@@ -44,7 +54,7 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
             noise = noise_config(config)
             from_first(
                 lambda: synthesize(
-                    noise, lambda work, jobs, text: run(work, jobs, f"noise, {text}")
+                    noise, teacher, lambda work, jobs, text: run(work, jobs, f"noise, {text}")
                 )
             )
             if is_first():
@@ -61,15 +71,14 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
 
 
 def check_distillation(config: Config, teacher: Teacher) -> None:
-    """What can be wrong with the students before there is a dataset.
+    """Check what can be wrong with the training, even before there is a dataset.
 
     Raises:
-        UserError: the student does not fit, there are fewer images than a batch, or torchrun's
-            processes cannot share one.
+        UserError: The student does not fit, a path is not writable, the dataset has fewer images
+            than a batch, or the processes of torchrun cannot share a batch.
     """
     check_student(config, teacher, "distillation", config.distillation)
-    for name in ("students", "reports"):
-        check_writable(location(getattr(config.paths, name)), f"paths.{name}")
+    check_outputs(config, "students", "reports")
     images, batch = len(plan_of(config).labels), config.distillation.batch_size
     if batch > images:
         raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
@@ -82,16 +91,16 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
 
 
 def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
-    """A job for each of ``distillation.seeds``."""
+    """One job for each of ``distillation.seeds``."""
     return _jobs(config, teacher, STUDENT, config.distillation.seeds)
 
 
 def noise_config(config: Config) -> Config:
-    """The same plan without one optimisation step: images are clamped white noise."""
+    """The parameters of the noise baseline: the same plan, but no iteration on white noise."""
     dataset = location(config.paths.dataset)
     objective = config.synthesis.objective.model_copy(update={"start": "white"})
     update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
-    # Noise is not chosen among, nor held to anything.
+    # All noise images are kept: no rule applies to them.
     update |= {"images_per_class": None, "keep": 1.0}
     update |= {"min_confidence": 0.0, "confirmed": False, "max_similarity": None}
     return config.model_copy(
@@ -106,6 +115,7 @@ def noise_config(config: Config) -> Config:
 
 
 def weights_path(config: Config, kind: str, seed: int) -> Location:
+    """The weights file of a student; ``kind`` is ``STUDENT`` or ``NOISE``."""
     return location(config.paths.students) / f"{kind}-{seed}.safetensors"
 
 
@@ -130,8 +140,10 @@ def _jobs(config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]) -
 
 
 def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
-    """Runs of shard ranges share the dataset with those who read it: what they changed meanwhile,
-    these students have seen before and after."""
+    """Discard students whose shards changed during their training.
+
+    A run of a shard range may write while students read: such students saw old and new shards.
+    """
     root = location(config.paths.dataset)
     try:
         now = dataset_digest(root, range(len(plan_of(config))))
@@ -142,7 +154,7 @@ def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
             remove(job.record)
             remove(job.checkpoint)
         raise TryAgainError(
-            f"paths.dataset {root} was changed while students learnt from it: make it whole with "
+            f"paths.dataset {root} was changed while students learnt from it: complete it with "
             "synthesize, then run this command again"
         )
 
@@ -152,29 +164,28 @@ def _todo(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:
     todo = []
     for job in jobs:
         if is_trained(job):
-            remove(job.checkpoint)  # of a run to other parameters that was stopped
+            remove(job.checkpoint)  # of a stopped run with other parameters
         else:
             todo.append(job)
     return todo
 
 
 def warn_of_others(config: Config, teacher: Teacher) -> None:
-    """Say of a student that is about to be looked at if it is not the one that `distill` would
-    make today."""
+    """Warn about students that `distill` would train again, because they are stale."""
     try:
         jobs = student_jobs(config, teacher)
-    except UserError:  # the dataset lies elsewhere: nobody can tell
+    except UserError:  # the dataset is not here, so the spec is unknown
         return
     for job in jobs:
         if exists(job.output) and not is_trained(job):
             log.warning(
-                "%s is of other parameters, another dataset or version: `distill` makes it anew",
+                "%s is stale (other parameters, dataset or version): `distill` trains it again",
                 job.output,
             )
 
 
 def _remove_others(directory: Location, jobs: list[DistillJob]) -> None:
-    """Students of seeds that are no longer asked for."""
+    """Remove the students of seeds that the parameters no longer name."""
     names = {job.name for job in jobs}
     matches = [(name, _STUDENT_FILE.fullmatch(name)) for name in listing(directory)]
     remove_all(directory, [name for name, match in matches if match and match[1] not in names])

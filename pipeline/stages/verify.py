@@ -85,7 +85,7 @@ def verify(
     return problems
 
 
-def repair(config: Config, run: Runner) -> list[str]:
+def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
     """Make again just the shards, students and dataset-level files whose bytes were damaged.
 
     What is made again comes out as it was. Files that do not belong are left alone.
@@ -107,7 +107,7 @@ def repair(config: Config, run: Runner) -> list[str]:
             if record is None or list(_changed_files(record, _contents(root, number))):
                 remove(record_path(root, number))
                 again.append(f"shard {number:06d}")
-    synthesize(config, run)
+    synthesize(config, teacher, run)
     return again
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
-from pipeline.config.networks import TeacherConfig
 from pipeline.config.schema import Config
+from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.records import ShardRecord
 from pipeline.dataset.tar import image_kind
 from pipeline.storage import digest_bytes, digest_file, json_bytes
@@ -106,7 +106,7 @@ for the label it carries (DeepInversion, Yin et al., CVPR 2020).
 | its licence | {config.teacher.license or "not stated by its source"} |
 | its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)}\
 {f"; real images are resized to it with {shape.interpolation}" if shape.interpolation else ""} |
-| objective | `{config.synthesis.objective.preset}`, {config.synthesis.iterations} iterations |
+| objective | `{config.preset}`, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 | label that the teacher confirms | {agreement:.1%} of images |
 
@@ -193,8 +193,8 @@ def _provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -
                         "source": public_source(config.student.source),
                         "arguments": config.student.arguments,
                     },
-                    "synthesis": config.synthesis.model_dump(mode="json"),
-                    "objective": asdict(config.synthesis.objective.resolve()),
+                    "synthesis": _synthesis_facts(config),
+                    "objective": asdict(config.objective),
                     "adaptive": config.adaptive.model_dump(mode="json"),
                 },
                 "resolvedDependencies": inputs,
@@ -206,6 +206,13 @@ def _provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -
             "runDetails": {"builder": {"id": NAME}},
         },
     }
+
+
+def _synthesis_facts(config: Config) -> dict[str, Any]:
+    """The section ``synthesis``, with the name of the preset where the file says ``auto``."""
+    facts = config.synthesis.model_dump(mode="json")
+    facts["objective"]["preset"] = config.preset
+    return facts
 
 
 def _weights(teacher: TeacherConfig) -> list[dict[str, Any]]:

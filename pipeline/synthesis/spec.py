@@ -69,7 +69,7 @@ def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:
 
 def round_objective(config: Config, round_: int) -> Objective:
     """The objective of a round: only adaptive rounds have a student to compete with."""
-    base = config.synthesis.objective.resolve()
+    base = config.objective
     if not round_:
         return replace(base, compete=0.0)
     return replace(base, compete=config.compete, masked=config.adaptive.masked)

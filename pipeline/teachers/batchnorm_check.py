@@ -1,4 +1,4 @@
-"""Whether a teacher's BatchNorm statistics can be used: trained ones, on input like ours."""
+"""Check that a teacher's BatchNorm statistics are trained and fit the configured input."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from pipeline.objective.bn_statistics import FeatureStatistics, batchnorm_layers
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
-# A forgotten division by 255 changes variances 65,025-fold; a forgotten mean and std 20-fold,
-# about as much as the first layer of a sound network may differ from what these images give it.
+# A forgotten division by 255 changes variances 65,025-fold. A forgotten mean and std changes them
+# 20-fold, which cannot be told from the normal difference between test images and training data.
 FARTHEST = 1000.0
 _MOST_IMAGES, _MOST_PIXELS = 32, 2**17  # a second or two for a large network on a CPU
 
 
 def check_soundness(teacher: Teacher, random: bool = False) -> None:
-    """Look at the statistics that R_feature would match.
+    """Check the running statistics that R_feature would match.
 
-    ``random`` weights were asked for: that they are untrained is then no more than a warning.
+    Args:
+        teacher: The loaded teacher.
+        random: Whether the parameters ask for random weights. Untrained statistics are then only
+            a warning.
 
     Raises:
-        UserError: they were never trained, or input of the configured range is nothing like what
-            they were trained on.
+        UserError: The statistics were never trained, no BatchNorm layer is called, or the variance
+            of test images at the first layer differs more than ``FARTHEST``-fold from the running
+            variance.
     """
     layers, untrained = batchnorm_layers(teacher.network), untrained_layers(teacher.network)
     if not layers:
@@ -34,7 +38,7 @@ def check_soundness(teacher: Teacher, random: bool = False) -> None:
     if len(untrained) == len(layers) and not random:
         raise UserError(
             "the teacher's BatchNorm statistics were never trained (mean 0 and variance 1 in all "
-            f"{len(layers)} layers): bring trained weights, or set "
+            f"{len(layers)} layers): name trained weights, or set "
             "synthesis.objective.feature to 0"
         )
     if untrained:
@@ -49,36 +53,38 @@ def check_soundness(teacher: Teacher, random: bool = False) -> None:
     if factor is None:
         raise UserError(
             f"none of the teacher's {len(layers)} BatchNorm layers is called in its forward pass, "
-            "and nothing can be matched to them: call them there as modules, or set "
+            "so R_feature has no statistics to match: call the layers as modules, or set "
             "synthesis.objective.preset to without-batchnorm and synthesis.objective.feature to 0"
         )
     if not 1 / FARTHEST < factor < FARTHEST:
         raise UserError(
             f"teacher.input.mean and std are obviously off: the variance at the first BatchNorm "
-            f"layer is {factor:.2g} times what the teacher was trained on (they are of pixels / "
-            "255, also where the teacher was trained on pixels of 0 to 255)"
+            f"layer is {factor:.2g} times the running variance. Both describe pixels / 255, even "
+            "if the teacher was trained on pixels of 0 to 255"
         )
 
 
 def expectation(network: nn.Module) -> str:
-    """One line on what to expect of a teacher without BatchNorm."""
+    """The warning for a teacher without BatchNorm layers."""
     normalised = any(
         isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d)
         or "norm" in type(module).__name__.lower()
         for module in network.modules()
     )
-    why = "" if normalised else " (or it was folded into the convolutions: bring the unfolded one)"
+    why = "" if normalised else " (or it was folded into the convolutions: name the unfolded one)"
     return (
-        f"the teacher has no BatchNorm{why}: images follow from priors and its answers alone, "
-        "are less like its training data, and teach a student less"
+        f"the teacher has no BatchNorm{why}: its images are made from its logits and priors alone, "
+        "resemble its training data less, and teach a student less"
     )
 
 
 def range_factor(teacher: Teacher) -> float | None:
-    """Variance of our images at the first BatchNorm layer that runs, over its running variance.
+    """The variance of test images at the first BatchNorm layer, over its running variance.
 
-    The median over its channels, of images that fill the range of pixels coarsely and finely.
-    None where no layer runs.
+    The test images are random, with coarse and fine structure over the range of pixels.
+
+    Returns:
+        The median ratio over the layer's channels, or None where no BatchNorm layer is called.
     """
     generator = torch.Generator().manual_seed(0)
     images = _test_images(teacher, generator)

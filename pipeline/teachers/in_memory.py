@@ -1,4 +1,4 @@
-"""Teachers that exist only in this process: ``memory:package.Class``.
+"""The source ``memory:package.Class``: teachers that exist only in this process.
 
 A model is registered under the qualified name of its class. The last model of a class counts. A
 weights file that a parameter file names is loaded into a copy of the registered model.
@@ -11,12 +11,13 @@ import copy
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.teachers.source import Source
 
 SCHEME = "memory"
 _registered: dict[str, nn.Module] = {}
@@ -40,7 +41,7 @@ def register(model: nn.Module) -> str:
         )
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return register(model.module)
-    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    name = _qualified(type(model))
     _registered[name] = model
     return f"{SCHEME}:{name}"
 
@@ -66,20 +67,18 @@ def registered(source: str, role: str = "teacher") -> nn.Module:
     return _registered[name]
 
 
-def builder(name: str, role: str) -> Callable[..., nn.Module]:
-    """A factory that copies the registered model to the CPU.
+class InMemory(Source):
+    """A copy of a registered model. It serves as a teacher; a student needs new weights."""
 
-    Raises:
-        UserError: there is no such model, or ``role`` is ``student``, whose weights must be new.
-    """
-    model = registered(name, role)
-    if role == "student":
-        raise UserError(
-            f"student.source {SCHEME}:{name} is a trained model, and a student starts from new "
-            "weights: name a factory, as in nets.py:factory"
-        )
+    form = ""  # users do not write it: :func:`register` does
 
-    def factory() -> nn.Module:
+    def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:
+        model = registered(name, role)
+        if role == "student":
+            raise UserError(
+                f"student.source {SCHEME}:{name} is a trained model, and a student starts from "
+                "new weights: name a factory, as in nets.py:factory"
+            )
         try:
             return copy.deepcopy(model).cpu()
         except RuntimeError as error:
@@ -88,24 +87,25 @@ def builder(name: str, role: str) -> Callable[..., nn.Module]:
                 "parametrizations, or name a factory of its class"
             ) from error
 
-    return factory
+    def code_digest(self, name: str, role: str) -> str | None:
+        """SHA-256 of what the registered model computes, apart from its tensors.
+
+        Covers the text that ``repr`` gives of the model, and the code of the methods of all its
+        classes outside of torch. Comments and layout do not count. A method without source code,
+        as one typed at Python's prompt, does not count either.
+        """
+        model = registered(name, role)
+        classes = {type(module) for module in model.modules()}
+        facts = [repr(model)]
+        for kind in sorted(classes, key=_qualified):
+            facts.append(_qualified(kind))
+            if kind.__module__.partition(".")[0] != "torch":
+                facts += _methods(kind)
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
-def code_digest(name: str, role: str) -> str:
-    """SHA-256 of what the registered model computes, apart from its tensors.
-
-    Covers the text that ``repr`` gives of the model, and the code of the methods of all its classes
-    outside of torch. Comments and layout do not count. A method without source code, as one typed
-    at Python's prompt, does not count either.
-    """
-    model = registered(name, role)
-    classes = {type(module) for module in model.modules()}
-    facts = [repr(model)]
-    for kind in sorted(classes, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
-        facts.append(f"{kind.__module__}.{kind.__qualname__}")
-        if kind.__module__.partition(".")[0] != "torch":
-            facts += _methods(kind)
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+def _qualified(kind: type[Any]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _methods(kind: type[Any]) -> Iterator[str]:

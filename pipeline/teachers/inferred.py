@@ -1,36 +1,43 @@
-"""What a parameter file may leave to the teacher itself: its input, its classes, an objective."""
+"""Fill in what a parameter file leaves out and the teacher's source knows."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.teacher import TeacherConfig
 from pipeline.errors import UserError
 from pipeline.objective.bn_statistics import batchnorm_layers
-from pipeline.teachers.descriptions import Description, describe_source
 from pipeline.teachers.networks import build_network
+from pipeline.teachers.registry import find_source
+from pipeline.teachers.source import Description
 
-MEDIUM, LARGE = 32, 96  # pixels a side from which objectives of these names fit
+MEDIUM, LARGE = 32, 96  # shorter side in pixels from which presets with these names fit
 _INPUT = ("channels", "height", "width", "mean", "std", "interpolation")
 
 
 def complete_teacher(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` of a parameter file with ``teacher`` filled in where its source knows more.
+    """Fill in the section ``teacher`` of a parameter file where its source knows more.
 
-    Asks the source's metadata for what is missing of ``input``, ``classes``, ``class_names`` and
-    ``license``, and the network itself for the number of classes. A value given stays as it is;
-    where all are given, or the section is wrong anyway, nothing is asked. ``class_names`` may name
-    a file: JSON, or one name a line.
+    The source's metadata supplies what is missing of ``input``, ``classes``, ``class_names`` and
+    ``license``; the network itself supplies the number of classes. A given value is never changed.
+    Where ``classes`` and ``input`` are given, nothing is asked and no network is built.
+
+    Args:
+        values: The sections. ``teacher.class_names`` may name a file: JSON, or one name a line.
+
+    Returns:
+        A copy with the section ``teacher`` filled in. A section of a wrong form is left alone.
 
     Raises:
-        UserError: the source, or the file of names, cannot be read.
+        UserError: The source or the file of names cannot be read.
     """
     section = values.get("teacher")
     if not isinstance(section, dict) or not isinstance(section.get("source"), str):
@@ -46,10 +53,37 @@ def complete_teacher(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "teacher": teacher}
 
 
-def fitting_preset(source: str, arguments: Mapping[str, Any], shape: tuple[int, int]) -> str:
-    """The objective for a teacher with or without BatchNorm, and for images of this size.
+@dataclass
+class FittingPreset:
+    """Chooses the preset that fits a teacher, when it is called for the first time.
 
-    A source that cannot be built is for the caller to complain about: it will build it too.
+    The answer is kept, also in copies that are sent to workers, so that a process builds the
+    network for it at most once.
+    """
+
+    source: str
+    arguments: Mapping[str, Any]
+    shape: tuple[int, int]
+    _name: str | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, teacher: TeacherConfig) -> FittingPreset:
+        return cls(teacher.source, teacher.arguments, (teacher.input.height, teacher.input.width))
+
+    def __call__(self) -> str:
+        if self._name is None:
+            self._name = fitting_preset(self.source, self.arguments, self.shape)
+        return self._name
+
+
+def fitting_preset(source: str, arguments: Mapping[str, Any], shape: tuple[int, int]) -> str:
+    """The preset for a teacher with or without BatchNorm, and for images of this size.
+
+    Args:
+        source: The teacher's source. One that cannot be built counts as having BatchNorm:
+            loading the teacher reports the error.
+        arguments: The arguments of the source.
+        shape: Height and width of the teacher's input in pixels.
     """
     try:
         network: nn.Module | None = _skeleton(source, arguments)
@@ -62,7 +96,11 @@ def fitting_preset(source: str, arguments: Mapping[str, Any], shape: tuple[int, 
 
 
 def read_names(path: Path) -> list[str]:
-    """Class names from a JSON list or a text file with one name a line."""
+    """Read class names from a JSON list or from a text file with one name a line.
+
+    Raises:
+        UserError: The file cannot be read, or holds no list.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
@@ -76,9 +114,8 @@ def read_names(path: Path) -> list[str]:
 def _fill(teacher: dict[str, Any], given: dict[str, Any]) -> None:
     arguments = teacher.get("arguments") or {}
     weights = teacher.get("weights")
-    known = describe_source(
-        teacher["source"], arguments, weights if isinstance(weights, str) else None
-    )
+    kind, name = find_source(teacher["source"])
+    known = kind.describe(name, arguments, weights if isinstance(weights, str) else None)
     for key in _INPUT:
         value = asdict(known)[key]
         if given.get(key) is None and value is not None:
@@ -100,7 +137,7 @@ def _fill_classes(teacher: dict[str, Any], known: Description) -> None:
 
 
 def _count_classes(teacher: Mapping[str, Any]) -> int | None:
-    """As many as the network has outputs, if its input is known."""
+    """The number of outputs of the network, if its input is known."""
     sides = [teacher["input"].get(key) for key in ("channels", "height", "width")]
     if not all(isinstance(side, int) and 0 < side <= 4096 for side in sides):
         return None
@@ -109,7 +146,7 @@ def _count_classes(teacher: Mapping[str, Any]) -> int | None:
         network = build_network(teacher["source"], arguments, "teacher").eval()
         try:
             logits = network(torch.zeros(1, *sides))
-        except Exception:  # the check of the whole teacher says what is wrong with this input
+        except Exception:  # the check of the loaded teacher reports it
             return None
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise UserError("the teacher must return logits [batch, classes]")
@@ -117,9 +154,9 @@ def _count_classes(teacher: Mapping[str, Any]) -> int | None:
 
 
 def _skeleton(source: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network without memory for its weights, where its factory can do that."""
+    """The network without memory for its weights, where its factory supports the meta device."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a factory that fills in its weights here does so in vain
+        warnings.simplefilter("ignore")  # loading weights on the meta device warns
         try:
             with torch.device("meta"):
                 return build_network(source, arguments, "teacher")

@@ -1,15 +1,11 @@
-"""Where a network comes from: a source string names the architecture, a file holds the weights."""
+"""Build networks from their sources, and load and digest their weights."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
-import inspect
 import io
 import pickle
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,73 +13,74 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.source_digest import source_digest
 from pipeline.storage import Location, exists, read_bytes
-from pipeline.teachers import in_memory, libraries
+from pipeline.teachers.registry import SOURCES, find_source, scheme_of, source_forms
+from pipeline.teachers.source import error_line
 
-FORMS = (
-    "`module:factory`, `path/to/file.py:factory`, `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME` "
-    "or `hub:OWNER/REPO:ENTRY`"
-)
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 def build_network(
     source: str, arguments: Mapping[str, Any], role: str, weights: str | None = None
 ) -> nn.Module:
-    """The network that ``source`` names, with its own initial weights, in float32.
+    """Build the network that a source names, with its own initial weights, in float32.
 
-    A factory is imported and called only because the user named it. ``role`` ("teacher",
-    "student") is the section of the parameters that errors point at. ``weights``, which are not
-    read, tell a library which variant of the model they are of.
+    Args:
+        source: A source in one of the forms of :func:`pipeline.teachers.registry.source_forms`.
+        arguments: Keyword arguments of the factory or model.
+        role: The section of the parameters that error messages name: "teacher" or "student".
+        weights: The weights that will be loaded. They are not read here, but they tell a library
+            which variant of the model to build.
 
     Raises:
-        UserError: the source cannot be found, or did not return a Python module.
+        UserError: The source is not found, fails, or does not return a ``torch.nn.Module``.
     """
-    factory = _factory(source, role, weights)
+    origin, _, last = source.rpartition(":")
+    if not origin or not last:
+        raise UserError(f"{role}.source is {source!r}: write {source_forms()}")
+    kind, name = find_source(source)
     try:
-        network = factory(**arguments)
+        network = kind.build(name, arguments, weights, role)
     except UserError:
         raise
     except TypeError as error:
         raise UserError(f"{role}.arguments does not fit {source}: {error}") from error
     except Exception as error:
-        raise UserError(f"{role}.source {source} failed: {_one_line(error)}") from error
+        raise UserError(f"{role}.source {source} failed: {error_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise UserError(
             f"{role}.source {source} returned {type(network).__name__}, not a torch.nn.Module"
         )
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         raise UserError(
-            f"{role}.source {source} returned TorchScript, into whose layers nobody can look: "
+            f"{role}.source {source} returned TorchScript, whose layers cannot be inspected: "
             f"name a factory of the Python class, and save its state_dict() for {role}.weights"
         )
     return network.float()
 
 
 def load_weights(network: nn.Module, path: Location, role: str) -> None:
-    """Fill ``network`` from a safetensors or PyTorch file, every key and shape matching.
-
-    A PyTorch file is read with ``weights_only=True``: nothing in it is executed. One level of
-    wrapping (``{"state_dict": ...}``) and the ``module.`` prefix of DataParallel are taken off.
+    """Load the weights of ``network`` from a file. Every key and shape must match.
 
     Raises:
-        UserError: no such file, not a state dict, or it does not fit.
+        UserError: The file is missing, is not a state dict, does not fit, or holds NaN.
     """
-    state = libraries.renamed(network, read_state_dict(path, role))
+    state = read_state_dict(path, role)
+    for kind in SOURCES.values():
+        state = kind.rename(network, state)
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         shapes = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-        first = shapes[0] if shapes else _one_line(error)
+        first = shapes[0] if shapes else error_line(error)
         raise UserError(f"{role}.weights {path} does not fit {role}.source: {first}") from error
-    # BatchNorm's step counter is bookkeeping that old checkpoints lack.
+    # Old checkpoints lack BatchNorm's step counter, which eval mode does not read.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         folded = any(key.endswith("running_mean") for key in missing) and any(
             key.endswith(".bias") for key in unexpected
         )
-        why = ": its BatchNorm was folded into the convolutions, bring the weights from before"
+        why = ": its BatchNorm was folded into the convolutions, name the weights before folding"
         raise UserError(
             f"{role}.weights {path} does not fit {role}.source: "
             f"{len(missing)} keys missing{_first(missing)}, "
@@ -95,7 +92,14 @@ def load_weights(network: nn.Module, path: Location, role: str) -> None:
 
 
 def read_state_dict(path: Location, role: str) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint file, on the CPU."""
+    """Read the named tensors of a safetensors or PyTorch file, on the CPU.
+
+    A PyTorch file is read with ``weights_only=True``: nothing in it is executed. One level of
+    wrapping (``{"state_dict": ...}``) and the prefix ``module.`` of DataParallel are removed.
+
+    Raises:
+        UserError: The file is missing, unreadable, or is not a state dict.
+    """
     if not exists(path):
         raise UserError(f"{role}.weights: there is no file {path}")
     try:
@@ -111,7 +115,7 @@ def read_state_dict(path: Location, role: str) -> dict[str, Tensor]:
             "save its state_dict() and name that file"
         ) from error
     except Exception as error:
-        raise UserError(f"{role}.weights {path} cannot be read: {_one_line(error)}") from error
+        raise UserError(f"{role}.weights {path} cannot be read: {error_line(error)}") from error
     for key in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -122,14 +126,23 @@ def read_state_dict(path: Location, role: str) -> dict[str, Tensor]:
 
 
 def weights_file(source: str, weights: str, role: str) -> Path:
-    """The file that ``weights`` names: a path, or a library's name for what it publishes.
+    """The file with the weights of a source.
 
-    ``pretrained`` stands for the weights that torchvision, timm or a Hugging Face repository
-    publishes; torchvision also takes the names of its enum, as in ``IMAGENET1K_V2``.
+    Args:
+        source: The source of the architecture.
+        weights: A path, ``pretrained``, or another name of weights that the source publishes.
+        role: The section of the parameters that error messages name.
+
+    Returns:
+        The file of the published weights, or ``weights`` itself as a path, which may not exist.
+
+    Raises:
+        UserError: The source publishes no such weights, or they cannot be fetched.
     """
     if Path(weights).is_file():
         return Path(weights)
-    return libraries.published_weights(source, weights, role) or Path(weights)
+    kind, name = find_source(source)
+    return kind.weights(name, weights, role) or Path(weights)
 
 
 def digest_network(network: nn.Module) -> str:
@@ -143,94 +156,22 @@ def digest_network(network: nn.Module) -> str:
 
 
 def factory_file(source: str, role: str) -> Path | None:
-    """The user's file that defines the factory, or None where a library does."""
-    scheme, name = libraries.split(source)
-    if scheme:
-        return libraries.hub_file(name) if scheme == "hub" else None
-    origin, _, _ = source.rpartition(":")
-    if origin.endswith(".py"):
-        return Path(origin)
-    factory = _factory(source, role)
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(factory))
-    except TypeError:  # a partial, or another callable that has no source of its own
-        file = sys.modules[origin].__file__
-    return Path(file) if file else None
+    """The user's file that defines the network, or None where a package defines it."""
+    kind, name = find_source(source)
+    return kind.code_file(name, role)
 
 
 def factory_digest(source: str, role: str) -> str | None:
-    """Of the code of :func:`factory_file` as this process runs it, or None where a library's."""
-    scheme, name = libraries.split(source)
-    if scheme == in_memory.SCHEME:
-        return in_memory.code_digest(name, role)
-    file = factory_file(source, role)
-    if file is None:
-        return None
-    is_path = source.rpartition(":")[0].endswith(".py")  # executed anew each time
-    return source_digest([file]) if is_path else _imported_digest(file)
-
-
-@functools.cache
-def _imported_digest(file: Path) -> str:
-    """A module is imported once a process: an edit after that is not what a worker runs."""
-    return source_digest([file])
+    """SHA-256 of the code of :func:`factory_file` as this process runs it, or None."""
+    kind, name = find_source(source)
+    return kind.code_digest(name, role)
 
 
 def public_source(source: str) -> str:
-    """``source`` without the folders of this machine that a path to a file would tell."""
-    scheme, rest = libraries.split(source)
-    origin, _, name = rest.rpartition(":")
-    if origin.endswith(".py") or (scheme == "hub" and Path(origin).is_dir()):
-        rest = f"{Path(origin).resolve().name}:{name}"
-    elif scheme and Path(name).is_dir():  # `hf:FOLDER` and `timm:local-dir:FOLDER`
-        rest = f"{origin}:{Path(name).resolve().name}".removeprefix(":")
-    return f"{scheme}:{rest}".removeprefix(":")
-
-
-def _factory(source: str, role: str, weights: str | None = None) -> Callable[..., Any]:
-    origin, _, name = source.rpartition(":")
-    if not origin or not name:
-        raise UserError(f"{role}.source is {source!r}: write {FORMS}")
-    if libraries.split(source)[0]:
-        return libraries.builder(source, weights, role)
-    module = _import_file(origin, role) if origin.endswith(".py") else _import(origin, role)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise UserError(f"{role}.source: {origin} has no function {name!r}")
-    return factory  # type: ignore[no-any-return]
-
-
-def _import(origin: str, role: str) -> Any:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(origin)
-    except Exception as error:
-        raise UserError(
-            f"{role}.source: module {origin!r} cannot be imported: {_one_line(error)}"
-        ) from error
-
-
-def _import_file(origin: str, role: str) -> Any:
-    path = Path(origin)
-    if not path.is_file():
-        raise UserError(f"{role}.source: there is no file {origin}")
-    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{role}.source: {origin} failed: {_one_line(error)}") from error
-    return module
+    """``source`` without the folders of this machine, for files that are published."""
+    kind, name = find_source(source)
+    return f"{scheme_of(source)}:{kind.public(name)}".removeprefix(":")
 
 
 def _first(names: list[str]) -> str:
     return f" (first: {names[0]})" if names else ""
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")

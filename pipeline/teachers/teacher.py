@@ -1,22 +1,20 @@
-"""The frozen teacher: a network, the pixels it expects, and a digest of both."""
+"""The frozen teacher: its network, the normalisation of its input, and a digest of both."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.networks import TeacherConfig
+from pipeline.config.teacher import TeacherConfig
 from pipeline.device.seeding import seed_all
 from pipeline.device.threads import one_thread
 from pipeline.errors import TryAgainError, UserError
-from pipeline.teachers.libraries import split
 from pipeline.teachers.networks import (
     build_network,
     digest_network,
@@ -25,36 +23,39 @@ from pipeline.teachers.networks import (
     public_source,
     weights_file,
 )
+from pipeline.teachers.registry import find_source
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Between stored pixels (uint8) and the teacher's space, ``(pixel / 255 - mean) / std``.
+    """Converts uint8 pixels to the teacher's space, ``(pixel / 255 - mean) / std``, and back.
 
-    ``mean`` and ``std`` are ``[1, C, 1, 1]`` in float32.
+    Attributes:
+        mean: float32 ``[1, C, 1, 1]``.
+        std: float32 ``[1, C, 1, 1]``.
     """
 
     mean: Tensor
     std: Tensor
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 ``[B, C, H, W]`` to float32 in the teacher's space."""
+        """Convert uint8 pixels ``[B, C, H, W]`` to float32 in the teacher's space."""
         return (pixels.to(torch.float32) / 255 - self.mean) / self.std
 
     def quantise(self, images: Tensor) -> Tensor:
-        """The teacher's space to the nearest stored pixel, uint8."""
+        """Convert images in the teacher's space to the nearest uint8 pixels."""
         return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def clamp(self, images: Tensor) -> Tensor:
-        """Into the range that stored pixels can reach."""
+        """Limit images in the teacher's space to values that pixels of 0 to 255 can have."""
         return torch.minimum(torch.maximum(images, -self.mean / self.std), self.highest)
 
     def expected(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of real images in the teacher's space, each ``[C]``: a guess.
+        """Guess the mean and variance of real images in the teacher's space, each ``[C]``.
 
-        They are 0 and 1 where the normalisation was taken from data. No data in [0, 1] has a
-        standard deviation much above 0.4, so that a larger ``std`` only sets a range: natural
-        images, about 0.45 and 0.25, stand in then.
+        Where ``std`` was measured on data, they are 0 and 1. Data in [0, 1] has a standard
+        deviation of at most about 0.4, so a larger ``std`` only rescales the range: then the mean
+        0.45 and standard deviation 0.25 of natural images are assumed.
         """
         ranges = self.std.flatten() > 0.4
         mean = torch.where(ranges, (0.45 - self.mean.flatten()) / self.std.flatten(), 0.0)
@@ -63,15 +64,25 @@ class Preprocessing:
 
     @property
     def highest(self) -> Tensor:
+        """The value of the pixel 255 in the teacher's space, ``[1, C, 1, 1]``."""
         return (1 - self.mean) / self.std
 
     def to(self, device: torch.device) -> Preprocessing:
+        """The same preprocessing on another device."""
         return Preprocessing(self.mean.to(device), self.std.to(device))
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A network in eval mode, without gradients for its weights, and what feeds it."""
+    """A trained classifier in eval mode, whose weights have no gradients.
+
+    Attributes:
+        network: From images ``[B, C, H, W]`` in the teacher's space to logits ``[B, classes]``.
+        preprocessing: Converts between pixels and the teacher's space.
+        shape: Channels, height and width of an image.
+        classes: Number of classes.
+        digest: SHA-256 of everything that decides the network's answers.
+    """
 
     network: nn.Module
     preprocessing: Preprocessing
@@ -81,18 +92,33 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
+        """The device of the network."""
         return self.preprocessing.mean.device
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move the network to another device; returns the teacher there."""
+        return replace(
+            self, network=self.network.to(device), preprocessing=self.preprocessing.to(device)
+        )
 
 
 @one_thread()
 def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teacher") -> Teacher:
-    """Build, fill, freeze and check the teacher, or what ``role`` says, for errors.
+    """Build the network, load its weights, freeze it and check its output.
+
+    A process should call this once, by :func:`pipeline.synthesis.check.load_checked_teacher`, and
+    hand the result on. Workers use :func:`cached_teacher`.
+
+    Args:
+        config: The section ``teacher`` or ``evaluation.verifier``.
+        device: The device of the network.
+        role: The section that error messages name.
 
     Raises:
-        UserError: the source, weights, input or class count do not fit together.
+        UserError: The source, weights, input and number of classes do not fit together.
     """
     with torch.random.fork_rng(devices=[]):
-        seed_all(0)  # a factory's own random weights are then the same in every process
+        seed_all(0)  # random weights of a factory are then equal in all processes
         network = build_network(config.source, config.arguments, role, config.weights)
     if config.weights is not None:
         path = weights_file(config.source, config.weights, role)
@@ -113,17 +139,26 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
 
 @functools.lru_cache(maxsize=1)
 def cached_teacher(section: str, digest: str, device: str) -> Teacher:
-    """A worker serves many jobs with one teacher. ``section`` is its config as JSON."""
+    """The teacher of a worker process, kept for the jobs that follow.
+
+    Args:
+        section: The section ``teacher`` as JSON.
+        digest: The digest of the teacher that the run loaded.
+        device: The worker's device.
+
+    Raises:
+        TryAgainError: The teacher's files changed since the run began.
+    """
     loaded = load_teacher(TeacherConfig.model_validate_json(section), torch.device(device))
     if loaded.digest != digest:
         raise TryAgainError(
-            "the teacher is not the one that the run began with: run the same command again"
+            "the teacher's files changed since the run began: run the same command again"
         )
     return loaded
 
 
 def preprocessing(config: TeacherConfig) -> Preprocessing:
-    """The teacher's normalisation, on the CPU."""
+    """The preprocessing of the configured input, on the CPU."""
     mean, std = (
         torch.tensor(v, dtype=torch.float32) for v in (config.input.mean, config.input.std)
     )
@@ -133,7 +168,17 @@ def preprocessing(config: TeacherConfig) -> Preprocessing:
 def check_classes(
     network: nn.Module, shape: tuple[int, int, int], classes: int, role: str = "teacher"
 ) -> None:
-    """One forward pass of a blank image: the output must be logits ``[B, classes]``."""
+    """Check that a blank image gives finite logits ``[B, classes]``.
+
+    Args:
+        network: The network, on the CPU.
+        shape: Channels, height and width of an image.
+        classes: The expected number of logits.
+        role: The network that error messages name.
+
+    Raises:
+        UserError: The network refuses the image, or its output is something else.
+    """
     try:
         with torch.no_grad():
             logits = network(torch.zeros(2, *shape))
@@ -142,8 +187,8 @@ def check_classes(
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         kind = f"{logits.ndim} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(
-            f"the {role} must return logits [batch, classes], and returns {kind}: let its factory "
-            "wrap it"
+            f"the {role} must return logits [batch, classes], but returns {kind}: wrap the network "
+            "in its factory"
         )
     if logits.shape[1] != classes:
         raise UserError(
@@ -153,12 +198,12 @@ def check_classes(
         raise UserError(f"the {role} answers a blank image with NaN or infinite logits")
     if classes > 1 and logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-5:
         raise UserError(
-            f"the {role} returns probabilities where logits are needed: leave its softmax out"
+            f"the {role} returns probabilities, but logits are needed: remove its softmax"
         )
 
 
 def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: Exception) -> str:
-    """Why a network does not take its input, in its own words where nothing plainer is known."""
+    """The error message for a network that refuses its input."""
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     first = next(convolutions, None)
     if first is not None and first.in_channels != shape[0]:
@@ -174,12 +219,10 @@ def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: 
 
 
 def _digest(config: TeacherConfig, network: nn.Module) -> str:
-    """Changes with what the network computes; not with modules that its factory imports."""
-    package = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}.get(
-        split(config.source)[0]
-    )
+    """SHA-256 of what decides the network's answers, but not of modules its factory imports."""
+    kind, _ = find_source(config.source)
     facts = {
-        "library": version(package) if package else None,
+        "library": kind.version(),
         "source": public_source(config.source),
         "arguments": config.arguments,
         "input": config.input.model_dump(mode="json", exclude={"interpolation"}),

@@ -14,7 +14,7 @@ from pipeline.dataset.stream import ordered_batches
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.execution.runner import JobsFailed
 from pipeline.objective.presets import PRESETS
-from pipeline.params import load_config
+from pipeline.params import load_params
 from tests.conftest import Params, changed, dataset, write_blobs, write_params
 from tests.distillation.test_job import random
 
@@ -37,7 +37,7 @@ def configured(row: str, out: Path, images: int = 2048, seed: int = 0) -> Config
 def test_rows_that_compare_have_their_preset_and_nothing_of_the_file(
     row: str, preset: str, tmp_path: Path
 ) -> None:
-    assert configured(row, tmp_path).synthesis.objective.resolve() == PRESETS[preset]
+    assert configured(row, tmp_path).objective == PRESETS[preset]
 
 
 def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
@@ -62,7 +62,7 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
 
 def test_the_recipe_is_the_file_s_own(tmp_path: Path) -> None:
     amounts = {"steps": 9, "threads": 1, "seeds": (0,)}
-    theirs = load_config(students.PARAMS).distillation.model_copy(update=amounts)
+    theirs = load_params(students.PARAMS).distillation.model_copy(update=amounts)
     assert configured("recipe", tmp_path).distillation == theirs
 
 

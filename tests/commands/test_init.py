@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.cli import main
-from pipeline.params import load_config
+from pipeline.params import load_params
 from tests.command_line import printed, refused
 from tests.conftest import CLASSES, Params, write_blobs
 
@@ -38,7 +38,7 @@ def test_a_template_is_valid_and_has_what_dvc_asks_for(
 ) -> None:
     lines = init(capsys, tmp_path / "mine")
     assert "params.yaml" in lines[0] and lines[1] == f"next       cd {tmp_path / 'mine'}"
-    assert load_config(tmp_path / "mine/params.yaml").synthesis.images == 1000
+    assert load_params(tmp_path / "mine/params.yaml").synthesis.images == 1000
     values = read(tmp_path / "mine/params.yaml")
     stages = read(tmp_path / "mine/dvc.yaml")["stages"]
     assert list(stages) == ["synthesize", "distill", "measure"]
@@ -58,7 +58,7 @@ def test_a_teacher_of_a_file(
     teacher = ["--source", "tinynet.py:classifier", "--weights", "teacher.safetensors"]
     options = ["--classes", "3", "--input", "1x8x8", "--data", "real.tar"]
     init(capsys, Path("a/mine"), *teacher, *options)
-    config = load_config(Path("a/mine/params.yaml"))
+    config = load_params(Path("a/mine/params.yaml"))
     assert config.teacher.source == "../../tinynet.py:classifier"
     assert config.teacher.weights == "../../teacher.safetensors"
     assert config.teacher.classes == 3
@@ -98,8 +98,8 @@ def test_a_teacher_of_a_library_knows_its_classes_and_input(
 
 def test_the_example_is_the_default_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     init(capsys, tmp_path, "--example", "digits")
-    ours = load_config(tmp_path / "params.yaml").model_dump()
-    default = load_config(REPOSITORY / "params.yaml").model_dump()
+    ours = load_params(tmp_path / "params.yaml").model_dump()
+    default = load_params(REPOSITORY / "params.yaml").model_dump()
     for config in (ours, default):
         for section in ("teacher", "student"):
             source = config[section]["source"]

@@ -16,8 +16,9 @@ import wids
 from PIL import Image
 
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
+from pipeline.synthesis.check import load_checked_teacher
 
 Loaded = list[tuple[np.ndarray, int]]
 
@@ -26,7 +27,7 @@ Loaded = list[tuple[np.ndarray, int]]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three shards of RGB images from an untrained torchvision teacher, soft labels included."""
     path = tmp_path_factory.mktemp("consumers")
-    config = parse_config(
+    config = parse_params(
         {
             "teacher": {
                 "source": "torchvision:resnet18",
@@ -56,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     with open_runner(config) as run:
-        synthesize(config, run)
+        synthesize(config, load_checked_teacher(config), run)
     return path / "synthetic"
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pipeline.config.distillation import AdaptiveConfig
+from pipeline.config.adaptive import AdaptiveConfig
 from pipeline.config.synthesis import SynthesisConfig
 from pipeline.dataset.plan import Plan, derive_seed, make_plan
 

@@ -25,7 +25,7 @@ from pipeline.distillation.step import Training, distillation_loss
 from pipeline.errors import BadShardError, TryAgainError, UserError
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.execution.torchrun import Share
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.distill import distill_students, noise_config, student_jobs
 from pipeline.stages.synthesize import synthesize
 from pipeline.stages.verify import verify
@@ -528,8 +528,8 @@ def test_noise_is_not_chosen_among(tiny: Params) -> None:
         "synthesis.max_similarity": 0.5,
         "synthesis.keep": 0.5,
     }
-    plain = noise_config(parse_config(tiny)).synthesis
-    assert noise_config(parse_config(changed(tiny, rules))).synthesis == plain
+    plain = noise_config(parse_params(tiny)).synthesis
+    assert noise_config(parse_params(changed(tiny, rules))).synthesis == plain
 
 
 def test_nobody_changes_a_dataset_that_students_learn_from(made: Params) -> None:
@@ -554,12 +554,12 @@ def test_students_of_images_that_a_range_run_changed_meanwhile_do_not_count(
     made: Params, half: bool
 ) -> None:
     config, teacher = load(made)
-    others = parse_config(changed(made, {"synthesis.seed": 7}))
+    others, their_teacher = load(changed(made, {"synthesis.seed": 7}))
 
     def run(work: Any, jobs: list[Any], description: str) -> list[Any]:
         rows = [work(job, "cpu", lambda images: None) for job in jobs]
         with open_runner(others) as other:
-            synthesize(others, other, range(0, 1))
+            synthesize(others, their_teacher, other, range(0, 1))
         if half:
             (dataset(made) / "metadata" / "000000.json").unlink()
         return rows
@@ -594,7 +594,7 @@ def test_a_checkpoint_of_a_stopped_run_to_other_parameters_is_swept_up(made: Par
 @pytest.mark.parametrize("end", ["", "/", "//"])
 def test_the_noise_lies_beside_the_dataset(tiny: Params, end: str) -> None:
     path = tiny["paths"]["dataset"]
-    config = parse_config(changed(tiny, {"paths.dataset": path + end}))
+    config = parse_params(changed(tiny, {"paths.dataset": path + end}))
     noise = Path(noise_config(config).paths.dataset)
     assert noise.parent == Path(path).parent and noise != Path(path)
 

@@ -28,7 +28,7 @@ from pipeline.estimation.device_timing import (
     probe_devices,
     sample_bytes,
 )
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import missing_jobs
 from pipeline.synthesis.job import Made, ShardJob
 from pipeline.synthesis.shard_states import shard_states
@@ -120,7 +120,7 @@ def test_a_dataset_is_no_larger_than_estimated(tiny: Params, soft_labels: bool) 
     changes = {"synthesis.images": 400, "synthesis.soft_labels": soft_labels}
     params = changed(tiny, {**changes, "synthesis.shard_size": 200, "synthesis.batch_size": 200})
     make(params)
-    estimate = dataset_bytes(400, 2, sample_bytes(parse_config(params)))
+    estimate = dataset_bytes(400, 2, sample_bytes(parse_params(params)))
     found = sum(path.stat().st_size for path in dataset(params).glob("*/*"))
     assert 0.7 * estimate < found < 1.1 * estimate
 
@@ -129,7 +129,7 @@ def test_no_dataset_of_small_shards_is_larger_than_estimated(tiny: Params) -> No
     """Then what a shard takes beside its images is most of it."""
     params = changed(tiny, {"synthesis.images": 12, "synthesis.shard_size": 2})
     make(params)
-    estimate = dataset_bytes(12, 6, sample_bytes(parse_config(params)))
+    estimate = dataset_bytes(12, 6, sample_bytes(parse_params(params)))
     assert sum(path.stat().st_size for path in dataset(params).glob("*/*")) < estimate
 
 
@@ -150,7 +150,7 @@ def test_a_probe_does_the_real_work_elsewhere(
 
     monkeypatch.setattr(module, "make_shard", watched)
     changes = {"adaptive.rounds": rounds, "synthesis.min_confidence": 1.0}
-    config = parse_config(changed(tiny, changes))
+    config = parse_params(changed(tiny, changes))
     (found,) = probe_devices(config)
 
     assert not dataset(tiny).exists()
@@ -190,7 +190,7 @@ def test_a_probe_makes_as_many_candidates_and_none_again(
     monkeypatch.setattr(module, "make_shard", counted)
     monkeypatch.setattr(filtering, "invert", seen)
     strict = {"synthesis.confirmed": True, "synthesis.max_similarity": 0.01}
-    config = parse_config(changed(tiny, {**strict, "synthesis.keep": keep}))
+    config = parse_params(changed(tiny, {**strict, "synthesis.keep": keep}))
     probe_devices(config)
     batch = plan_of(config).shard(0).batches[0]
     assert sizes == [batch.candidates] * (len(made) + 1)  # and once for the result
@@ -202,7 +202,7 @@ def test_more_iterations_cost_more(tiny: Params, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "ENOUGH", 0.2)
     few, many = (
-        probe_devices(parse_config(changed(tiny, {"synthesis.iterations": n})))[0].speeds[0].image
+        probe_devices(parse_params(changed(tiny, {"synthesis.iterations": n})))[0].speeds[0].image
         for n in (10, 10_000)
     )
     assert many > 10 * few

@@ -16,7 +16,7 @@ from pipeline.estimation.probe import LEAST, Trial, _suggested
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
-from pipeline.params import load_config
+from pipeline.params import load_params
 from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, write_params
 
@@ -72,7 +72,7 @@ def test_what_was_found_can_be_written(tiny: Params, tmp_path: Path) -> None:
     assert values["synthesis"]["batch_size"] == 16
     assert values["synthesis"]["iterations"] >= LEAST
     assert "checkpointing" not in values["synthesis"] or values["synthesis"]["checkpointing"]
-    assert load_config(path).teacher.classes == 3
+    assert load_params(path).teacher.classes == 3
 
 
 def test_a_probe_of_a_wrong_teacher_fails_as_any_command(tiny: Params, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pipeline.evaluation.similarity import (
     nearest,
     vendi_score,
 )
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.distill import STUDENT, student_jobs
 from tests.conftest import Params, changed, dataset, load, write_blobs, write_params
 
@@ -132,11 +132,11 @@ def test_no_foreign_images(
 def test_what_cannot_be_measured_with_is_known_before_a_long_run(
     tiny: Params, tmp_path: Path
 ) -> None:
-    check_evaluation(parse_config(tiny))
+    check_evaluation(parse_params(tiny))
     write_blobs(tmp_path / "real.tar", 3)
     (tmp_path / "bad.tar").write_bytes(b"no tar" * 200)
     whole = {"evaluation.data": str(tmp_path / "real.tar"), "evaluation.verifier": tiny["teacher"]}
-    check_evaluation(parse_config(changed(tiny, whole)))
+    check_evaluation(parse_params(changed(tiny, whole)))
     gone = {**tiny["teacher"], "weights": "gone.safetensors"}
     for change, said in (
         ({"evaluation.data": "gone.tar"}, "evaluation.data: there is no file"),
@@ -144,7 +144,7 @@ def test_what_cannot_be_measured_with_is_known_before_a_long_run(
         ({"evaluation.verifier": gone}, "evaluation.verifier.weights: there is no file gone"),
     ):
         with pytest.raises(UserError, match=said):
-            check_evaluation(parse_config(changed(tiny, {**whole, **change})))
+            check_evaluation(parse_params(changed(tiny, {**whole, **change})))
 
 
 def test_statistics_of_batches_merge_into_those_of_the_whole(made: Params) -> None:

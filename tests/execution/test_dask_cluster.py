@@ -24,9 +24,9 @@ from pipeline.errors import UserError
 from pipeline.execution.dask_cluster import DaskCluster
 from pipeline.execution.executor import Stopped, WorkerDied
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
-from tests.conftest import Params, changed, dataset, make, tree, write_params
+from tests.conftest import Params, changed, dataset, load, make, tree, write_params
 from tests.flows.test_deployment import MORTAL, ROOT, free_port, wait_until
 
 
@@ -153,7 +153,7 @@ def test_an_address_where_no_scheduler_answers(
         for address in (*(f"tcp://127.0.0.1:{port}" for port in ports), "nonsense://here"):
             with (
                 pytest.raises(UserError, match=rf"^execution.dask_address is {address}, and no "),
-                open_runner(parse_config(changed(tiny, {"execution.dask_address": address}))),
+                open_runner(parse_params(changed(tiny, {"execution.dask_address": address}))),
             ):
                 raise AssertionError
     assert not dataset(tiny).exists()
@@ -162,7 +162,7 @@ def test_an_address_where_no_scheduler_answers(
 def test_the_extra_is_missing(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pipeline.dask_cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    config = parse_config(changed(tiny, {"execution.dask_address": "tcp://127.0.0.1:1"}))
+    config = parse_params(changed(tiny, {"execution.dask_address": "tcp://127.0.0.1:1"}))
     with pytest.raises(UserError, match=r"needs the extra `dask`"), open_runner(config):
         raise AssertionError
 
@@ -245,14 +245,14 @@ def test_a_teacher_that_the_workers_do_not_see(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     params = changed(on_dask(tiny, cluster), {"teacher.weights": "teacher.safetensors"})
-    config = parse_config(params)
+    config, teacher = load(params)
     with (
         open_runner(config) as run,
         pytest.raises(
             UserError, match=r"^teacher.weights: there is no file .* \(on the Dask worker"
         ),
     ):
-        synthesize(config, run)
+        synthesize(config, teacher, run)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from pipeline.inversion.batch_parts import Report, _partitions, invert_in_parts
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages.verify import repair, verify
 from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
@@ -129,8 +129,9 @@ def test_a_shard_in_parts_is_complete_and_comes_out_the_same_again(
     with (dataset(tiny) / "train" / "000001.tar").open("r+b") as file:
         file.write(b"?")
     capacity(3)
-    with open_runner(parse_config(tiny)) as run:
-        assert repair(parse_config(tiny), run) == ["shard 000001"]
+    config, teacher = load(tiny)
+    with open_runner(config) as run:
+        assert repair(config, teacher, run) == ["shard 000001"]
     assert tree(dataset(tiny)) == before
     capacity(100)
     assert make(tiny) == []  # a larger device takes what a smaller one made
@@ -314,7 +315,7 @@ def test_a_probe_measures_the_parts(
 
     monkeypatch.setattr(probe, "ENOUGH", 0.01)
     tried = capacity(3)
-    (found,) = probe_devices(parse_config(tiny))
+    (found,) = probe_devices(parse_params(tiny))
     assert found.speeds[0].image > 0
     assert set(tried) == {6, 3}
 

@@ -35,7 +35,7 @@ from pipeline.inversion.selection import (
 from pipeline.inversion.warm_start import Pool
 from pipeline.objective.presets import Objective
 from pipeline.objective.terms import jensen_shannon
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.verify import verify
 from pipeline.teachers.networks import build_network
@@ -384,7 +384,7 @@ def test_the_records_count_what_the_rows_say(
         for field, column in (("replaced", "replaced"), ("flaws", "flaw")):
             assert record[field] == Counter(row[column] for row in mine if row[column])
     with caplog.at_level(logging.WARNING):
-        report_synthesis(parse_config(strict), [])
+        report_synthesis(parse_params(strict), [])
     report = json.loads((Path(strict["paths"]["reports"]) / "synthesis.json").read_bytes())
     flaws = Counter(row["flaw"] for row in found if row["flaw"])
     assert report["flaws"] == flaws
@@ -399,7 +399,7 @@ def test_without_filters_nothing_is_told_or_dropped(
 ) -> None:
     make(tiny)
     with caplog.at_level(logging.WARNING):
-        report_synthesis(parse_config(tiny), [])
+        report_synthesis(parse_params(tiny), [])
     assert not caplog.records
     assert {(row["attempt"], row["replaced"], row["flaw"]) for row in rows(tiny)} == {
         (0, None, None)
@@ -465,7 +465,7 @@ def test_a_filtered_run_killed_anywhere_comes_out_the_same(
         make(again)
         assert tree(tmp_path / "again") == finished
         stops += 2
-    batches = sum(len(shard.batches) for shard in plan_of(parse_config(strict)))
+    batches = sum(len(shard.batches) for shard in plan_of(parse_params(strict)))
     assert calls > batches  # some were made again
     assert tree(tmp_path / "again") == finished
     assert make(again) == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.synthesis import ObjectiveConfig
+from pipeline.config.objective import ObjectiveConfig
 from pipeline.objective.bn_statistics import FeatureStatistics, LayerStatistics
 from pipeline.objective.presets import PRESETS, FeatureForm, Objective
 from pipeline.objective.terms import (
@@ -309,7 +309,7 @@ def test_presets_are_the_published_ones(data: str, compete: float) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_alone_resolves_to_itself(preset: str) -> None:
-    assert ObjectiveConfig(preset=preset).resolve() == PRESETS[preset]
+    assert ObjectiveConfig(preset=preset).over(preset) == PRESETS[preset]
 
 
 def test_given_values_replace_those_of_the_preset() -> None:
@@ -319,4 +319,4 @@ def test_given_values_replace_those_of_the_preset() -> None:
     expected = replace(
         PRESETS["deepinversion-imagenet"], tv=0.0, betas=(0.1, 0.2), flip=False, feature=3.0
     )
-    assert config.resolve() == expected
+    assert config.over(config.preset) == expected

@@ -10,7 +10,6 @@ import pytest
 from pipeline.dataset.lock import locked
 from pipeline.errors import UserError
 from pipeline.execution.runner import open_runner
-from pipeline.params import parse_config
 from pipeline.stages.verify import repair, verify
 from tests.conftest import Params, changed, load, make, tree
 
@@ -23,9 +22,9 @@ def adaptive(tiny: Params) -> Params:
 
 
 def mended(params: Params) -> list[str]:
-    config = parse_config(params)
+    config, teacher = load(params)
     with open_runner(config) as run:
-        return repair(config, run)
+        return repair(config, teacher, run)
 
 
 def problems(params: Params) -> list[str]:

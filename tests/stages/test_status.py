@@ -18,7 +18,6 @@ from pipeline.dataset import run_markers
 from pipeline.dataset.run_markers import DEAD, REFRESH, marked, read_markers
 from pipeline.execution.executor import Stopped
 from pipeline.execution.runner import JobsFailed
-from pipeline.params import parse_config
 from pipeline.stages import synthesize as synthesize_module
 from pipeline.stages.status import PAUSE, Status, dataset_status, describe_status, duration
 from pipeline.stages.synthesize import finalize
@@ -170,7 +169,7 @@ def test_finalize_removes_markers(five: Params) -> None:
     whole = tree(dataset(five))
     marker(dataset(five), 1, age=2 * DEAD)
     assert status_of(five).shards == {"complete": [0, 1, 2, 3, 4]}
-    finalize(parse_config(five))
+    finalize(*load(five))
     assert tree(dataset(five)) == whole
 
 

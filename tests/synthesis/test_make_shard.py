@@ -21,7 +21,7 @@ from pipeline.dataset.tar import decode_image, read_tar
 from pipeline.distillation.job import distill
 from pipeline.errors import UserError
 from pipeline.execution.runner import JobsFailed
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.stages import synthesize as synthesize_module
 from pipeline.stages.distill import student_jobs
 from pipeline.stages.synthesize import finalize, missing_jobs
@@ -280,7 +280,7 @@ def test_shard_ranges_add_up_to_the_whole(tiny: Params, tmp_path: Path) -> None:
     assert files(tmp_path / "parts") == sorted(shard_files(0))
     assert make(parts, range(1, 2)) == [1]
     assert files(tmp_path / "parts") == sorted(shard_files(0, 1))
-    finalize(parse_config(parts))
+    finalize(*load(parts))
     assert tree(tmp_path / "parts") == tree(dataset(tiny))
 
 
@@ -291,7 +291,7 @@ def test_shard_ranges_in_another_order(tiny: Params, tmp_path: Path) -> None:
     assert make(parts, range(1, 2)) == []
     assert files(tmp_path / "parts") == sorted(shard_files(1))
     assert make(parts, range(0, 2)) == [0]
-    finalize(parse_config(parts))
+    finalize(*load(parts))
     assert tree(tmp_path / "parts") == tree(dataset(tiny))
 
 
@@ -301,12 +301,12 @@ def test_finalize_names_what_is_missing(tiny: Params) -> None:
     with pytest.raises(
         UserError, match=r"3 of 5 .*\(000000, 000003-000004\), the first 000000 \(missing\)"
     ):
-        finalize(parse_config(params))
+        finalize(*load(params))
     assert files(dataset(params)) == sorted(shard_files(1, 2))
     other = changed(params, {"synthesis.iterations": 3})
     make(params)
     with pytest.raises(UserError, match=r"5 of 5 .*\(stale\)"):
-        finalize(parse_config(other))
+        finalize(*load(other))
 
 
 def test_the_last_range_may_reach_beyond_the_plan(tiny: Params) -> None:
@@ -507,7 +507,7 @@ def test_rows_and_samples_join_one_to_one(competing: Params, soft_labels: bool) 
 
 def test_the_losses_of_a_row_add_up(competing: Params) -> None:
     make(competing)
-    config = parse_config(competing)
+    config = parse_params(competing)
     for number in range(3):
         weights = round_objective(config, rows(dataset(competing), number)[0]["round"])
         for row in rows(dataset(competing), number):
@@ -716,7 +716,7 @@ def test_a_student_that_would_be_another_today_makes_its_round_stale(competing: 
         other = changed(competing, change)
         assert states(other) == {0: "complete", 1: "complete", 2: "stale"}
         with pytest.raises(UserError, match=r"1 of 3 .* 000002 \(stale\)"):
-            finalize(parse_config(other))
+            finalize(*load(other))
         assert any("shard 000002" in text for text in verified(other))
     assert verified(competing) == []
 
@@ -753,7 +753,7 @@ def test_rounds_in_shard_ranges(competing: Params, tmp_path: Path) -> None:
     assert make(parts, range(0, 2)) == [0]
     assert files(tmp_path / "parts") == sorted(shard_files(0, 1))
     assert make(parts, range(2, 3)) == [2]
-    finalize(parse_config(parts))
+    finalize(*load(parts))
     assert tree(tmp_path / "parts") == tree(dataset(competing))
 
 
@@ -774,7 +774,7 @@ def test_what_a_round_cannot_do_is_said_before_any_work(
 
 
 def test_masked_reaches_the_rounds_alone(tiny: Params) -> None:
-    config = parse_config(changed(tiny, {"adaptive.rounds": 1, "adaptive.masked": True}))
+    config = parse_params(changed(tiny, {"adaptive.rounds": 1, "adaptive.masked": True}))
     assert [round_objective(config, round_).masked for round_ in (0, 1)] == [False, True]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import pipeline.teachers.teacher
 from pipeline.distillation.job import STUDENT_CODE
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.source_digest import PACKAGE, source_digest, source_files
 from pipeline.stages.distill import student_jobs
 from pipeline.synthesis.spec import SHARD_CODE, round_spec
@@ -40,7 +40,7 @@ from tests.conftest import Params, changed, load
 )
 def test_each_setting_is_in_the_spec(tiny: Params, key: str, value: Any) -> None:
     other = changed(tiny, {f"synthesis.{key}": value})
-    one, two = (round_spec(parse_config(params), 0, "", None) for params in (tiny, other))
+    one, two = (round_spec(parse_params(params), 0, "", None) for params in (tiny, other))
     assert one != two
 
 
@@ -129,7 +129,7 @@ def test_source_digest_sees_code_alone(tmp_path: Path) -> None:
 
 def test_library_version_is_in_the_digest(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Linear(2, 2)
-    config = parse_config(changed(tiny, {"teacher.class_names": None})).teacher
+    config = parse_params(changed(tiny, {"teacher.class_names": None})).teacher
     config = config.model_copy(update={"source": "torchvision:resnet18", "arguments": {}})
     first = pipeline.teachers.teacher._digest(config, network)
     monkeypatch.setattr(pipeline.teacher, "version", lambda package: "99")

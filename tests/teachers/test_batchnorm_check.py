@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.cli import main
 from pipeline.objective.bn_statistics import untrained_layers
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.batchnorm_check import expectation, range_factor
 from tests.conftest import Params, changed, load, make, write_params
@@ -111,9 +111,9 @@ def test_a_teacher_without_batchnorm_gets_its_own_objective(
 ) -> None:
     source = tiny["teacher"]["source"].replace("classifier", "without_batchnorm")
     params = changed(tiny, {"teacher.source": source, "teacher.weights": None})
-    config = parse_config(params)
-    assert config.synthesis.objective.preset == "without-batchnorm"
-    assert config.synthesis.objective.resolve().colour > 0
+    config = parse_params(params)
+    assert config.preset == "without-batchnorm"
+    assert config.objective.colour > 0
     with caplog.at_level(logging.WARNING):
         load_checked_teacher(config)
     (note,) = [record.getMessage() for record in caplog.records]
@@ -122,15 +122,15 @@ def test_a_teacher_without_batchnorm_gets_its_own_objective(
 
 
 def test_an_objective_that_was_chosen_is_kept(tiny: Params) -> None:
-    assert parse_config(tiny).synthesis.objective.preset == "normalised"
+    assert parse_params(tiny).preset == "normalised"
     source = tiny["teacher"]["source"].replace("classifier", "without_batchnorm")
     params = changed(tiny, {"teacher.source": source, "synthesis.objective.preset": "normalised"})
-    assert parse_config(params).synthesis.objective.preset == "normalised"
+    assert parse_params(params).preset == "normalised"
     medium = changed(tiny, {"teacher.input.height": 32, "teacher.input.width": 64})
-    assert parse_config(medium).synthesis.objective.preset == "normalised-medium"
-    assert parse_config(medium).synthesis.objective.resolve().coarse > 0
+    assert parse_params(medium).preset == "normalised-medium"
+    assert parse_params(medium).objective.coarse > 0
     large = changed(tiny, {"teacher.input.height": 96, "teacher.input.width": 128})
-    assert parse_config(large).synthesis.objective.preset == "normalised-large"
+    assert parse_params(large).preset == "normalised-large"
 
 
 def test_folded_batchnorm_is_suspected_where_nothing_normalises() -> None:
@@ -149,5 +149,5 @@ def test_random_weights_that_were_asked_for_are_a_warning(
         "input": {"height": 32, "width": 32},
     }
     with caplog.at_level(logging.WARNING):
-        load_checked_teacher(parse_config({**tiny, "teacher": section}))
+        load_checked_teacher(parse_params({**tiny, "teacher": section}))
     assert "14 of the teacher's 14 BatchNorm layers were never trained" in caplog.text

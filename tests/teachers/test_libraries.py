@@ -19,11 +19,12 @@ from torch import nn
 from pipeline.config.schema import Config
 from pipeline.dataset.records import read_record
 from pipeline.errors import UserError
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.synthesis.check import load_checked_teacher
-from pipeline.teachers.descriptions import describe_source
 from pipeline.teachers.inferred import read_names
 from pipeline.teachers.networks import build_network, factory_file, public_source, weights_file
+from pipeline.teachers.registry import find_source
+from pipeline.teachers.source import Description
 from tests.conftest import Params, changed, dataset, make
 
 
@@ -42,6 +43,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def teacher_only(params: Params, section: dict[str, Any]) -> Params:
     """``params`` with another teacher, and as little of its section as ``section`` holds."""
     return {**params, "teacher": section}
+
+
+def describe_source(source: str, arguments: dict[str, Any], weights: str | None) -> Description:
+    kind, name = find_source(source)
+    return kind.describe(name, arguments, weights)
 
 
 def moved(network: nn.Module) -> nn.Module:
@@ -88,7 +94,7 @@ def test_torchvision_weights_by_name_come_from_the_cache(tmp_path: Path, tiny: P
     cache.parent.mkdir(parents=True)
     torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), cache)
     section = {"source": "torchvision:squeezenet1_1", "weights": "IMAGENET1K_V1"}
-    config = parse_config(teacher_only(tiny, section))
+    config = parse_params(teacher_only(tiny, section))
     assert weights_file("torchvision:squeezenet1_1", "IMAGENET1K_V1", "teacher") == cache
     assert weights_file("torchvision:squeezenet1_1", "pretrained", "teacher") == cache
     assert config.teacher.classes == 1000
@@ -98,7 +104,7 @@ def test_torchvision_weights_by_name_come_from_the_cache(tmp_path: Path, tiny: P
     assert shape.mean == (0.485, 0.456, 0.406)
     assert shape.interpolation == "bilinear"
     by_file = {**section, "weights": str(cache)}
-    assert parse_config(teacher_only(tiny, by_file)).teacher.class_names is not None
+    assert parse_params(teacher_only(tiny, by_file)).teacher.class_names is not None
 
 
 def test_torchvision_weights_that_cannot_be_had() -> None:
@@ -121,7 +127,7 @@ def test_a_fine_tuned_torchvision_model_tells_its_classes_itself(
         "weights": str(tmp_path / "mine.safetensors"),
         "input": {"height": 64, "width": 48},
     }
-    config = parse_config(teacher_only(tiny, section))
+    config = parse_params(teacher_only(tiny, section))
     assert config.teacher.classes == 7
     assert config.teacher.class_names is None
     assert (config.teacher.input.height, config.teacher.input.width) == (64, 48)
@@ -138,7 +144,7 @@ def test_timm_says_what_it_knows(tiny: Params) -> None:
     assert describe_source("timm:resnet18", {"in_chans": 1}, None).mean is None
     assert describe_source("timm:vit_tiny_patch16_224", {"img_size": 96}, None).height == 96
     section = {"source": "timm:resnet10t", "arguments": {"num_classes": 5}, "weights": None}
-    config = parse_config(teacher_only(tiny, section))
+    config = parse_params(teacher_only(tiny, section))
     assert config.teacher.classes == 5
     assert config.teacher.class_names is None
     assert config.teacher.input.interpolation == timm.get_pretrained_cfg("resnet10t").interpolation
@@ -155,7 +161,7 @@ def test_timm_weights_of_a_local_folder(tmp_path: Path, tiny: Params) -> None:
         json.dumps({"architecture": "resnet10t", "num_classes": 3, "pretrained_cfg": known})
     )
     section = {"source": f"timm:local-dir:{folder}", "weights": "pretrained"}
-    config = parse_config(teacher_only(tiny, section))
+    config = parse_params(teacher_only(tiny, section))
     assert config.teacher.class_names == ("a", "b", "c")
     assert config.teacher.license == "mit"
     assert config.teacher.input.mean == (0.1, 0.2, 0.3)
@@ -171,12 +177,12 @@ def test_names_of_a_file_that_begins_with_a_mark(tmp_path: Path) -> None:
 
 def test_a_hugging_face_classifier(vit_folder: Path, tiny: Params) -> None:
     section = {"source": f"hf:{vit_folder}", "weights": "pretrained"}
-    config = parse_config(teacher_only(tiny, section))
+    config = parse_params(teacher_only(tiny, section))
     assert config.teacher.class_names == ("cat", "dog", "owl")
     assert config.teacher.license == "apache-2.0"
     assert config.teacher.input.mean == (0.5, 0.4, 0.3)
     assert config.teacher.input.interpolation == "bicubic"
-    assert config.synthesis.objective.preset == "without-batchnorm"
+    assert config.preset == "without-batchnorm"
     teacher = load_checked_teacher(config)
     original = transformers.ViTForImageClassification.from_pretrained(vit_folder).eval()
     images = torch.randn(2, 3, 20, 20)
@@ -251,7 +257,7 @@ def test_a_local_hub_repository(tmp_path: Path, tiny: Params) -> None:
     assert factory_file(source, "teacher") == folder / "hubconf.py"
     assert public_source(source) == "hub:their-repo:small"
     section = {**tiny["teacher"], "source": source, "weights": None}
-    assert load_checked_teacher(parse_config(teacher_only(tiny, section))).classes == 3
+    assert load_checked_teacher(parse_params(teacher_only(tiny, section))).classes == 3
 
 
 def test_a_fetched_hub_repository_is_used_from_the_cache(tmp_path: Path) -> None:
@@ -292,7 +298,7 @@ def test_a_library_that_is_not_installed(
 
 def test_published_weights_of_a_source_that_has_none(tiny: Params) -> None:
     source = tiny["teacher"]["source"]
-    with pytest.raises(UserError, match="'pretrained', which"):
+    with pytest.raises(UserError, match=r"'pretrained', but .* publishes no weights"):
         weights_file(source, "pretrained", "teacher")
 
 
@@ -304,7 +310,7 @@ def test_given_values_are_kept(vit_folder: Path, tiny: Params) -> None:
         "input": {"mean": [0.1, 0.1, 0.1]},
         "class_names": ["x", "y", "z"],
     }
-    teacher = parse_config(teacher_only(tiny, section)).teacher
+    teacher = parse_params(teacher_only(tiny, section)).teacher
     assert teacher.input.mean == (0.1, 0.1, 0.1)
     assert teacher.input.std == (0.5, 0.25, 0.2)
     assert (teacher.license, teacher.class_names) == ("mine", ("x", "y", "z"))
@@ -315,7 +321,7 @@ def test_class_names_from_a_file(tmp_path: Path, tiny: Params, suffix: str) -> N
     names = ["upper part", "middle", "lower"]
     path = tmp_path / f"names.{suffix}"
     path.write_text(json.dumps(names) if suffix == "json" else "\n".join(names) + "\n")
-    config: Config = parse_config(changed(tiny, {"teacher.class_names": str(path)}))
+    config: Config = parse_params(changed(tiny, {"teacher.class_names": str(path)}))
     assert config.teacher.class_names == tuple(names)
 
 
@@ -324,12 +330,12 @@ def test_a_file_of_class_names_that_is_none(tmp_path: Path, tiny: Params) -> Non
         if text is not None:
             (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match=name):
-            parse_config(changed(tiny, {"teacher.class_names": str(tmp_path / name)}))
+            parse_params(changed(tiny, {"teacher.class_names": str(tmp_path / name)}))
 
 
 def test_without_metadata_what_is_missing_is_said(tiny: Params) -> None:
     section = {key: tiny["teacher"][key] for key in ("source", "weights")}
     with pytest.raises(UserError, match=r"teacher\.(classes|input\.channels) is missing"):
-        parse_config(teacher_only(tiny, section))
+        parse_params(teacher_only(tiny, section))
     section["input"] = tiny["teacher"]["input"]
-    assert parse_config(teacher_only(tiny, section)).teacher.classes == 3
+    assert parse_params(teacher_only(tiny, section)).teacher.classes == 3

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.params import parse_config
+from pipeline.params import parse_params
 from pipeline.teachers.networks import (
     build_network,
     digest_network,
@@ -294,7 +294,7 @@ def test_the_digest_of_a_network_sees_types_and_shapes() -> None:
 
 def test_the_digest_of_a_teacher_follows_all_that_it_computes(tiny: Params, tmp_path: Path) -> None:
     def digest(params: Params) -> str:
-        return load_teacher(parse_config(params).teacher, torch.device("cpu")).digest
+        return load_teacher(parse_params(params).teacher, torch.device("cpu")).digest
 
     plain = digest(tiny)
     assert digest(changed(tiny, {"teacher.class_names": None})) == plain
@@ -356,7 +356,7 @@ def test_a_teacher_that_returns_no_logits(tiny: Params, tmp_path: Path, body: st
     changes = {"teacher.source": f"{file}:make", "teacher.weights": None}
     assert "must return logits" in complaint(load, changed(tiny, changes))
     unsaid = changed(tiny, {**changes, "teacher.classes": None, "teacher.class_names": None})
-    assert "must return logits" in complaint(parse_config, unsaid)
+    assert "must return logits" in complaint(parse_params, unsaid)
 
 
 def test_a_teacher_that_returns_probabilities(tiny: Params, tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_teacher_that_returns_probabilities(tiny: Params, tmp_path: Path) -> N
     )
     changes = {"teacher.source": f"{file}:certain", "teacher.weights": None}
     said = complaint(load, changed(tiny, changes))
-    assert "the teacher returns probabilities where logits are needed" in said
+    assert "the teacher returns probabilities, but logits are needed" in said
 
 
 def test_a_factorys_own_weights_are_the_same_every_time(tiny: Params) -> None:

@@ -1,0 +1,26 @@
+"""The section ``execution``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import Few, Name, Section
+
+
+class ExecutionConfig(Section):
+    """Where the work runs. No value here changes the images or the students."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``cpu`` or ``cuda``; ``auto``: cuda where a GPU is found, else cpu."""
+
+    workers: Few | None = None
+    """Worker processes, 1 to 1024. Null: one for each GPU, or as many as the CPU cores hold."""
+
+    dask_address: Name | None = None
+    """Address of a Dask scheduler whose workers do the work, such as ``tcp://host:8786``. Null: the
+    work runs on this machine."""
+
+    retries: Annotated[int, Field(ge=0, le=1000)] = 2
+    """How often a failed shard or student is tried again, 0 to 1000."""

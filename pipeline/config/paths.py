@@ -1,0 +1,59 @@
+"""The section ``paths``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+
+from pipeline.config.fields import Name, Section
+
+
+class PathsConfig(Section):
+    """Where results are written. The three directories must be different."""
+
+    dataset: Name = "data/synthetic"
+    """The dataset: a local directory, or a URL that fsspec can write, such as
+    ``s3://bucket/prefix``. Credentials come from the environment."""
+
+    students: Name = "data/students"
+    """The final students: a local directory or a URL. Must not lie inside ``dataset``."""
+
+    reports: Name = "reports"
+    """Metrics, plots and pictures: a local directory. Must not lie inside ``dataset``."""
+
+    @model_validator(mode="after")
+    def _writable_forms(self) -> Self:
+        if "://" in self.reports:
+            raise ValueError(f"reports is {self.reports}: name a local directory, not a URL")
+        for name in ("dataset", "students"):
+            protocol, separator, rest = getattr(self, name).partition("://")
+            enough = "/" in rest.strip("/") or (protocol in ("memory", "file") and rest.strip("/"))
+            if separator and not (protocol.isalnum() and enough):
+                raise ValueError(f"{name} is {getattr(self, name)}: write protocol://bucket/prefix")
+        return self
+
+    @model_validator(mode="after")
+    def _different_directories(self) -> Self:
+        paths = [Path(p).resolve() for p in (self.dataset, self.students, self.reports)]
+        if len(set(paths)) < 3:
+            raise ValueError("dataset, students and reports must be three different directories")
+        noise = paths[0].with_name(f"{paths[0].name}-noise")
+        for name, path in (("students", paths[1]), ("reports", paths[2])):
+            if path == noise:
+                raise ValueError(
+                    f"{name} must not be {noise.name}: the noise baseline writes its images there"
+                )
+            if paths[0] in path.parents:
+                raise ValueError(
+                    f"{name} must not lie inside dataset, which holds only the dataset's files"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _no_tilde(self) -> Self:
+        for name in ("dataset", "students", "reports"):
+            if getattr(self, name).startswith("~"):
+                raise ValueError(f"{name}: ~ is not expanded, write the whole path")
+        return self
