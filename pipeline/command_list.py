@@ -30,8 +30,7 @@ def _init_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--source",
-        help="the teacher: path/to/nets.py:factory, module:factory, torchvision:NAME, timm:NAME, "
-        "hf:ORG/NAME or hub:OWNER/REPO:ENTRY",
+        help="the teacher: path/to/nets.py:factory, or a source such as timm:NAME",
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="its .safetensors, .pt or .pth file, or `pretrained`"

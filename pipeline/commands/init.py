@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.teachers.registry import FACTORY, find_source, source_forms
+from pipeline.teachers.source import PRETRAINED
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-LIBRARIES = ("torchvision", "timm", "hf", "hub")
-PUBLISHING = ("torchvision", "timm", "hf")  # libraries that publish weights and know the input
 SOURCE, WEIGHTS, SHAPE = "path/to/nets.py:factory", "path/to/teacher.safetensors", (3, 32, 32)
 IGNORED = {
     ".gitignore": "__pycache__/\n/data/\n/reports/\n",
@@ -39,18 +39,13 @@ class Project:
         """The project that the command's options describe, placeholders where they say nothing."""
         directory = Path(options.directory)
         source = options.source or SOURCE
-        library = source.partition(":")[0]
-        known = library in PUBLISHING
         if options.source and ":" not in source:
-            raise UserError(
-                f"--source {source} names no factory: write path/to/nets.py:factory, "
-                "module:factory, torchvision:NAME, timm:NAME, hf:ORG/NAME or hub:OWNER/REPO:ENTRY"
-            )
-        weights = options.weights or (
-            "pretrained" if known else None if options.source else WEIGHTS
-        )
+            raise UserError(f"--source {source} names no factory: write {source_forms()}")
+        kind, _ = find_source(source)
+        known = kind.random_without_weights  # such a library publishes weights and their input
+        weights = options.weights or (PRETRAINED if known else None if options.source else WEIGHTS)
         origin, _, factory = source.rpartition(":")
-        if library not in LIBRARIES and origin.endswith(".py"):
+        if kind is FACTORY and origin.endswith(".py"):
             source = f"{_moved(origin, directory)}:{factory}"
         return cls(
             source=source,
