@@ -54,10 +54,9 @@ def test_verify_tells_every_problem_and_fails(
     main(["synthesize", "--params", str(params)])
     assert printed(capsys, *verify) == ["20 images verified"]
     (dataset(tiny) / "stranger").write_text("?")
-    assert printed(capsys, *verify, code=1) == [
-        "stranger does not belong to the dataset",
-        "1 problems",
-    ]
+    problem, count = printed(capsys, *verify, code=1)
+    assert problem.startswith("stranger does not belong to the dataset")
+    assert count == "1 problems"
 
 
 def test_verify_asks_for_nine_in_ten_labels_by_default(
