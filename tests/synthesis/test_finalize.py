@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.stages.synthesize import finalize
-from tests.conftest import Params, changed, dataset, make, tree
+from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.synthesis.shards import files, shard_files
 
 
