@@ -1,8 +1,8 @@
-# make run    the main job: teacher -> dataset -> students -> accuracy, with the default params.yaml
+# make run    the default job: teacher, dataset, students, accuracy, with params.yaml
 # make test   the tests
-# make bench  the benchmarks
-# make check  format, lint and types
-# Each sets up its own virtual environment first.
+# make bench  the speed of the inversion loop
+# make check  format, lint, import directions and types
+# Each creates the virtual environment .venv first.
 
 PYTHON ?= python3
 VENV := .venv

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The study of docs/students.md and the curves of docs/performance.md on one GPU, all side by side:
+# The study of docs/results/students.md and the curves of docs/results/speed.md on one GPU, all side by side:
 #   benchmarks/gpu_study.sh OUT SECONDS
 # OUT is as for `python -m benchmarks.students.study`, may hold foreign.tar too, and gets a log of each
 # part. A call ends after SECONDS; the same one goes on. One process leaves most of a GPU idle: start

@@ -1,8 +1,8 @@
-"""``python -m pipeline``."""
+"""``python -m pipeline``: the same commands as ``dreamshard``."""
 
 import sys
 
 from pipeline.cli import main
 
-if __name__ == "__main__":  # a worker process imports this module too
-    sys.exit(main())
+if __name__ == "__main__":  # worker processes import this module too
+    sys.exit(main(program="python -m pipeline"))

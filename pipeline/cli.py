@@ -1,76 +1,59 @@
-"""The command line, ``python -m pipeline COMMAND``: see ``--help`` for the commands.
+"""The command line: parses the arguments, then imports and runs one command.
 
-Exit codes: 0 done, 1 something failed or is wrong, 2 bad input (one line on stderr), 130 stopped.
+A command's module is imported only when the command runs, so that ``--help`` and ``--version`` load
+neither torch nor pydantic.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import importlib
+import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
-from pipeline.commands import (
-    run_distill,
-    run_evaluate,
-    run_finalize,
-    run_measure,
-    run_plan,
-    run_probe,
-    run_status,
-    run_summary,
-    run_synthesize,
-    run_verify,
-)
+from pipeline import __version__
+from pipeline.command_list import COMMANDS
 from pipeline.errors import UserError
 from pipeline.exit_codes import report_errors
-from pipeline.params import load_params, parse_overrides
+
+DESCRIPTION = """\
+Turn a trained image classifier into a class-balanced dataset, without its training data.
+
+A parameter file (params.yaml) describes the teacher and the dataset. `init` writes one,
+`synthesize` makes the dataset, `distill` trains students on it."""
+EXIT_CODES = """\
+exit codes: 0 done; 1 something failed, run the command again; 2 wrong input; 130 stopped"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, program: str = "dreamshard") -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after the program's name; None takes those of this process.
+        program: the name that help texts and errors show.
+
+    Returns:
+        The exit code: 0 done, 1 something failed, 2 wrong input, 130 stopped.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     with report_errors() as outcome:
-        options = _parser().parse_args(arguments)
-        config = load_params(Path(options.params), parse_overrides(options.set))
-        outcome.code = options.command(config, options)
+        parser = build_parser(program)
+        if not given:
+            parser.print_help()
+            return 0
+        outcome.code = _run(parser.parse_args(given))
     return outcome.code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m pipeline", description=__doc__)
-    parser.set_defaults(set=[])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+def _run(options: argparse.Namespace) -> int:
+    module, _, function = options.function.partition(".")
+    command = getattr(importlib.import_module(f"pipeline.commands.{module}"), function)
+    if "params" not in options:
+        return int(command(options))
+    from pipeline.params import load_params, parse_overrides
 
-    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("--params", default="params.yaml", metavar="FILE")
-        sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-        sub.set_defaults(command=command)
-        return sub
-
-    tried = add("probe", run_probe, "try the teacher for two minutes and suggest parameters")
-    tried.add_argument("--seconds", type=float, default=120.0, help="of short inversions")
-    tried.add_argument("--write", action="store_true", help="put the findings into the file")
-    planned = add("plan", run_plan, "print what would be made, and what it would cost")
-    planned.add_argument("--list", action="store_true", help="every shard")
-    planned.add_argument("--devices", type=_count, nargs="+", default=[1], metavar="N")
-    speed = planned.add_mutually_exclusive_group()
-    speed.add_argument("--probe", action="store_true", help="measure the speed of a device here")
-    speed.add_argument("--images-per-second", type=_rate, metavar="X", help="of one device")
-    made = add("synthesize", run_synthesize, "make the shards that are missing or stale")
-    made.add_argument("--shards", metavar="FIRST:END", help="only these, as in 0:8")
-    add("finalize", run_finalize, "write the dataset-level files, once all shard ranges are made")
-    checked = add("verify", run_verify, "read everything again and prove it")
-    checked.add_argument("--repair", action="store_true", help="make again just what is broken")
-    checked.add_argument(
-        "--agreement", type=float, default=0.9, help="least share of labels the teacher confirms"
-    )
-    add("status", run_status, "which shards are complete, running, failed, stale or missing")
-    add("distill", run_distill, "train the students on the dataset")
-    add("measure", run_measure, "how varied the images are, and what they lack")
-    add("evaluate", run_evaluate, "measure teacher and students on real images")
-    add("summary", run_summary, "the result, for a person")
-    return parser
+    return int(command(load_params(options.params, parse_overrides(options.set)), options))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,17 +61,44 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of devices")
-    return int(text)
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """The parser of all commands; ``program`` is the name that its help texts show."""
+    parser = _Parser(
+        prog=program,
+        description=DESCRIPTION,
+        epilog=f"`{program} COMMAND --help` explains a command.\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dreamshard {__version__}")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=_Parser, title="commands"
+    )
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.description,
+            epilog=f"example: {program} {command.example}",
+        )
+        sub.set_defaults(function=command.function)
+        if command.reads_params:
+            _add_params(sub)
+        if command.add is not None:
+            command.add(sub)
+    return parser
 
 
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images above 0")
-    return value
+def _add_params(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--params",
+        default="params.yaml",
+        metavar="FILE",
+        help="the parameter file (default: params.yaml)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="replace one value of the file, as in synthesis.images=100; may be repeated",
+    )

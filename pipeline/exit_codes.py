@@ -11,29 +11,35 @@ from typing import NoReturn
 
 from pipeline.errors import BadShardError, TryAgainError, UserError
 
-GO_ON = "Stopped. What is complete is kept: run the same command again to go on."
+STOPPED = "Stopped. Finished work is kept: run the same command again to continue."
 
 
 class Outcome:
-    """An exit code that :func:`report_errors` may replace."""
+    """The exit code of a command; :func:`report_errors` sets it where the command fails."""
 
     code = 0
 
 
 @contextlib.contextmanager
 def report_errors() -> Iterator[Outcome]:
-    """Turn what the user can mend into one line and an exit code; SIGTERM stops like Ctrl-C."""
+    """Turn an error of this block into one line on stderr and an exit code.
+
+    SIGTERM stops the block like Ctrl-C does.
+
+    Yields:
+        An outcome: 0 for success, 1 for an error at work, 2 for wrong input, 130 for a stopped run.
+    """
     outcome = Outcome()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         yield outcome
     except BadShardError as error:
-        outcome.code = _fail(f"{error}: a shard of the dataset `verify --repair` makes again", 2)
+        outcome.code = _fail(f"{error}. If it is a shard of the dataset: run `verify --repair`", 2)
     except UserError as error:
         outcome.code = _fail(str(error), 1 if isinstance(error, TryAgainError) else 2)
     except KeyboardInterrupt:
-        outcome.code = _fail(GO_ON, 130)
+        outcome.code = _fail(STOPPED, 130)
     except (RuntimeError, OSError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("failed", exc_info=True)
         outcome.code = _fail(str(error), 1)

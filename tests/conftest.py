@@ -88,6 +88,11 @@ def tiny(tmp_path: Path, trained: Path) -> Params:
     return parameters(tmp_path, tmp_path)
 
 
+@pytest.fixture
+def params(tiny: Params, tmp_path: Path) -> Path:
+    return write_params(tiny, tmp_path / "params.yaml")
+
+
 @pytest.fixture(scope="session")
 def finished(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Params:
     """The same run, done once: for :func:`made` to copy, and not to be changed."""

@@ -99,7 +99,7 @@ def strike(function: Kind, count: int, rng: random.Random) -> Outcome:
 
 
 def _code() -> str:
-    return source_digest(sorted((PROJECT / "pipeline").glob("*.py")))
+    return source_digest(sorted((PROJECT / "pipeline").rglob("*.py")))
 
 
 def machine() -> dict[str, Any]:

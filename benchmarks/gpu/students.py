@@ -35,8 +35,8 @@ from benchmarks.gpu.report import students_table
 from benchmarks.machine import Warnings, choose_device, describe
 from benchmarks.teachers.cifar10 import Recipe, accuracy, read_images, train
 from pipeline.config.distillation import DistillationConfig
-from pipeline.config.networks import StudentConfig
 from pipeline.config.schema import Config
+from pipeline.config.student import StudentConfig
 from pipeline.dataset.dataset import Dataset
 from pipeline.distillation.job import DistillJob, distill, is_trained
 from pipeline.params import load_params, parse_params

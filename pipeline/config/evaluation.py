@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.fields import Name, Section
-from pipeline.config.networks import TeacherConfig
+from pipeline.config.teacher import TeacherConfig
 
 
 class EvaluationConfig(Section):

@@ -12,9 +12,10 @@ from pipeline.config.distillation import StudentsConfig
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.fields import AUTO, MOST_IMAGES, MOST_SHARDS, Section
-from pipeline.config.networks import StudentConfig, TeacherConfig
 from pipeline.config.paths import PathsConfig
+from pipeline.config.student import StudentConfig
 from pipeline.config.synthesis import SynthesisConfig
+from pipeline.config.teacher import TeacherConfig
 from pipeline.objective.presets import PRESETS, Objective
 
 

@@ -30,7 +30,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Return whether the device's hardware multiplies bfloat16.
 
     NVIDIA GPUs have it since Ampere, x86 processors with the extension AVX512-BF16. Other devices
-    may emulate bfloat16; docs/performance.md says how slowly.
+    may emulate bfloat16; docs/results/speed.md says how slowly.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):

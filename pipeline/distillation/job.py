@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.config.distillation import DistillationConfig
-from pipeline.config.networks import StudentConfig, TeacherConfig
+from pipeline.config.student import StudentConfig
+from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.stream import ImageStream
 from pipeline.device.seeding import seed_all
 from pipeline.device.threads import use_threads

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config.networks import TeacherConfig
 from pipeline.config.schema import Config
+from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.stream import Batch, ordered_batches
 from pipeline.errors import BadShardError, UserError
 from pipeline.teachers.teacher import Teacher, load_teacher

@@ -130,7 +130,7 @@ _IMAGENET = Objective(
     jitter=30,
 )
 # Half the size for a part of the iterations costs less, and students learn as much from the images
-# (docs/students.md).
+# (docs/results/students.md).
 _MEDIUM = Objective(coarse=0.3)
 # Large images that start from strong noise at a high learning rate stay noisy: the teacher sees the
 # class in them and a person does not.

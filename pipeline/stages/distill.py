@@ -153,8 +153,8 @@ def _refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
             remove(job.record)
             remove(job.checkpoint)
         raise TryAgainError(
-            f"paths.dataset {dataset.root} was changed while students learnt from it: run "
-            "synthesize, then run this command again"
+            f"paths.dataset {dataset.root} was changed while students learnt from it: complete "
+            "it with synthesize, then run this command again"
         )
 
 

@@ -22,7 +22,6 @@ def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
 
     Args:
         config: all parameters.
-        teacher: the teacher of ``config``.
         run: how the jobs run (see :mod:`pipeline.execution.runner`).
 
     Returns:

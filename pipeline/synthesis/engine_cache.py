@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from pipeline.config.networks import StudentConfig
+from pipeline.config.student import StudentConfig
 from pipeline.device.precision import PrecisionChoice
 from pipeline.errors import TryAgainError
 from pipeline.inversion.engine import Engine

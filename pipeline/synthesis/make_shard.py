@@ -45,7 +45,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             pool = _pool(job, shard)
             for batch in shard.batches:
                 earlier = [kept.images.pixels for _, kept in batches]
-                batches += _invert(job, shard, batch, earlier, pool, engine, report_alive)
+                batches += invert_batch(job, shard, batch, earlier, pool, engine, report_alive)
         publish_shard(job, shard, batches, engine.precision)
     return Made(job.number, job.images, time.perf_counter() - started)
 
@@ -63,7 +63,7 @@ def _pool(job: ShardJob, shard: ShardPlan) -> Pool | None:
     return earlier_pool(location(job.config.paths.dataset), shard.number, before, share)
 
 
-def _invert(
+def invert_batch(
     job: ShardJob,
     shard: ShardPlan,
     batch: Batch,

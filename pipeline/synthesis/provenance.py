@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.networks import TeacherConfig
 from pipeline.config.schema import Config
+from pipeline.config.teacher import TeacherConfig
 from pipeline.storage import digest_file
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.spec import teacher_facts

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.networks import TeacherConfig
+from pipeline.config.teacher import TeacherConfig
 from pipeline.errors import UserError
 from pipeline.objective.bn_statistics import batchnorm_layers
 from pipeline.teachers.networks import build_network

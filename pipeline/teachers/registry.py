@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pipeline.teachers.factory import Factory
 from pipeline.teachers.huggingface import HuggingFace
+from pipeline.teachers.in_memory import SCHEME, InMemory
 from pipeline.teachers.source import Source
 from pipeline.teachers.timm import Timm
 from pipeline.teachers.torchhub import TorchHub
@@ -16,6 +17,7 @@ SOURCES: Mapping[str, Source] = {
     "timm": Timm(),
     "hf": HuggingFace(),
     "hub": TorchHub(),
+    SCHEME: InMemory(),
 }
 FACTORY = Factory()  # a source without a scheme of the table
 
@@ -36,5 +38,5 @@ def scheme_of(text: str) -> str:
 
 def source_forms() -> str:
     """All forms of a source, for an error message."""
-    *forms, last = [f"`{source.form}`" for source in SOURCES.values()]
+    *forms, last = [f"`{source.form}`" for source in SOURCES.values() if source.form]
     return f"`module:factory`, `path/to/file.py:factory`, {', '.join(forms)} or {last}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.networks import TeacherConfig
+from pipeline.config.teacher import TeacherConfig
 from pipeline.device.seeding import seed_all
 from pipeline.device.threads import one_thread
 from pipeline.errors import TryAgainError, UserError

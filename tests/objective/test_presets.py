@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from pipeline.config import objective as section
-from pipeline.config.objective import ObjectiveConfig
+from pipeline.config import objective as objective_section
+from pipeline.config.synthesis import ObjectiveConfig
 from pipeline.objective import presets
 from pipeline.objective.presets import PRESETS, Objective
 
@@ -47,16 +47,16 @@ def test_given_values_replace_those_of_the_preset() -> None:
     expected = replace(
         PRESETS["deepinversion-imagenet"], tv=0.0, betas=(0.1, 0.2), flip=False, feature=3.0
     )
-    assert config.over(config.preset) == expected
+    assert config.over("deepinversion-imagenet") == expected
 
 
 def test_every_field_of_an_objective_has_a_key_in_the_parameters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    section._check_fields()
-    monkeypatch.setattr(section, "_KEYS_OF_ADAPTIVE", ("compete",))
+    objective_section._check_fields()
+    monkeypatch.setattr(objective_section, "_KEYS_OF_ADAPTIVE", ("compete",))
     with pytest.raises(TypeError, match="Objective differ in masked: declare"):
-        section._check_fields()
+        objective_section._check_fields()
 
 
 def test_every_field_of_an_objective_is_described() -> None:

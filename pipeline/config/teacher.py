@@ -1,4 +1,4 @@
-"""The sections ``teacher`` (also the fields of ``evaluation.verifier``) and ``student``."""
+"""The section ``teacher``; ``evaluation.verifier`` has the same fields."""
 
 from __future__ import annotations
 
@@ -93,13 +93,3 @@ class TeacherConfig(Section):
                 "set sha256 to null"
             )
         return self
-
-
-class StudentConfig(Section):
-    """The network to train on the synthetic images. Its weights start from scratch."""
-
-    source: Name
-    """Where the architecture comes from, in the same forms as ``teacher.source``."""
-
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the factory or of the library's model. The default is none."""

@@ -1,0 +1,185 @@
+"""Runs with a model that exists only in this process: their parameters and their files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.params import load_params, parse_params
+from pipeline.storage import write_bytes
+from pipeline.teachers.in_memory import register, registered
+
+Input = Mapping[str, Any] | Sequence[Any]
+"""A dict like ``teacher.input``, or ``(channels, height, width, mean, std)``."""
+_INPUT_KEYS = ("channels", "height", "width", "mean", "std")
+_HEADER = """\
+# The parameters of the dataset beside this file. Its teacher is a model in memory: only the Python
+# process that holds the model can make shards again, verify them or train students on them.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The files of a run with a model in memory: the dataset ``out``, and its neighbours.
+
+    Raises:
+        UserError: ``out`` is a URL or has no name.
+    """
+
+    out: Path
+
+    @classmethod
+    def of(cls, out: str | Path) -> Beside:
+        if "://" in str(out):
+            raise UserError(
+                f"out {out} is a URL: a model in memory needs a local directory. Copy the dataset "
+                "to the URL afterwards"
+            )
+        if Path(out).name in ("", ".."):
+            raise UserError(f"out {out} has no name: write a directory such as data/mine")
+        return cls(Path(out))
+
+    def path(self, ending: str) -> Path:
+        return self.out.with_name(f"{self.out.name}-{ending}")
+
+    @property
+    def weights(self) -> Path:
+        return self.path("teacher.safetensors")
+
+    @property
+    def params(self) -> Path:
+        return self.path("params.yaml")
+
+
+def model_params(
+    model: nn.Module,
+    teacher: Mapping[str, Any],
+    synthesis: Mapping[str, Any],
+    device: str,
+    student: str | Mapping[str, Any] | None = None,
+    beside: Beside | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Register ``model`` and return the checked parameters of a run with it.
+
+    Args:
+        model: the teacher.
+        teacher: ``classes``, ``class_names`` and ``input``, as in a parameter file.
+        synthesis: keys of the section ``synthesis``. By default images are not compiled, and use
+            as many threads as torch does in this process.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        student: a source, or the section ``student``; None for runs without a student.
+        beside: the files of the run; None where no file is written.
+        overrides: ``section.key`` to value, as for :func:`pipeline.load_params`.
+
+    Raises:
+        UserError: a value is wrong.
+    """
+    source = register(model)
+    given = {"source": student or source} if not isinstance(student, Mapping) else dict(student)
+    threads = min(torch.get_num_threads(), 1024)
+    values: dict[str, Any] = {
+        "teacher": {
+            "source": source,
+            "weights": str(beside.weights) if beside else None,
+            **teacher,
+            "input": _input_section(teacher["input"]),
+        },
+        "student": given,
+        "synthesis": {"threads": threads, "compile": False, **synthesis},
+        "execution": {"device": device, "workers": 1, "retries": 0},
+    }
+    if beside is not None:
+        values["paths"] = {
+            "dataset": str(beside.out),
+            "students": str(beside.path("students")),
+            "reports": str(beside.path("reports")),
+        }
+    return parse_params(values, "pipeline", overrides)
+
+
+def without_weights_file(config: Config) -> Config:
+    """The same run with the weights that the registered model holds now."""
+    teacher = config.teacher.model_copy(update={"weights": None})
+    return config.model_copy(update={"teacher": teacher})
+
+
+def save_run(config: Config, beside: Beside) -> None:
+    """Write the model's state dict and the parameters beside the dataset.
+
+    Raises:
+        UserError: the state dict holds values that are not tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in registered(config.teacher.source).state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"model: its state dict holds {name}, which is not a tensor")
+        # A clone: safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().cpu().contiguous().clone()
+    write_bytes(beside.weights, save(tensors))
+    text = _HEADER + json.dumps(config.model_dump(mode="json"), indent=1) + "\n"
+    write_bytes(beside.params, text.encode())
+
+
+def read_run(model: nn.Module, out: str | Path) -> Config:
+    """The parameters that :func:`save_run` wrote beside ``out``, with ``model`` as their teacher.
+
+    Raises:
+        UserError: there are none, or they are those of a model of another class.
+    """
+    beside = Beside.of(out)
+    if not beside.params.is_file():
+        raise UserError(
+            f"there is no {beside.params}: name as out a dataset that "
+            "pipeline.synthesize(model=...) wrote"
+        )
+    source = register(model)
+    config = load_params(beside.params)
+    if config.teacher.source != source:
+        raise UserError(f"model is {source}, and {out} was made with {config.teacher.source}")
+    return config
+
+
+def _input_section(given: Input) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        section = dict(given)
+    elif isinstance(given, Sequence) and len(given) == len(_INPUT_KEYS):
+        section = dict(zip(_INPUT_KEYS, given, strict=True))
+    else:
+        raise UserError(
+            f"input is {given!r}: give a dict with {', '.join(_INPUT_KEYS)}, or these five values "
+            "in this order"
+        )
+    for name in ("mean", "std"):
+        value = section.get(name)
+        if isinstance(value, int | float):
+            section[name] = [float(value)] * int(section.get("channels", 1))
+        elif value is not None and not isinstance(value, str):
+            section[name] = [float(each) for each in value]
+    return section
+
+
+@contextlib.contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Restore the random generators and the number of threads when the block ends."""
+    threads, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(python)
+        np.random.set_state(numpy)

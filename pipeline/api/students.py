@@ -1,0 +1,54 @@
+"""``distill``, and the students that it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.api.in_process import unchanged_process
+from pipeline.config.schema import Config
+from pipeline.execution.runner import open_runner
+from pipeline.reports.files import report_distillation
+from pipeline.reports.pictures import read_log
+from pipeline.stages.distill import NOISE, STUDENT, distill_students, weights_path
+from pipeline.storage import Location
+from pipeline.synthesis.check import load_checked_teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A trained student: its name, its weights file, and the last row of its log.
+
+    ``log`` has ``step``, ``loss``, ``agreement`` (with the teacher) and ``accuracy`` (against the
+    synthetic labels).
+    """
+
+    name: str
+    weights: Location
+    log: dict[str, float]
+
+
+def distill(params: Config) -> list[Student]:
+    """Train the students that are missing or stale, and return all of them.
+
+    Args:
+        params: the parameters of :func:`load_params`, whose dataset is complete.
+
+    Returns:
+        A student for each of ``distillation.seeds``, and last the one trained on noise where
+        ``distillation.noise_baseline`` asks for it.
+
+    Raises:
+        UserError: the dataset is incomplete, or the student does not fit the teacher.
+    """
+    with unchanged_process():
+        teacher = load_checked_teacher(params)
+        outputs = ("dataset", "students")
+        with open_runner(params, params.distillation.threads, None, outputs) as run:
+            trained = distill_students(params, teacher, run)
+        report_distillation(params, trained)
+    seeds = params.distillation.seeds
+    wanted = [(STUDENT, seed) for seed in seeds]
+    if params.distillation.noise_baseline:
+        wanted.append((NOISE, seeds[0]))
+    paths = [weights_path(params, kind, seed) for kind, seed in wanted]
+    return [Student(path.stem, path, read_log(path.with_suffix(".csv"))[-1]) for path in paths]

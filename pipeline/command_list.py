@@ -1,0 +1,222 @@
+"""The commands of the command line: their names, help texts and options. Imports no command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One command: ``function`` is ``module.function`` below :mod:`pipeline.commands`."""
+
+    name: str
+    function: str
+    summary: str
+    description: str
+    example: str
+    add: Callable[[argparse.ArgumentParser], None] | None = None
+    reads_params: bool = True
+
+
+def _init_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="an empty or a new directory")
+    parser.add_argument(
+        "--force", action="store_true", help="also write into a directory that holds other files"
+    )
+    parser.add_argument(
+        "--example", choices=["digits"], help="write the built-in example instead of your teacher"
+    )
+    parser.add_argument(
+        "--source",
+        help="the teacher: path/to/nets.py:factory, or a source such as timm:NAME",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="its .safetensors, .pt or .pth file, or `pretrained`"
+    )
+    parser.add_argument("--classes", type=_positive, metavar="N", help="its number of classes")
+    parser.add_argument(
+        "--input", type=_shape, metavar="CxHxW", help="the images it takes, as in 3x32x32"
+    )
+    parser.add_argument(
+        "--data", metavar="FILE", help="a tar of real images (png and cls), to evaluate with"
+    )
+
+
+def _probe_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="how long to try (default: 120)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the findings into the parameter file"
+    )
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--list", action="store_true", help="also print one line for each shard")
+    parser.add_argument(
+        "--devices",
+        type=_devices,
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="the numbers of devices to show times for (default: 1)",
+    )
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument(
+        "--probe", action="store_true", help="measure the speed of this machine's devices"
+    )
+    speed.add_argument(
+        "--images-per-second", type=_rate, metavar="X", help="the speed of one device, if known"
+    )
+
+
+def _synthesize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shards", metavar="FIRST:END", help="make only these shards, as in 0:8 for 0 to 7"
+    )
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--repair", action="store_true", help="make the damaged shards and files again"
+    )
+    parser.add_argument(
+        "--agreement",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="the least share of labels that the teacher must confirm (default: 0.9)",
+    )
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _devices(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of devices")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images above 0")
+    return value
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not CHANNELSxHEIGHTxWIDTH: write it as 3x32x32"
+        )
+    channels, height, width = map(int, sides)
+    return channels, height, width
+
+
+COMMANDS = (
+    Command(
+        name="init",
+        function="init.run",
+        summary="write params.yaml and dvc.yaml for your own teacher",
+        description="Write params.yaml and dvc.yaml for your own teacher into a directory. "
+        "An existing file is never replaced.",
+        example="init mine --source nets.py:resnet --weights resnet.pt --classes 10 --input "
+        "3x32x32",
+        add=_init_options,
+        reads_params=False,
+    ),
+    Command(
+        name="probe",
+        function="estimate.run_probe",
+        summary="try the teacher for two minutes and suggest parameters",
+        description="Invert a few images with several settings and print what fits this teacher. "
+        "Makes no dataset.",
+        example="probe --seconds 60 --write",
+        add=_probe_options,
+    ),
+    Command(
+        name="plan",
+        function="estimate.run_plan",
+        summary="print what would be made, and what it would cost",
+        description="Print the number of images, shards and bytes, and with a speed the time. "
+        "Makes nothing.",
+        example="plan --probe --devices 1 8",
+        add=_plan_options,
+    ),
+    Command(
+        name="synthesize",
+        function="dataset.run_synthesize",
+        summary="make the shards that are missing or stale",
+        description="Make the shards that are missing or stale, and the files of the whole "
+        "dataset. A stopped run continues where it was when the command runs again.",
+        example="synthesize --set synthesis.images=100",
+        add=_synthesize_options,
+    ),
+    Command(
+        name="finalize",
+        function="dataset.run_finalize",
+        summary="write the files of the whole dataset, after `synthesize --shards`",
+        description="Write the files of the whole dataset once every shard is complete. "
+        "Only runs of `synthesize --shards` need this command.",
+        example="finalize",
+    ),
+    Command(
+        name="verify",
+        function="dataset.run_verify",
+        summary="read the dataset again and list every problem",
+        description="Read every byte of the dataset, compare it with the records and ask the "
+        "teacher about each image. Prints one line for each problem and exits with 1 if there is "
+        "one.",
+        example="verify --repair",
+        add=_verify_options,
+    ),
+    Command(
+        name="status",
+        function="dataset.run_status",
+        summary="count the complete, running, failed, stale and missing shards",
+        description="Count the complete, running, failed, stale and missing shards, and estimate "
+        "the time left. Reads only the records and changes nothing.",
+        example="status",
+    ),
+    Command(
+        name="distill",
+        function="students.run_distill",
+        summary="train the students on the dataset",
+        description="Train the students that are missing or stale, on the synthetic images alone. "
+        "A stopped run continues from its last checkpoint when the command runs again.",
+        example="distill --set distillation.steps=1000",
+    ),
+    Command(
+        name="measure",
+        function="students.run_measure",
+        summary="measure how varied the images are",
+        description="Measure how varied the images are, and compare them with the teacher's "
+        "statistics. Needs no real images.",
+        example="measure",
+    ),
+    Command(
+        name="evaluate",
+        function="students.run_evaluate",
+        summary="measure teacher and students on real images",
+        description="Measure the accuracy of the teacher and of the students on the real images "
+        "of evaluation.data. No other command reads these images.",
+        example="evaluate --set evaluation.data=real.tar",
+    ),
+    Command(
+        name="summary",
+        function="students.run_summary",
+        summary="print the results in a few lines",
+        description="Print the results of the last run in a few lines. Reads only the reports.",
+        example="summary",
+    ),
+)

@@ -1,0 +1,1 @@
+"""The built-in example, which `dreamshard init --example digits` sets up."""

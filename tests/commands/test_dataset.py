@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.errors import UserError
+from pipeline.params import parse_range
+from tests.command_line import printed, refused
+from tests.conftest import Params, changed, dataset, write_params
+
+
+@pytest.mark.parametrize("text", ["", "1", ":", "0:", ":3", "2:1", "1:1", "a:b", "-1:2", "0:1:2"])
+def test_a_wrong_range(capsys: pytest.CaptureFixture[str], params: Path, text: str) -> None:
+    line = refused(capsys, "synthesize", "--params", str(params), f"--shards={text}")
+    assert "write FIRST:END" in line
+
+
+def test_ranges() -> None:
+    assert parse_range(None) is None
+    assert parse_range("0:8") == range(0, 8)
+    assert parse_range("12:13") == range(12, 13)
+    with pytest.raises(UserError):
+        parse_range("8")
+
+
+def test_status_tells_what_is_complete_stale_or_missing(
+    capsys: pytest.CaptureFixture[str], params: Path, tiny: Params
+) -> None:
+    status = ["status", "--params", str(params)]
+    assert printed(capsys, *status) == ["2 missing: 000000-000001"]
+    made = printed(capsys, "synthesize", "--params", str(params), "--shards", "1:2")
+    assert made == [f"made 1 shards in {dataset(tiny)}"]
+    assert printed(capsys, *status) == ["1 complete", "1 missing: 000000"]
+    assert printed(capsys, "synthesize", "--params", str(params))[0].startswith("made 1 shards")
+    assert printed(capsys, *status) == ["2 complete"]
+    (dataset(tiny) / "train" / "000001.tar").unlink()
+    assert printed(capsys, *status) == ["1 complete", "1 stale: 000001"]
+    assert main(["finalize", "--params", str(params)]) == 2
+    assert "1 of 2 shards" in capsys.readouterr().err
+    other = ["--set", "synthesis.iterations=9", "--set", "synthesis.images=240"]
+    assert printed(capsys, *status, *other) == [
+        "2 stale: 000000-000001",
+        "18 missing: 000002-000019",
+    ]
+
+
+def test_verify_tells_every_problem_and_fails(
+    capsys: pytest.CaptureFixture[str], params: Path, tiny: Params
+) -> None:
+    verify = ["verify", "--params", str(params), "--agreement", "0"]
+    assert printed(capsys, *verify, code=1)[-1].endswith(" problems")
+    main(["synthesize", "--params", str(params)])
+    assert printed(capsys, *verify) == ["20 images verified"]
+    (dataset(tiny) / "stranger").write_text("?")
+    problem, count = printed(capsys, *verify, code=1)
+    assert problem.startswith("stranger does not belong to the dataset")
+    assert count == "1 problems"
+
+
+def test_verify_asks_for_nine_in_ten_labels_by_default(
+    capsys: pytest.CaptureFixture[str], params: Path
+) -> None:
+    noise = ["--params", str(params), "--set", "synthesis.iterations=0"]
+    main(["synthesize", *noise])
+    (problem, count) = printed(capsys, "verify", *noise, code=1)
+    assert problem.startswith("the teacher confirms") and problem.endswith("less than 90.0%")
+    assert count == "1 problems"
+
+
+@pytest.mark.parametrize("agreement", ["95", "-1", "nan"])
+def test_an_agreement_that_is_no_share(
+    capsys: pytest.CaptureFixture[str], params: Path, agreement: str
+) -> None:
+    text = refused(capsys, "verify", "--params", str(params), "--agreement", agreement)
+    assert "--agreement is" in text
+
+
+def test_a_teacher_without_batchnorm(
+    capsys: pytest.CaptureFixture[str], tiny: Params, tmp_path: Path
+) -> None:
+    changes = {
+        "teacher.source": tiny["teacher"]["source"].replace("classifier", "without_batchnorm"),
+        "teacher.weights": None,
+    }
+    path = write_params(changed(tiny, changes), tmp_path / "params.yaml")
+    assert main(["synthesize", "--params", str(path)]) == 0
+    assert "2 complete" in printed(capsys, "status", "--params", str(path))
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "| objective | `without-batchnorm`" in card
+
+
+@pytest.mark.parametrize("key", ["paths.dataset", "paths.reports"])
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_an_output_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], params: Path, tmp_path: Path, key: str, below: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    setting = f"{key}={tmp_path}/file{below}"
+    text = refused(capsys, "synthesize", "--params", str(params), "--set", setting)
+    assert f"{key} {tmp_path}/file{below} cannot be written" in text
+    assert not list(tmp_path.rglob("*.tar"))

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import io
+import random
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import pipeline as ds
+from pipeline.errors import UserError
+from pipeline.stages.distill import NOISE
+from pipeline.teachers import in_memory
+from tests.conftest import CLASSES, FACTORY, MEAN, SIDE, STD, Params, changed, tree, write_params
+
+KEYS = ("channels", "height", "width", "mean", "std")
+INPUT = (1, SIDE, SIDE, MEAN, STD)
+QUICK: dict[str, Any] = {"iterations": 4, "batch_size": 6, "precision": "float32"}
+HEAVY = ("torch", "pydantic", "numpy", "pyarrow", "matplotlib", "fsspec", "tqdm", "ruamel")
+
+
+class Net(nn.Sequential):
+    """The tiny teacher as a class of this process alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = super().forward(x)
+        return result
+
+
+def build() -> nn.Module:
+    namespace: dict[str, Any] = {}
+    exec(FACTORY, namespace)
+    return Net(*namespace["classifier"]())
+
+
+@pytest.fixture
+def model(tiny: Params) -> nn.Module:
+    from pipeline.teachers.networks import read_state_dict
+
+    network = build()
+    network.load_state_dict(read_state_dict(Path(tiny["teacher"]["weights"]), "teacher"))
+    return network.train()
+
+
+def tar_images(path: Path) -> np.ndarray:
+    """The images of a shard, read without this package's own reader; ``[N, 1, H, W]``."""
+    with tarfile.open(path) as tar:
+        files = [tar.extractfile(name) for name in tar.getnames() if name.endswith(".png")]
+        images = [np.asarray(Image.open(io.BytesIO(file.read()))) for file in files if file]
+    return np.stack(images)[:, None]
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, pipeline, pipeline.cli\n"
+        f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+        "assert 'invert' in dir(pipeline)\n"
+        "for words in (['--help'], ['--version'], ['synthesize', '--help'], []):\n"
+        "    try:\n"
+        "        pipeline.cli.main(words)\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_name_that_the_package_does_not_have() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'synthesise'"):
+        _ = ds.synthesise
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in ds.__all__:
+        assert getattr(ds, name) is not None
+
+
+def test_params_become_a_dataset_students_and_no_problem(
+    tiny: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_params(changed(tiny, {"distillation.noise_baseline": True}), tmp_path / "p.yaml")
+    params = ds.load_params(file, {"synthesis.images": 12})
+    dataset = ds.synthesize(params)
+    assert isinstance(dataset, ds.Dataset)
+    assert (tmp_path / "reports/grids/round-0.png").is_file()
+    student, noise = ds.distill(params)
+    assert student.name == "student-0" and noise.name == f"{NOISE}-0"
+    assert Path(str(student.weights)).is_file()
+    assert student.log["step"] == 6
+    assert ds.verify(params, agreement=0) == []
+    (tmp_path / "dataset/stranger").touch()
+    (problem,) = ds.verify(params, agreement=0)
+    assert problem.startswith("stranger does not belong to the dataset")
+    assert capsys.readouterr().out == ""
+
+
+def test_inverting_a_model_in_memory(model: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = ds.invert(model, CLASSES, INPUT, images=9, **QUICK)
+    images, labels, logits = result
+    assert images.dtype == torch.uint8 and images.shape == (9, 1, SIDE, SIDE)
+    assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    with torch.no_grad():
+        answers = build_eval(model)((images / 255 - MEAN) / STD)
+    torch.testing.assert_close(logits, answers)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    again = ds.invert(model, CLASSES, dict(zip(KEYS, INPUT, strict=True)), 9, **QUICK)
+    assert torch.equal(again.images, images)
+    other = ds.invert(model, CLASSES, INPUT, 9, seed=1, **QUICK)
+    assert not torch.equal(other.images, images)
+
+
+def build_eval(model: nn.Module) -> nn.Module:
+    network = build()
+    network.load_state_dict(model.state_dict())
+    return network.eval()
+
+
+def test_the_process_is_left_as_it_was(model: nn.Module) -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    expected = (torch.rand(1), random.random(), np.random.rand())
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    ds.invert(model, CLASSES, INPUT, 3, threads=2, **QUICK)
+    assert torch.get_num_threads() == 1
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected
+
+
+def test_a_dataset_of_a_model_in_memory(model: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "data/mine"
+    settings: dict[str, Any] = {"classes": CLASSES, "input": INPUT, "images": 9, **QUICK}
+    dataset = ds.synthesize(model=model, out=out, class_names=["a", "b", "c"], **settings)
+    assert isinstance(dataset, ds.Dataset)
+    assert sorted(p.name for p in out.parent.glob("mine*")) == [
+        "mine",
+        "mine-params.yaml",
+        "mine-reports",
+        "mine-teacher.safetensors",
+    ]
+    source = "memory:tests.test_api.Net"
+    provenance = (out / "provenance.json").read_text()
+    assert source in provenance and "mine-teacher.safetensors" in provenance
+    inverted = ds.invert(model, CLASSES, INPUT, 9, **QUICK)
+    assert np.array_equal(tar_images(out / "train/000000.tar"), inverted.images.numpy())
+    before = tree(out)
+    ds.synthesize(model=model, out=out, class_names=["a", "b", "c"], **settings)
+    assert tree(out) == before
+    assert ds.verify(model=model, out=out, agreement=0) == []
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    assert ds.verify(model=model, out=out, agreement=0) == []  # the saved weights count
+    ds.synthesize(model=model, out=out, class_names=["a", "b", "c"], **settings)
+    assert tree(out) != before
+
+
+def test_students_of_a_model_in_memory(model: nn.Module, tiny: Params, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    ds.synthesize(model=model, classes=CLASSES, input=INPUT, images=12, out=out, **QUICK)
+    training = {f"distillation.{key}": value for key, value in tiny["distillation"].items()}
+    with pytest.raises(UserError, match="a student starts from new weights"):
+        ds.distill(ds.load_params(tmp_path / "mine-params.yaml", training))
+    factory = tiny["student"]["source"]
+    params = ds.load_params(tmp_path / "mine-params.yaml", {**training, "student.source": factory})
+    (student,) = ds.distill(params)
+    assert student.weights == tmp_path / "mine-students/student-0.safetensors"
+
+
+def test_adaptive_rounds_of_a_model_in_memory(
+    model: nn.Module, tiny: Params, tmp_path: Path
+) -> None:
+    training = {f"adaptive.training.{k}": v for k, v in tiny["adaptive"]["training"].items()}
+    ds.synthesize(
+        model=model,
+        classes=CLASSES,
+        input=INPUT,
+        images=8,
+        out=tmp_path / "mine",
+        student=tiny["student"],
+        overrides={"adaptive.rounds": 1, "adaptive.images": 6, **training},
+        **QUICK,
+    )
+    assert (tmp_path / "mine/train/000001.tar").is_file()
+
+
+def test_another_process_is_told_that_the_model_is_not_there(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mine"
+    ds.synthesize(model=model, classes=CLASSES, input=INPUT, images=6, out=out, **QUICK)
+    monkeypatch.setattr(in_memory, "_registered", {})
+    params = ds.load_params(tmp_path / "mine-params.yaml")
+    with pytest.raises(UserError, match="exists only in the Python process that registered it"):
+        ds.verify(params)
+    with pytest.raises(UserError, match=r"model is memory:torch\.nn"):
+        ds.verify(model=nn.Linear(1, 1), out=out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": 3}, "model is of the type int"),
+        ({"classes": 5}, "teacher.classes is 5, but the teacher returns 3 logits"),
+        ({"images": None}, "set one of images and images_per_class"),
+        ({"imges": 4}, "pipeline: unknown key synthesis.imges: did you mean images?"),
+        ({"iterations": "many"}, 'pipeline: synthesis.iterations is "many"'),
+        ({"input": (1, 8, 8)}, "give a dict with channels, height, width, mean, std"),
+        ({"input": {"channels": 1, "height": 8}}, "teacher.input.width is missing"),
+        ({"input": (1, 8, 8, 128.0, 64.0)}, "divide both by 255"),
+        ({"out": "s3://bucket/mine"}, "out s3://bucket/mine is a URL"),
+        ({"out": ".."}, "out .. has no name"),
+        ({"out": None}, "out is missing"),
+        ({"overrides": {"adaptive.rounds": 1}, "student": None}, "starts from new weights"),
+        ({"device": "tpu"}, 'execution.device is "tpu"'),
+        ({"model": None}, "one of params and model"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_any_work(
+    model: nn.Module, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "model": model,
+        "classes": CLASSES,
+        "input": INPUT,
+        "images": 9,
+        "out": tmp_path / "made/mine",
+        **QUICK,
+        **changes,
+    }
+    with pytest.raises(UserError, match=re.escape(said)):
+        ds.synthesize(**arguments)
+    assert not list(tmp_path.rglob("*mine-*"))
+
+
+def test_settings_do_not_go_with_params(tiny: Params, tmp_path: Path) -> None:
+    params = ds.load_params(write_params(tiny, tmp_path / "p.yaml"))
+    with pytest.raises(UserError, match=re.escape("synthesize(params) takes no images")):
+        ds.synthesize(params, images=3)
+    with pytest.raises(UserError, match="verify needs either params, or both model and out"):
+        ds.verify(params, out=tmp_path)
+    with pytest.raises(UserError, match="agreement is 95"):
+        ds.verify(params, agreement=95)
+    with pytest.raises(UserError, match=re.escape("there is no")):
+        ds.verify(model=build(), out=tmp_path / "nothing")
