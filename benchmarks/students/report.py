@@ -1,4 +1,4 @@
-"""The results of the study in docs/results/students.md: a table, plots, and a choice without real images.
+"""Results of docs/results/students.md: a table, plots, and a choice without real images.
 
     python -m benchmarks.students.report [--images 2048] [--steps 2000] [--device cuda]
 

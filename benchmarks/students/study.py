@@ -1,4 +1,4 @@
-"""The study of docs/results/students.md: what a student learns on CIFAR-10, for each change of the recipe.
+"""The study of docs/results/students.md: students on CIFAR-10, for each change of the recipe.
 
     python -m benchmarks.students.study OUT [ROW ...] [--images 2048] [--steps 2000] [--seed 0]
 

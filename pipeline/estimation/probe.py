@@ -143,7 +143,7 @@ def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[s
         f"teacher    {teacher.source}: {findings.parameters / 1e6:.2f} M parameters, "
         f"{findings.layers} BatchNorm layers{kept}, {teacher.classes} classes",
         f"input      {shape.channels} x {shape.height} x {shape.width}, {', '.join(numbers)}",
-        f"objective  {config.synthesis.objective.preset}",
+        f"objective  {config.preset}",
         f"speed      {findings.speed:.0f} image-iterations per second, in {findings.precision}, "
         "not compiled",
         f"memory     {findings.memory / 1e6:.1f} MB for each image of a batch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,5 +133,5 @@ def test_library_version_is_in_the_digest(tiny: Params, monkeypatch: pytest.Monk
     config = parse_params(changed(tiny, {"teacher.class_names": None})).teacher
     config = config.model_copy(update={"source": "torchvision:resnet18", "arguments": {}})
     first = pipeline.teachers.teacher._digest(config, network)
-    monkeypatch.setattr(pipeline.teachers.teacher, "version", lambda package: "99")
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "99")
     assert pipeline.teachers.teacher._digest(config, network) != first
