@@ -2,7 +2,7 @@
 
     python -m benchmarks.teachers.sources OUT [ROW ...]
 
-The script prints the table of docs/results/teachers.md. Weights are random, with BatchNorm statistics
+The script prints the table of docs/results/teachers.md. Weights are random, with the statistics
 of random images: the table shows that an architecture works from end to end, and says nothing about
 its images. For each row the script writes ``OUT/ROW.yaml`` and runs ``python -m pipeline probe``,
 ``synthesize`` and ``verify`` with it.
