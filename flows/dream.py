@@ -17,7 +17,7 @@ from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
 from pipeline.params import load_params
 from pipeline.reports.files import report_evaluation, report_measures, summarise
-from pipeline.stages.distill import check_distillation
+from pipeline.stages.distillation_check import check_distillation
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
 

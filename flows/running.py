@@ -76,7 +76,7 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
 
 
 def run_as_flow(name: str, work: Callable[[], Result], parameters: Mapping[str, Any]) -> Result:
-    """Run ``work`` as a flow run of its own, or as a sub-flow where a flow is already running.
+    """Run ``work`` as a flow run, or as a sub-flow where a flow is already running.
 
     ``work`` holds the loaded parameters and teacher, so nothing is read again and neither passes
     through Prefect's API.

@@ -172,7 +172,7 @@ COMMANDS = (
     ),
     Command(
         name="verify",
-        function="dataset.run_verify",
+        function="verify.run_verify",
         summary="read the dataset again and list every problem",
         description="Read every byte of the dataset, compare it with the records and ask the "
         "teacher about each image. Prints one line for each problem and exits with 1 if there is "

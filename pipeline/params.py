@@ -145,7 +145,7 @@ def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:
 
 
 def _explain(error: ErrorDetails) -> str:
-    # Pydantic adds the names of its own types to the location: `dict[int,...]`, `constrained-int`.
+    # Pydantic adds type names to the location: `dict[int,...]`, `constrained-int`.
     location = [str(part) for part in error["loc"]]
     named = [part for part in location if "[" not in part and "constrained-" not in part]
     key = ".".join(named)

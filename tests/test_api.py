@@ -17,7 +17,7 @@ from torch import nn
 
 import pipeline as ds
 from pipeline.errors import UserError
-from pipeline.stages.distill import NOISE
+from pipeline.stages.final_students import NOISE
 from pipeline.teachers import in_memory
 from tests.conftest import CLASSES, FACTORY, MEAN, SIDE, STD, Params, changed, tree, write_params
 

@@ -23,8 +23,8 @@ from pipeline.evaluation.accuracy import evaluate
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.params import parse_params
 from pipeline.stages.distill import distill_students
+from pipeline.stages.finalize import finalize
 from pipeline.stages.repair import repair
-from pipeline.stages.synthesize import finalize, missing_jobs
 from pipeline.stages.verify import verify
 from pipeline.storage import (
     digest_bytes,
@@ -39,7 +39,7 @@ from pipeline.storage import (
     write_bytes,
 )
 from pipeline.synthesis.make_shard import make_shard
-from pipeline.synthesis.shard_states import shard_states
+from pipeline.synthesis.shard_states import missing_jobs, shard_states
 from tests.conftest import Params, changed, dataset, load, make, tree, write_blobs, write_params
 
 SECRET = "wJalrXUtnFEMIbPxRfiCYEXAMPLEKEY"

@@ -30,9 +30,9 @@ from pipeline.storage import write_json
 def make(params: Path, threads: int, dataset: str) -> dict[str, float]:
     """Make two shards in this process; return the seconds of the second and of its steps."""
     from pipeline.inversion import invert as inversion
-    from pipeline.stages.synthesize import missing_jobs
     from pipeline.synthesis.check import load_checked_teacher
     from pipeline.synthesis.make_shard import make_shard
+    from pipeline.synthesis.shard_states import missing_jobs
 
     optimise, inside = inversion._optimise, [0.0]
 

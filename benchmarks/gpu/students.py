@@ -38,7 +38,8 @@ from pipeline.config.distillation import DistillationConfig
 from pipeline.config.schema import Config
 from pipeline.config.student import StudentConfig
 from pipeline.dataset.dataset import Dataset
-from pipeline.distillation.job import DistillJob, distill, is_trained
+from pipeline.distillation.job import DistillJob, is_trained
+from pipeline.distillation.train_student import distill
 from pipeline.params import load_params, parse_params
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import write_bytes, write_json

@@ -38,7 +38,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.stream import ordered_batches
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.device.threads import use_threads
-from pipeline.distillation.job import distill
+from pipeline.distillation.train_student import distill
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.features import look

@@ -23,9 +23,10 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.dataset.stream import ordered_batches
 from pipeline.device.threads import use_threads
-from pipeline.distillation.job import DistillJob, distill, is_trained
-from pipeline.evaluation.dataset_measures import on_foreign
+from pipeline.distillation.job import DistillJob, is_trained
+from pipeline.distillation.train_student import distill
 from pipeline.evaluation.inputs import foreign_images, real_data
+from pipeline.evaluation.student_measures import on_foreign
 from pipeline.exit_codes import report_errors
 from pipeline.params import load_params, parse_overrides
 from pipeline.storage import digest_file, digest_json

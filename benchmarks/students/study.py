@@ -29,14 +29,17 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.dataset.stream import ordered_batches
 from pipeline.dataset.tar import Sample, write_tar
-from pipeline.distillation.job import DistillJob, distill
+from pipeline.distillation.job import DistillJob
+from pipeline.distillation.train_student import distill
 from pipeline.evaluation.accuracy import evaluate, load_student
-from pipeline.evaluation.dataset_measures import measure, on_foreign
+from pipeline.evaluation.dataset_measures import measure
+from pipeline.evaluation.student_measures import on_foreign
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.exit_codes import report_errors
 from pipeline.params import load_params, parse_overrides
 from pipeline.reports.pictures import read_log
-from pipeline.stages.distill import STUDENT, distill_students, weights_path
+from pipeline.stages.distill import distill_students
+from pipeline.stages.final_students import STUDENT, weights_path
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import Location, digest_file, digest_json, replacing, write_json
 from pipeline.synthesis.check import load_checked_teacher

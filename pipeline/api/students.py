@@ -9,7 +9,8 @@ from pipeline.config.schema import Config
 from pipeline.execution.runner import open_runner
 from pipeline.reports.files import report_distillation
 from pipeline.reports.pictures import read_log
-from pipeline.stages.distill import NOISE, STUDENT, distill_students, weights_path
+from pipeline.stages.distill import distill_students
+from pipeline.stages.final_students import NOISE, STUDENT, weights_path
 from pipeline.storage import Location
 from pipeline.synthesis.check import load_checked_teacher
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.device.cuda_graphs import WARM
-from pipeline.distillation.job import DistillJob, distill
+from pipeline.distillation.job import DistillJob
+from pipeline.distillation.train_student import distill
 from pipeline.estimation.cost import RoundSpeed
 from pipeline.execution.executor import Work
 from pipeline.synthesis.job import ShardJob

@@ -13,7 +13,7 @@ from pipeline.dataset.plan import plan_of
 from pipeline.distillation.job import student_problem
 from pipeline.errors import UserError
 from pipeline.evaluation.inputs import real_batches, real_data
-from pipeline.stages.distill import NOISE, STUDENT, warn_of_others, weights_path
+from pipeline.stages.final_students import NOISE, STUDENT, warn_of_others, weights_path
 from pipeline.storage import exists
 from pipeline.teachers.networks import build_network, load_weights
 from pipeline.teachers.predict import predict

@@ -28,7 +28,7 @@ from pipeline.reports.pictures import (
     draw_synthesis_curves,
     read_log,
 )
-from pipeline.stages.distill import NOISE, STUDENT, weights_path
+from pipeline.stages.final_students import NOISE, STUDENT, weights_path
 from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.job import Made
 

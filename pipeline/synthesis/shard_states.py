@@ -13,6 +13,7 @@ from pipeline.dataset.record_files import records_of
 from pipeline.dataset.records import ShardRecord, is_current
 from pipeline.errors import UserError
 from pipeline.storage import Stat, listing, location
+from pipeline.synthesis.job import Competitor, ShardJob
 from pipeline.synthesis.round_students import dataset_students
 from pipeline.synthesis.spec import round_spec, shard_spec
 
@@ -107,3 +108,27 @@ def ranges(numbers: Sequence[int], most: int = 8) -> str:
         for first, last in runs[:most]
     ]
     return ", ".join(shown + ["..."] * (len(runs) > most))
+
+
+def missing_jobs(
+    config: Config,
+    teacher_digest: str,
+    round_: int,
+    competitor: Competitor | None,
+    numbers: Iterable[int],
+) -> list[ShardJob]:
+    """The jobs of the shards that are missing or stale.
+
+    Args:
+        config: The parameters.
+        teacher_digest: The digest of the loaded teacher.
+        round_: The round of the shards.
+        competitor: The student of the round; None in round 0.
+        numbers: The shards to look at, all of ``round_``.
+    """
+    students = {round_: competitor.sha256} if competitor else {}
+    return [
+        ShardJob(config, found.shard.number, found.spec, competitor, len(found.shard.labels))
+        for found in survey(config, teacher_digest, numbers, students=students)
+        if found.state != "complete"
+    ]

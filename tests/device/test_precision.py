@@ -15,8 +15,8 @@ from pipeline.config.schema import Config
 from pipeline.device import precision
 from pipeline.device.precision import Precision, has_bfloat16, precision_on
 from pipeline.distillation import muon
-from pipeline.distillation.job import distill
-from pipeline.stages.distill import student_jobs
+from pipeline.distillation.train_student import distill
+from pipeline.stages.final_students import student_jobs
 from pipeline.synthesis import engine_cache
 from tests.conftest import Params, changed, dataset, load, make, tree
 

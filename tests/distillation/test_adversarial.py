@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from pipeline.config.distillation import DistillationConfig
 from pipeline.distillation.adversarial import draw_distances, perturb
-from pipeline.distillation.job import distill
 from pipeline.distillation.loss import compare, distillation_loss
 from pipeline.distillation.step import Training
+from pipeline.distillation.train_student import distill
 from pipeline.execution.torchrun import Share
-from pipeline.stages.distill import student_jobs
+from pipeline.stages.final_students import student_jobs
 from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, load
 from tests.distillation.test_job import generator, random

@@ -20,14 +20,16 @@ from pipeline.dataset.lock import NoLockError, locked, reading
 from pipeline.dataset.stream import ImageStream, ordered_batches
 from pipeline.dataset.tar import decode_image, read_tar
 from pipeline.distillation import loss_gradient
-from pipeline.distillation.job import DistillJob, distill, is_trained
+from pipeline.distillation.job import DistillJob, is_trained
 from pipeline.distillation.loss import distillation_loss
 from pipeline.distillation.step import Training
+from pipeline.distillation.train_student import distill
 from pipeline.errors import BadShardError, TryAgainError, UserError
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.execution.torchrun import Share
 from pipeline.params import parse_params
-from pipeline.stages.distill import distill_students, noise_config, student_jobs
+from pipeline.stages.distill import distill_students
+from pipeline.stages.final_students import noise_config, student_jobs
 from pipeline.stages.synthesize import synthesize
 from pipeline.stages.verify import verify
 from pipeline.storage import digest_json

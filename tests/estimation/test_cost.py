@@ -25,9 +25,8 @@ from pipeline.estimation.device_timing import (
 )
 from pipeline.estimation.stopwatch import FEWEST, MOST, fewest_steps, separate_times
 from pipeline.params import parse_params
-from pipeline.stages.synthesize import missing_jobs
 from pipeline.synthesis.job import Made, ShardJob
-from pipeline.synthesis.shard_states import shard_states
+from pipeline.synthesis.shard_states import missing_jobs, shard_states
 from tests.conftest import Params, changed, dataset, load, make
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pipeline.cli import main
 from pipeline.dataset.stream import ordered_batches
-from pipeline.distillation.job import distill
 from pipeline.distillation.loss import distillation_loss
+from pipeline.distillation.train_student import distill
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate, load_student, share
-from pipeline.evaluation.dataset_measures import measure, on_foreign
+from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
 from pipeline.evaluation.similarity import (
     frechet_distance,
@@ -25,8 +25,9 @@ from pipeline.evaluation.similarity import (
     nearest,
     vendi_score,
 )
+from pipeline.evaluation.student_measures import on_foreign
 from pipeline.params import parse_params
-from pipeline.stages.distill import STUDENT, student_jobs
+from pipeline.stages.final_students import STUDENT, student_jobs
 from tests.conftest import Params, changed, dataset, load, write_blobs, write_params
 
 

@@ -19,13 +19,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.distillation import shared_batchnorm
-from pipeline.distillation.job import DistillJob, distill, student_problem
+from pipeline.distillation.job import DistillJob, student_problem
 from pipeline.distillation.shared_batchnorm import share_batchnorm
+from pipeline.distillation.train_student import distill
 from pipeline.errors import UserError
 from pipeline.execution import torchrun
 from pipeline.execution.torchrun import Share
-from pipeline.stages import distill as distill_module
-from pipeline.stages.distill import check_distillation, student_jobs
+from pipeline.stages import distillation_check as check_module
+from pipeline.stages.distillation_check import check_distillation
+from pipeline.stages.final_students import student_jobs
 from pipeline.storage import digest_file
 from tests.conftest import Params, changed, load, tree, write_params
 
@@ -156,7 +158,7 @@ def test_a_batch_that_cannot_be_shared(
 ) -> None:
     config, teacher = load(changed(finished, {"distillation.batch_size": batch}))
     check_distillation(config, teacher)
-    monkeypatch.setattr(distill_module, "own_share", lambda: Share(0, processes))
+    monkeypatch.setattr(check_module, "own_share", lambda: Share(0, processes))
     with pytest.raises(UserError, match=f"batch_size is {batch}.* a multiple of {multiple} "):
         check_distillation(config, teacher)
 

@@ -19,8 +19,8 @@ from pipeline.dataset.run_markers import DEAD, REFRESH, marked, read_markers
 from pipeline.execution.executor import Stopped
 from pipeline.execution.runner import JobsFailed
 from pipeline.stages import synthesize as synthesize_module
+from pipeline.stages.finalize import finalize
 from pipeline.stages.status import PAUSE, Status, dataset_status, describe_status
-from pipeline.stages.synthesize import finalize
 from pipeline.stages.verify import verify
 from pipeline.storage import listing
 from pipeline.synthesis.job import ShardJob

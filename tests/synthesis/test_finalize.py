@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.stages.synthesize import finalize
+from pipeline.stages.finalize import finalize
 from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.synthesis.shards import files, shard_files
 

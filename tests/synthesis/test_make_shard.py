@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.distillation.job import distill
+from pipeline.distillation.train_student import distill
 from pipeline.errors import UserError
 from pipeline.execution.runner import JobsFailed
 from pipeline.stages import synthesize as synthesize_module
-from pipeline.stages.distill import student_jobs
-from pipeline.stages.synthesize import missing_jobs
+from pipeline.stages.final_students import student_jobs
 from pipeline.synthesis.job import ShardJob
 from pipeline.synthesis.make_shard import make_shard
+from pipeline.synthesis.shard_states import missing_jobs
 from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.synthesis.shards import WHOLE, files, shard_files, states, times
 

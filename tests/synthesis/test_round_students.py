@@ -11,9 +11,10 @@ import pytest
 from pipeline.dataset.records import NULLABLE
 from pipeline.errors import UserError
 from pipeline.params import parse_params
-from pipeline.stages.synthesize import finalize, missing_jobs
+from pipeline.stages.finalize import finalize
 from pipeline.synthesis.job import Competitor
 from pipeline.synthesis.make_shard import make_shard
+from pipeline.synthesis.shard_states import missing_jobs
 from pipeline.synthesis.spec import round_objective
 from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.synthesis.shards import WHOLE, files, rows, shard_files, states, times, verified

@@ -17,7 +17,7 @@ import pipeline.teachers.teacher
 from pipeline.distillation.job import STUDENT_CODE
 from pipeline.params import parse_params
 from pipeline.source_digest import PACKAGE, source_digest, source_files
-from pipeline.stages.distill import student_jobs
+from pipeline.stages.final_students import student_jobs
 from pipeline.synthesis.spec import SHARD_CODE, round_spec
 from tests.conftest import Params, changed, load
 

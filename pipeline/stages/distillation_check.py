@@ -1,0 +1,31 @@
+"""Check what can be wrong with the final students before their training."""
+
+from __future__ import annotations
+
+from pipeline.config.schema import Config
+from pipeline.dataset.plan import plan_of
+from pipeline.distillation.augmentation import GROUP
+from pipeline.errors import UserError
+from pipeline.execution.torchrun import own_share
+from pipeline.synthesis.check import check_outputs, check_student
+from pipeline.teachers.teacher import Teacher
+
+
+def check_distillation(config: Config, teacher: Teacher) -> None:
+    """Check what can be wrong with the training, even before there is a dataset.
+
+    Raises:
+        UserError: The student does not fit, a path is not writable, the dataset has fewer images
+            than a batch, or the processes of torchrun cannot share a batch.
+    """
+    check_student(config, teacher, "distillation", config.distillation)
+    check_outputs(config, "students", "reports")
+    images, batch = len(plan_of(config).labels), config.distillation.batch_size
+    if batch > images:
+        raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
+    processes = own_share().of
+    if processes > 1 and batch % (GROUP * processes):
+        raise UserError(
+            f"distillation.batch_size is {batch}, which {processes} processes cannot share: "
+            f"make it a multiple of {GROUP * processes} (images mix in groups of {GROUP})"
+        )

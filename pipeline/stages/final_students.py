@@ -1,0 +1,122 @@
+"""The final students of a run: their jobs, their files, and the noise baseline."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from pipeline.config.schema import Config
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.plan import plan_of
+from pipeline.distillation.job import DistillJob, is_trained
+from pipeline.errors import TryAgainError, UserError
+from pipeline.storage import Location, exists, listing, location, remove, remove_all
+from pipeline.teachers.teacher import Teacher
+
+log = logging.getLogger(__name__)
+STUDENT, NOISE = "student", "noise"
+_STUDENT_FILE = re.compile(r"((?:student|noise)-\d+)\.(?:safetensors|json|csv|checkpoint)")
+
+
+def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
+    """One job for each of ``distillation.seeds``."""
+    return jobs_of(config, teacher, STUDENT, config.distillation.seeds)
+
+
+def noise_config(config: Config) -> Config:
+    """The parameters of the noise baseline: the same plan, but no iteration on white noise."""
+    dataset = location(config.paths.dataset)
+    objective = config.synthesis.objective.model_copy(update={"start": "white"})
+    update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
+    # All noise images are kept: no rule applies to them.
+    update |= {"images_per_class": None, "keep": 1.0}
+    update |= {"min_confidence": 0.0, "confirmed": False, "max_similarity": None}
+    return config.model_copy(
+        update={
+            "synthesis": config.synthesis.model_copy(update=update),
+            "adaptive": config.adaptive.model_copy(update={"rounds": 0}),
+            "paths": config.paths.model_copy(
+                update={"dataset": str(dataset.with_name(f"{dataset.name}-noise"))}
+            ),
+        }
+    )
+
+
+def weights_path(config: Config, kind: str, seed: int) -> Location:
+    """The weights file of a student; ``kind`` is ``STUDENT`` or ``NOISE``."""
+    return location(config.paths.students) / f"{kind}-{seed}.safetensors"
+
+
+def jobs_of(
+    config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]
+) -> list[DistillJob]:
+    """One job for each of ``seeds``; ``kind`` is ``STUDENT`` or ``NOISE``."""
+    dataset = Dataset.planned(config)
+    digest = dataset.digest(range(len(dataset.plan)))
+    return [
+        DistillJob(
+            name=f"{kind}-{seed}",
+            teacher=config.teacher,
+            teacher_digest=teacher.digest,
+            student=config.student,
+            training=config.distillation,
+            shards=dataset.paths.tars,
+            dataset=digest,
+            seed=seed,
+            output=weights_path(config, kind, seed),
+        )
+        for seed in seeds
+    ]
+
+
+def warn_of_others(config: Config, teacher: Teacher) -> None:
+    """Warn about students that `distill` would train again, because they are stale."""
+    try:
+        jobs = student_jobs(config, teacher)
+    except UserError:  # the dataset is not here, so the spec is unknown
+        return
+    for job in jobs:
+        if exists(job.output) and not is_trained(job):
+            log.warning(
+                "%s is stale (other parameters, dataset or version): `distill` trains it again",
+                job.output,
+            )
+
+
+def refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
+    """Discard students whose shards changed during their training.
+
+    A run of a shard range may write while students read: such students saw old and new shards.
+    """
+    dataset = Dataset.planned(config)
+    try:
+        now = dataset.digest(range(len(dataset.plan)))
+    except UserError:  # a shard is being made again
+        now = ""
+    if any(job.dataset != now for job in jobs):
+        for job in jobs:
+            remove(job.record)
+            remove(job.checkpoint)
+        raise TryAgainError(
+            f"paths.dataset {dataset.root} was changed while students learnt from it: complete "
+            "it with synthesize, then run this command again"
+        )
+
+
+def untrained(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:
+    """The jobs whose students are missing or stale; removes the files of other students."""
+    _remove_others(directory, jobs)
+    todo = []
+    for job in jobs:
+        if is_trained(job):
+            remove(job.checkpoint)  # of a stopped run with other parameters
+        else:
+            todo.append(job)
+    return todo
+
+
+def _remove_others(directory: Location, jobs: list[DistillJob]) -> None:
+    """Remove the students of seeds that the parameters no longer name."""
+    names = {job.name for job in jobs}
+    matches = [(name, _STUDENT_FILE.fullmatch(name)) for name in listing(directory)]
+    remove_all(directory, [name for name, match in matches if match and match[1] not in names])

@@ -1,0 +1,25 @@
+"""Write the dataset-level files of a dataset that was made in ranges of shards."""
+
+from __future__ import annotations
+
+from pipeline.config.schema import Config
+from pipeline.dataset.lock import locked
+from pipeline.storage import location
+from pipeline.synthesis.check import check_outputs
+from pipeline.synthesis.finalize import write_dataset_files
+from pipeline.teachers.teacher import Teacher
+
+
+def finalize(config: Config, teacher: Teacher) -> None:
+    """Write the dataset-level files of a dataset that was made in ranges of shards.
+
+    Args:
+        config: The parameters.
+        teacher: The teacher of ``config``.
+
+    Raises:
+        UserError: Shards are missing or stale.
+    """
+    check_outputs(config, "dataset", "reports")
+    with locked(location(config.paths.dataset), "paths.dataset"):
+        write_dataset_files(config, teacher)

@@ -1,0 +1,21 @@
+"""The student that an adaptive round competes with, trained where it is missing."""
+
+from __future__ import annotations
+
+from pipeline.config.schema import Config
+from pipeline.distillation.job import is_trained
+from pipeline.distillation.train_student import distill
+from pipeline.execution.runner import Runner
+from pipeline.storage import digest_file, remove
+from pipeline.synthesis.job import Competitor
+from pipeline.synthesis.round_students import round_job
+
+
+def competitor_of(config: Config, teacher_digest: str, round_: int, run: Runner) -> Competitor:
+    """The student of the round, trained now if it is missing or stale."""
+    job = round_job(config, teacher_digest, round_)
+    if not is_trained(job):
+        run(distill, [job], f"student of round {round_}")
+    else:
+        remove(job.checkpoint)  # of a stopped run with other parameters
+    return Competitor(job.output, digest_file(job.output))
