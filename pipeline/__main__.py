@@ -4,5 +4,5 @@ import sys
 
 from pipeline.cli import main
 
-if __name__ == "__main__":  # worker processes import this module too
+if __name__ == "__main__":
     sys.exit(main(program="python -m pipeline"))

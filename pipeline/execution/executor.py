@@ -5,12 +5,14 @@ A worker imports torch and a job's module only after it was assigned to its devi
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_double
@@ -140,6 +142,29 @@ class PerDevice:
             slot.close()
 
 
+_STARTING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module from processes that start inside the block.
+
+    A process that is spawned imports the main module. A user's script without a guard
+    ``if __name__ == "__main__":`` would run again in each worker. No job needs the main module.
+    """
+    main = sys.modules["__main__"]
+    names = ("__file__", "__spec__")
+    with _STARTING:
+        hidden = {name: getattr(main, name) for name in names if hasattr(main, name)}
+        try:
+            for name in hidden:
+                setattr(main, name, None)
+            yield
+        finally:
+            for name, value in hidden.items():
+                setattr(main, name, value)
+
+
 class _Slot:
     """One device and its worker process."""
 
@@ -151,7 +176,9 @@ class _Slot:
 
     def run(self, work: Work, job: Any) -> Any:
         try:
-            return self._pool.submit(_serve, work, job).result()
+            with _without_main():
+                future = self._pool.submit(_serve, work, job)
+            return future.result()
         except BrokenProcessPool as error:
             self._pool.shutdown()
             self._pool = self._new_pool()

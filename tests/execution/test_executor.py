@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +132,24 @@ def environment(job: str, device: str, report: Callable[[float], None]) -> str:
 def nap(job: float, device: str, report: Callable[[float], None]) -> str:
     time.sleep(job)
     return device
+
+
+def test_a_script_without_a_guard_may_start_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pipeline.execution.executor import create_executor\n"
+        "from tests.execution.test_executor import divide\n"
+        "print('started')\n"
+        "executor = create_executor('cpu', workers=2, threads=1)\n"
+        "print(executor.run(divide, (7, 2)))\n"
+        "executor.close()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["started", "(3, 1)"], done.stderr[-500:]
+
+
+def divide(job: tuple[int, int], device: str, report: Callable[[float], None]) -> tuple[int, int]:
+    return divmod(*job)
