@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.running import prefect_runner
 from pipeline.config.schema import Config
-from pipeline.execution.runner import open_executor
+from pipeline.execution.choice import open_executor
 from pipeline.params import load_params
 from pipeline.reports.files import report_distillation
 from pipeline.stages.distill import distill_students

@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows.running import prefect_runner, publish
 from pipeline.config.schema import Config
-from pipeline.execution.runner import open_executor
+from pipeline.execution.choice import open_executor
 from pipeline.params import load_params, parse_range
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.synthesize import synthesize as make_missing_shards

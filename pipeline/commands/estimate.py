@@ -21,7 +21,7 @@ from pipeline.estimation.device_timing import (
     sample_bytes,
 )
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
-from pipeline.execution.runner import open_executor
+from pipeline.execution.choice import open_executor
 from pipeline.synthesis.check import load_checked_teacher
 
 

@@ -16,7 +16,8 @@ from pipeline.dataset.tar import Sample, write_tar
 from pipeline.device.memory import peak_memory
 from pipeline.estimation.cost import RoundSpeed, show_bytes
 from pipeline.estimation.stopwatch import Stopwatch
-from pipeline.execution.runner import local_runner, open_executor
+from pipeline.execution.choice import open_executor
+from pipeline.execution.runner import local_runner
 from pipeline.quantities import show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher

@@ -19,8 +19,6 @@ from ctypes import c_double
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from pipeline.errors import UserError
-
 Work = Callable[[Any, str, Callable[[float], None]], Any]
 """``work(job, device, report)``: does one job and returns its result."""
 
@@ -192,51 +190,6 @@ class _Slot:
     def _new_pool(self) -> ProcessPoolExecutor:
         arguments = (self._environment, self._device, self.progress, self._alive)
         return ProcessPoolExecutor(1, self._context, _start_worker, arguments)
-
-
-def create_executor(device: str, workers: int | None, threads: int) -> Executor:
-    """Create the executor for this machine.
-
-    Args:
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA if this machine has it.
-        workers: Number of worker processes; None for one per GPU, or as many as the cores allow.
-        threads: CPU threads that each job uses.
-
-    Returns:
-        :class:`InProcess` for one worker, :class:`PerDevice` for several.
-
-    Raises:
-        UserError: ``device`` is ``cuda`` and this machine has no CUDA device.
-    """
-    if device == "auto":
-        device = "cuda" if _cuda_devices() else "cpu"
-    if device == "cuda":
-        if not _cuda_devices():
-            raise UserError(
-                "execution.device is cuda, but this machine has no CUDA device: use cpu or auto"
-            )
-        devices = [{"CUDA_VISIBLE_DEVICES": name} for name in _cuda_devices()]
-    else:
-        devices = [{} for _ in range(workers or max(1, _cores() // threads))]
-    devices = devices[:workers]
-    return InProcess(device) if len(devices) == 1 else PerDevice(devices, device)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cuda_devices() -> list[str]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
-    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 _device = ""

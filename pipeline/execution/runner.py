@@ -16,13 +16,13 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.device.compiling import DISK_FULL
 from pipeline.errors import UserError
+from pipeline.execution.choice import open_executor
 from pipeline.execution.executor import (
     Executor,
     InProcess,
     Stopped,
     Work,
     WorkerDied,
-    create_executor,
 )
 from pipeline.execution.torchrun import is_first
 
@@ -80,38 +80,6 @@ def open_runner(
         return
     with open_executor(config, threads, outputs) as executor:
         yield local_runner(executor, config.execution.retries)
-
-
-@contextlib.contextmanager
-def open_executor(
-    config: Config, threads: int, outputs: Sequence[str] = ("dataset",)
-) -> Iterator[Executor]:
-    """Open the executor that ``config.execution`` asks for; see :func:`open_runner`.
-
-    Its workers end with the ``with`` statement.
-    """
-    execution = config.execution
-    if execution.dask_address is None:
-        executor = create_executor(execution.device, execution.workers, threads)
-    else:
-        executor = _connect(execution.dask_address, config, outputs)
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
-def _connect(address: str, config: Config, outputs: Sequence[str]) -> Executor:
-    try:
-        from pipeline.execution.dask_cluster import DaskCluster
-    except ImportError as error:
-        raise UserError(
-            f"execution.dask_address needs the extra `dask` ({error}): "
-            "pip install -c constraints.txt -e '.[dask]', or set it to null"
-        ) from error
-    execution = config.execution
-    places = {f"paths.{name}": str(getattr(config.paths, name)) for name in outputs}
-    return DaskCluster(address, execution.device, execution.workers, places)
 
 
 def local_runner(executor: Executor, retries: int) -> Runner:

@@ -19,6 +19,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
+from pipeline.objective.terms import reported_names
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
     Curve,
@@ -228,7 +229,7 @@ def summarise(config: Config) -> str:
 def _curve_rows(curves: Mapping[int, Curve]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for round_, curve in sorted(curves.items()):
-        names = [name for name in curve if name not in ("iteration", "compete")]
+        names = [name for name in curve if name in reported_names(student=False)]
         for index, iteration in enumerate(curve["iteration"]):
             values = {name: f"{curve[name][index]:.6g}" for name in names}
             rows.append({"round": round_, "iteration": int(iteration), **values})

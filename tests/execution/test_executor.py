@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.execution import executor
-from pipeline.execution.executor import InProcess, PerDevice, Stopped, create_executor
+from pipeline.execution import choice
+from pipeline.execution.choice import choose_executor, worker_environments
+from pipeline.execution.executor import Executor, InProcess, PerDevice, Stopped
 from pipeline.execution.runner import JobsFailed, local_runner
+from pipeline.params import parse_params
+from tests.conftest import Params, changed
 
 
 @dataclass
@@ -69,36 +72,49 @@ def test_nothing_is_begun_once_a_disk_is_full(number: int) -> None:
     assert len(begun) == (1 if number == errno.ENOSPC else 3)
 
 
+def choose(params: Params, device: str, workers: int | None) -> Executor:
+    named = {"execution.device": device, "execution.workers": workers}
+    return choose_executor(parse_params(changed(params, named)), 1, ("dataset",))
+
+
 @pytest.mark.parametrize(("workers", "given"), [(None, ["0", "4", "7"]), (2, ["0", "4"])])
 def test_each_gpu_has_a_worker(
-    monkeypatch: pytest.MonkeyPatch, workers: int | None, given: list[str]
+    tiny: Params, monkeypatch: pytest.MonkeyPatch, workers: int | None, given: list[str]
 ) -> None:
     made = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,4,7")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(executor, "PerDevice", lambda *arguments: made.append(arguments))
-    create_executor("auto", workers, 1)
+    monkeypatch.setattr(choice, "PerDevice", lambda *arguments: made.append(arguments))
+    choose(tiny, "auto", workers)
     assert made == [([{"CUDA_VISIBLE_DEVICES": name} for name in given], "cuda")]
 
 
-def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "threads", "given"), [(None, 2, 3), (None, 9, 1), (4, 9, 4)])
+def test_as_many_workers_as_the_cores_hold(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, threads: int, given: int
+) -> None:
+    monkeypatch.setattr(choice, "_cores", lambda: 6)
+    assert worker_environments("cpu", workers, threads) == [{}] * given
+
+
+def test_one_worker_is_this_process(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with monkeypatch.context() as patch:
         patch.setattr("torch.cuda.is_available", lambda: True)
-        assert isinstance(create_executor("cuda", 1, 1), InProcess)
+        assert isinstance(choose(tiny, "cuda", 1), InProcess)
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "0"])
 def test_no_gpu_is_named_where_none_can_be_used(
-    monkeypatch: pytest.MonkeyPatch, hidden: str
+    tiny: Params, monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    executor = create_executor("auto", 1, 1)
+    executor = choose(tiny, "auto", 1)
     assert isinstance(executor, InProcess)
     assert executor.run(nap, 0) == "cpu"
     with pytest.raises(UserError, match="has no CUDA device"):
-        create_executor("cuda", None, 1)
+        choose(tiny, "cuda", None)
 
 
 def test_a_worker_has_its_environment() -> None:
