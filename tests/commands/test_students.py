@@ -51,7 +51,8 @@ def test_a_run_from_teacher_to_accuracy(
     assert printed(capsys, "verify", "--params", path) == ["26 images verified"]
     trained = printed(capsys, "distill", "--params", path)
     assert trained == [f"trained 3 students in {tiny['paths']['students']}"]
-    assert main(["evaluate", "--params", path]) == 0
+    (evaluated,) = printed(capsys, "evaluate", "--params", path)
+    assert evaluated.startswith("teacher ") and evaluated.endswith(" on 30 real images")
     reports = Path(tiny["paths"]["reports"])
     assert list(tree(reports)) == [
         "accuracy.csv",
