@@ -107,7 +107,7 @@ def _next_steps(options: argparse.Namespace) -> Iterable[str]:
     if options.example:
         yield "           python -m pipeline.examples.digits data/digits   # trains the teacher"
     else:
-        yield "           edit params.yaml: student.source, and mean and std of teacher.input"
+        yield "           edit params.yaml: student.source, and teacher.input if it is there"
         yield "           dreamshard probe --write        # tries the teacher, fills in values"
     yield "           dreamshard synthesize && dreamshard distill"
     yield "or         git init && dvc init && dvc repro   # needs: pip install dvc"
