@@ -23,7 +23,8 @@ Turn a trained image classifier into a class-balanced dataset, without its train
 A parameter file (params.yaml) describes the teacher and the dataset. `init` writes one,
 `synthesize` makes the dataset, `distill` trains students on it."""
 EXIT_CODES = """\
-exit codes: 0 done; 1 something failed, run the command again; 2 wrong input; 130 stopped"""
+exit codes: 0 done; 1 something failed, is wrong, or is in use by another run; 2 wrong input;
+130 stopped, and the same command continues"""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "dreamshard") -> int:

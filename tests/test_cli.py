@@ -60,7 +60,10 @@ def test_a_wrong_parameter(
         ({"teacher.weights": "nowhere.pt"}, "teacher.weights: there is no file nowhere.pt"),
         ({"teacher.source": "nowhere.py:net"}, "teacher.source: there is no file nowhere.py"),
         ({"teacher.source": "nowhere:net"}, "'nowhere' cannot be imported"),
-        ({"teacher.arguments": {"width": 9}}, "does not fit teacher.source: size mismatch"),
+        (
+            {"teacher.arguments": {"width": 9}},
+            "Set teacher.source and teacher.arguments to those",
+        ),
         ({"teacher.sha256": "00" * 32}, "teacher.sha256 says 00"),
         (
             {"teacher.classes": 5, "teacher.class_names": None},

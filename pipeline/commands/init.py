@@ -36,7 +36,7 @@ class Project:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Project:
-        """The project that the command's options describe, placeholders where they say nothing."""
+        """The project that the options describe. A missing option becomes a placeholder."""
         directory = Path(options.directory)
         source = options.source or SOURCE
         if options.source and ":" not in source:
@@ -107,7 +107,7 @@ def _next_steps(options: argparse.Namespace) -> Iterable[str]:
     if options.example:
         yield "           python -m pipeline.examples.digits data/digits   # trains the teacher"
     else:
-        yield "           edit params.yaml: it says what each value means"
+        yield "           edit params.yaml: student.source, and teacher.input if it is there"
         yield "           dreamshard probe --write        # tries the teacher, fills in values"
     yield "           dreamshard synthesize && dreamshard distill"
     yield "or         git init && dvc init && dvc repro   # needs: pip install dvc"
@@ -181,7 +181,7 @@ def _quoted(text: str | None) -> str:
 
 
 def _moved(path: str, directory: Path) -> str:
-    """``path``, relative to ``directory`` where it names a file here."""
+    """Rewrite a path as relative to ``directory`` if the path names a file; else keep it."""
     if not Path(path).exists() or Path(path).is_absolute():
         return path
     return Path(os.path.relpath(path, directory)).as_posix()

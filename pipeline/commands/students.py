@@ -44,9 +44,13 @@ def run_measure(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_evaluate(config: Config, options: argparse.Namespace) -> int:
-    """Write the accuracies on real images into the reports."""
+    """Write the accuracies on real images into the reports, and print them."""
     report = evaluate(config, load_checked_teacher(config))
     report_evaluation(config, report)
+    print(
+        f"teacher {report['teacher_accuracy']:.1%}, student {report['student_accuracy']:.1%} "
+        f"on {report['real_images']} real images"
+    )
     return 0
 
 

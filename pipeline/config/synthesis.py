@@ -12,7 +12,7 @@ from pipeline.device.precision import PrecisionChoice
 
 
 class SynthesisConfig(Section):
-    """The images to make, before any adaptive round. Set one of the first two fields."""
+    """The images to make, before any adaptive round. Set ``images`` or ``images_per_class``."""
 
     images: Positive | None = None
     """Images in total, divided among the classes as evenly as possible."""

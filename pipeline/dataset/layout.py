@@ -24,7 +24,8 @@ MarkerKind = Literal["running", "failed"]
 SPLIT = "train"
 _SHARDS, _METADATA, _STUDENTS = SPLIT, "metadata", "students"
 
-# The index files: what other programs read to find the shards.
+# The index files, each about the whole dataset: lists of shards for other programs, the card, and
+# the provenance.
 CARD = "README.md"
 TIMM_INFO = "_info.json"
 WIDS_INDEX = "index.json"

@@ -146,7 +146,7 @@ class Training:
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore a state that :meth:`state_dict` returned.
 
         Args:
             state: State of a training with the same configuration.

@@ -171,9 +171,10 @@ def raise_failures(errors: Sequence[BaseException], jobs: int) -> None:
         return
     if isinstance(errors[0], UserError):
         raise errors[0]
+    others = "The other jobs are complete: r" if len(errors) < jobs else "R"
     raise JobsFailed(
         f"{len(errors)} of {jobs} jobs failed; the first: {errors[0]}. "
-        "The other jobs are complete: run the same command again to do the failed ones"
+        f"{others}un the same command again to do the failed ones"
     ) from errors[0]
 
 

@@ -38,7 +38,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums over the records of all shards, weighted by images. Records may be too many to keep."""
+    """Sums over the records of all shards, each weighted by its number of images.
+
+    Records are added one at a time, because all of them may not fit into memory.
+    """
 
     shards: int = 0
     images: int = 0
@@ -217,7 +220,8 @@ def summarise(config: Config) -> str:
         ]
         if "noise_baseline_accuracy" in result:
             lines.append(
-                f"noise     {result['noise_baseline_accuracy']:.1%}, the same student on noise"
+                f"noise     {result['noise_baseline_accuracy']:.1%}, "
+                "the same student trained on noise"
             )
     lines += [
         f"students  {config.paths.students}/",

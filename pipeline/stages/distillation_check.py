@@ -22,7 +22,10 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
     check_outputs(config, "students", "reports")
     images, batch = len(plan_of(config).labels), config.distillation.batch_size
     if batch > images:
-        raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
+        raise UserError(
+            f"distillation.batch_size is {batch}, but the dataset has {images} images: "
+            "lower distillation.batch_size, or make more images"
+        )
     processes = own_share().of
     if processes > 1 and batch % (GROUP * processes):
         raise UserError(

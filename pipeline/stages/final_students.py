@@ -24,7 +24,7 @@ def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
 
 
 def noise_config(config: Config) -> Config:
-    """The parameters of the noise baseline: the same plan, but no iteration on white noise."""
+    """The parameters of the noise baseline: as many images of white noise, and 0 iterations."""
     dataset = location(config.paths.dataset)
     objective = config.synthesis.objective.model_copy(update={"start": "white"})
     update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}

@@ -27,7 +27,7 @@ def publish_shard(
         job: the job of the shard.
         shard: its plan.
         batches: the batches that were optimised together, with the images that were kept.
-        precision: what the networks computed in.
+        precision: the number format in which the networks computed.
     """
     if is_done(job):  # another run was faster
         return

@@ -73,7 +73,11 @@ def load_weights(network: nn.Module, path: Location, role: str) -> None:
     except RuntimeError as error:
         shapes = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         first = shapes[0] if shapes else error_line(error)
-        raise UserError(f"{role}.weights {path} does not fit {role}.source: {first}") from error
+        raise UserError(
+            f"{role}.weights {path} does not fit {role}.source: {first.rstrip('.')}. Set "
+            f"{role}.source and {role}.arguments to those of the trained network, as in "
+            "{num_classes: 20} for torchvision"
+        ) from error
     # Old checkpoints lack BatchNorm's step counter, which eval mode does not read.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:

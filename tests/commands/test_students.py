@@ -51,7 +51,8 @@ def test_a_run_from_teacher_to_accuracy(
     assert printed(capsys, "verify", "--params", path) == ["26 images verified"]
     trained = printed(capsys, "distill", "--params", path)
     assert trained == [f"trained 3 students in {tiny['paths']['students']}"]
-    assert main(["evaluate", "--params", path]) == 0
+    (evaluated,) = printed(capsys, "evaluate", "--params", path)
+    assert evaluated.startswith("teacher ") and evaluated.endswith(" on 30 real images")
     reports = Path(tiny["paths"]["reports"])
     assert list(tree(reports)) == [
         "accuracy.csv",
@@ -75,7 +76,7 @@ def test_a_run_from_teacher_to_accuracy(
     assert (report["images"], report["classes"], report["real_images"]) == (26, 3, 30)
     summary = "\n".join(printed(capsys, "summary", "--params", path))
     assert f"26 images, 3 classes, 3 shards in {dataset(tiny)}/" in summary
-    assert "on 30 real images" in summary
+    assert "on 30 real images" in summary and "the same student trained on noise" in summary
     before = tree(dataset(tiny))
     assert printed(capsys, "synthesize", "--params", path)[0].startswith("made 0 shards")
     assert printed(capsys, "distill", "--params", path)[0].startswith("trained 0 students")

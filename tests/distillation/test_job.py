@@ -610,8 +610,11 @@ def test_students_need_a_dataset(tiny: Params) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"distillation.batch_size": 21}, "batch_size is 21, but the dataset has 20 images"),
-        ({"student.arguments": {"classes": 4}}, "the student returns 4 logits"),
+        ({"distillation.batch_size": 21}, "has 20 images: lower distillation.batch_size"),
+        (
+            {"student.arguments": {"classes": 4}},
+            "the student returns 4 logits: .* set student.arguments",
+        ),
         ({"student.source": "nowhere.py:net"}, "student.source"),
         ({"distillation.imitation": 1.0}, "distillation.imitation must be 0"),
     ],

@@ -133,7 +133,7 @@ def test_only_an_error_that_does_not_explain_itself_has_a_traceback(
         attempts.append(job)
         raise error
 
-    with pytest.raises(JobsFailed, match=f"2 of 2 jobs failed; the first: {error}"):
+    with pytest.raises(JobsFailed, match=f"2 of 2 jobs failed; the first: {error}. Run"):
         local_runner(InProcess("cpu"), retries=1)(work, [Job(), Job()], "odd jobs")
     expected = isinstance(error, ZeroDivisionError)
     assert caplog.text.count("Traceback") == expected
