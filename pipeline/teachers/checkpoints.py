@@ -9,7 +9,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from pipeline.teachers.inert_types import inert_types
 from pipeline.teachers.places import StateDict, find_states, shown, state_at
 from pipeline.teachers.source import error_line
 
+# What PyTorch says of objects that it does not make with `weights_only=True`.
+_CODE = re.compile("GLOBAL|reduce for unrecognized|Can only|must be imported")
 INDEX = ".index.json"  # end of the name of a file that lists the parts of a checkpoint
 
 
@@ -67,6 +69,9 @@ def read_checkpoint(
     Raises:
         UserError: The file is missing, has another digest, cannot be read or holds no state dict.
     """
+    if isinstance(path, Path) and path.is_dir():
+        names = shown(tuple(sorted(each.name for each in path.iterdir()))) or "it is empty"
+        raise UserError(f"{role}.weights {path} is a folder: name a file in it ({names})")
     if not exists(path):
         raise UserError(f"{role}.weights: there is no file {path}")
     data = _bytes(path, role)
@@ -119,11 +124,6 @@ def part_names(index: bytes) -> list[str]:
 def _bytes(path: Location, role: str) -> bytes:
     try:
         return read_bytes(path)
-    except IsADirectoryError as error:
-        names = shown(tuple(sorted(each.name for each in path.iterdir()))) or "it is empty"
-        raise UserError(
-            f"{role}.weights {path} is a folder: name a file in it ({names})"
-        ) from error
     except OSError as error:
         raise UserError(f"{role}.weights {path} cannot be read: {error_line(error)}") from error
 
@@ -166,22 +166,20 @@ def _content(path: Location, data: bytes, role: str) -> tuple[Any, dict[str, str
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
     except UserError:
         raise
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{role}.weights {path} {_unsafe(error)}") from error
     except Exception as error:
+        text = str(error)
+        if isinstance(error, pickle.UnpicklingError) and _CODE.search(text):
+            name = re.search(r"GLOBAL (\S+)", text)
+            what = f"an object of the type {name[1]}" if name else "a pickled object"
+            raise UserError(
+                f"{role}.weights {path} holds more than tensors ({what}), and loading it could run "
+                "code: load it in a script of your own, save the network's state_dict() and name "
+                "that file"
+            ) from error
         raise UserError(
             f"{role}.weights {path} cannot be read, so it is damaged, truncated or no file of "
             f"weights: copy or download it again ({error_line(error)})"
         ) from error
-
-
-def _unsafe(error: pickle.UnpicklingError) -> str:
-    name = re.search(r"GLOBAL (\S+)", str(error))
-    what = f"an object of the type {name[1]}" if name else "a pickled object"
-    return (
-        f"holds more than tensors ({what}), and loading it could run code: load it in a script of "
-        "your own, save the network's state_dict() and name that file"
-    )
 
 
 def _aliases(data: bytes) -> dict[str, str]:

@@ -59,7 +59,7 @@ def foreign_kind(data: bytes, suffix: str) -> str | None:
             "is a web page, not the file that the page offers: download the file by its direct "
             "link (`raw` at GitHub, `resolve` at Hugging Face), signed in if necessary"
         )
-    if data.startswith(b"PK\x03\x04"):
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _foreign_zip(data)
     if data[257:262] == b"ustar":
         return f"is a tar archive: {_UNPACK}"

@@ -130,7 +130,7 @@ def _unsteady(network: nn.Module, images: Tensor) -> str:
     names = [
         name
         for name, module in network.named_modules()
-        if "dropout" in type(module).__name__.lower() and module.training
+        if module.training and isinstance(module, nn.modules.dropout._DropoutNd)
     ]
     where = f" (training mode: {names[0]})" if names else ""
     return (
