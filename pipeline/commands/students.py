@@ -47,6 +47,9 @@ def run_evaluate(config: Config, options: argparse.Namespace) -> int:
     """Write the accuracies on real images into the reports."""
     report = evaluate(config, load_checked_teacher(config))
     report_evaluation(config, report)
+    print(f"teacher {report['teacher_accuracy']:.1%} of {report['real_images']} real images")
+    for seed, accuracy in report.get("student_accuracies", {}).items():
+        print(f"student, seed {seed} {accuracy:.1%}")
     return 0
 
 

@@ -183,7 +183,7 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
     rows = [{"model": "teacher", "accuracy": report["teacher_accuracy"]}]
     rows += [
         {"model": f"student, seed {seed}", "accuracy": accuracy}
-        for seed, accuracy in report["student_accuracies"].items()
+        for seed, accuracy in report.get("student_accuracies", {}).items()
     ]
     if "noise_baseline_accuracy" in report:
         rows.append({"model": "student of noise", "accuracy": report["noise_baseline_accuracy"]})
@@ -208,12 +208,15 @@ def summarise(config: Config) -> str:
     ]
     if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
         result = json.loads((reports / "evaluation.json").read_bytes())
-        seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
-        lines += [
-            f"teacher   {result['teacher_accuracy']:.1%} on {result['real_images']} real images",
-            f"student   {result['student_accuracy']:.1%} (mean of {seeds}), "
-            "trained on the synthetic images only",
-        ]
+        lines.append(
+            f"teacher   {result['teacher_accuracy']:.1%} on {result['real_images']} real images"
+        )
+        if "student_accuracies" in result:
+            seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
+            lines.append(
+                f"student   {result['student_accuracy']:.1%} (mean of {seeds}), "
+                "trained on the synthetic images only"
+            )
         if "noise_baseline_accuracy" in result:
             lines.append(
                 f"noise     {result['noise_baseline_accuracy']:.1%}, the same student on noise"
