@@ -7,6 +7,7 @@ import argparse
 from pipeline.config.schema import Config
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.dataset_measures import measure
+from pipeline.evaluation.held_out import describe_held_out, held_out_agreement
 from pipeline.execution.runner import open_runner
 from pipeline.execution.torchrun import is_first, joined
 from pipeline.reports.files import (
@@ -27,9 +28,12 @@ def run_distill(config: Config, options: argparse.Namespace) -> int:
             config, config.distillation.threads, rank_device, ("dataset", "students")
         ) as run:
             trained = distill_students(config, teacher, run)
+            held_out = held_out_agreement(config, teacher, run)
         if is_first():
-            report_distillation(config, trained)
+            report_distillation(config, trained, held_out)
             print(f"trained {len(trained)} students in {config.paths.students}")
+            if held_out is not None:
+                print(describe_held_out(held_out))
     return 0
 
 

@@ -84,7 +84,7 @@ def normalisation_distances(teacher: Teacher, pixels: Tensor | None = None) -> l
 
 
 def describe_distances(distances: list[Distance], kind: str) -> str:
-    """Say in one sentence which normalisation fits best, where that is clear.
+    """Say in one sentence which normalisation fits best, if one clearly does.
 
     Args:
         distances: From :func:`normalisation_distances`.
