@@ -81,7 +81,7 @@ def describe_held_out(found: dict[str, Any]) -> str:
     margin = 2 * math.sqrt(max(agreement * (1 - agreement), 1 / images) / images)
     return (
         f"{agreement:.1%} agreement with the teacher on {images} synthetic images that no student "
-        f"has learnt from, give or take {margin:.0%}; real images usually agree less"
+        f"has learnt from, give or take {margin:.0%}; on real images it is usually lower"
     )
 
 
