@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.running import prefect_runner
 from pipeline.config.schema import Config
+from pipeline.evaluation.held_out import held_out_agreement
 from pipeline.execution.choice import open_executor
 from pipeline.params import load_params
 from pipeline.reports.files import report_distillation
@@ -37,5 +38,6 @@ def train_students(config: Config, teacher: Teacher) -> int:
     with open_executor(config, config.distillation.threads, outputs) as executor:
         run = prefect_runner(executor, config.execution.retries)
         trained = distill_students(config, teacher, run)
-    report_distillation(config, trained)
+        held_out = held_out_agreement(config, teacher, run)
+    report_distillation(config, trained, held_out)
     return len(trained)

@@ -51,6 +51,11 @@ def _probe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write", action="store_true", help="write the findings into the parameter file"
     )
+    parser.add_argument(
+        "--images",
+        metavar="TAR",
+        help="a tar of real images (png and cls), to compare teacher.input.mean and std with",
+    )
 
 
 def _plan_options(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,13 @@ from pipeline.estimation.device_timing import (
     probe_devices,
     sample_bytes,
 )
+from pipeline.estimation.normalisation import describe_distances, normalisation_distances
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
+from pipeline.evaluation.inputs import real_batches
 from pipeline.execution.choice import open_executor
 from pipeline.synthesis.check import load_checked_teacher
+
+REAL_IMAGES = 64  # of `probe --images`
 
 
 def run_probe(config: Config, options: argparse.Namespace) -> int:
@@ -30,6 +34,9 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds is {options.seconds}: write a time in seconds, as 120")
     teacher = load_checked_teacher(config, "reports")
+    real = None
+    if options.images is not None:
+        real, _ = next(real_batches(Path(options.images), "--images", teacher.shape, REAL_IMAGES))
     with open_executor(config, config.synthesis.threads) as executor:
         workers = executor.workers
     if config.execution.device != "cpu" and torch.cuda.is_available():
@@ -39,6 +46,9 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     findings = try_teacher(config, teacher, workers, options.seconds, picture)
     for line in findings_text(findings, config, workers):
         print(line)
+    distances = normalisation_distances(teacher, real)
+    kind = "procedural" if real is None else "real"
+    print(f"normalised {describe_distances(distances, kind)}")
     print(f"look at    {picture}")
     if options.write:
         write_findings(Path(options.params), config, findings)

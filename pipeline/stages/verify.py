@@ -57,7 +57,7 @@ def verify(
             f"the teacher confirms {confirmed / total:.1%} of labels, less than {agreement:.1%}"
         )
     if len(entries) == len(plan):  # else a shard is missing, which has been reported
-        problems += _index_file_problems(index_files(config, entries, teacher.digest), root)
+        problems += _index_file_problems(index_files(config, entries, teacher), root)
     problems += _student_problems(config, root)
     expected = dataset_names(len(plan), config.adaptive.rounds)
     problems += [

@@ -28,24 +28,25 @@ from pipeline.storage import json_bytes
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.provenance import provenance
 from pipeline.teachers.networks import public_source
+from pipeline.teachers.teacher import Teacher
 
 NAME = "dreamshard"
 
 
-def index_files(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, bytes]:
+def index_files(config: Config, entries: Sequence[Entry], teacher: Teacher) -> dict[str, bytes]:
     """The name and the content of every index file. No content depends on time or host.
 
     Args:
         config: all parameters.
         entries: one for each shard, in order.
-        teacher_digest: the digest of the teacher.
+        teacher: the teacher. Its digest and those of its files of weights are written.
     """
     return {
         TIMM_INFO: json_bytes(_timm_info(entries)),
         WIDS_INDEX: json_bytes(_wids_index(entries)),
         TAR_SIZES: json_bytes({f"{shard_name(e.number)}.tar": e.images for e in entries}),
-        CARD: card(config, entries, teacher_digest).encode(),
-        PROVENANCE: json_bytes(provenance(config, entries, teacher_digest)),
+        CARD: card(config, entries, teacher.digest).encode(),
+        PROVENANCE: json_bytes(provenance(config, entries, teacher)),
     }
 
 

@@ -96,12 +96,43 @@ def test_an_evaluation_without_data(
     assert said in refused(capsys, "evaluate", "--params", str(params), "--set", setting)
 
 
-def test_an_evaluation_without_students(
-    capsys: pytest.CaptureFixture[str], params: Path, tmp_path: Path
+def test_an_evaluation_before_the_first_student(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    made: Params,
+    tmp_path: Path,
+) -> None:
+    """A wrong normalisation shows before days of work."""
+    write_blobs(tmp_path / "real.tar", 30)
+    params = changed(made, {"evaluation.data": str(tmp_path / "real.tar")})
+    path = str(write_params(params, tmp_path / "p.yaml"))
+    assert printed(capsys, "evaluate", "--params", path) == ["teacher 100.0% of 30 real images"]
+    assert "accuracy of the teacher alone" in caplog.text
+    reports = Path(made["paths"]["reports"])
+    report = json.loads((reports / "evaluation.json").read_bytes())
+    assert report["teacher_accuracy"] == 1 and "student_accuracy" not in report
+    assert (reports / "accuracy.csv").read_text() == "model,accuracy\nteacher,1.0\n"
+    assert main(["synthesize", "--params", path]) == 0
+    summary = "\n".join(printed(capsys, "summary", "--params", path))
+    assert "teacher   100.0% on 30 real images" in summary and "student   " not in summary
+    off = ["--set", "teacher.input.mean=[-1.5]"]
+    printed(capsys, "evaluate", "--params", path, *off)
+    assert json.loads((reports / "evaluation.json").read_bytes())["teacher_accuracy"] < 0.9
+
+
+def test_an_evaluation_without_some_students(
+    capsys: pytest.CaptureFixture[str], made: Params, tmp_path: Path
 ) -> None:
     write_blobs(tmp_path / "real.tar", 3)
-    setting = f"evaluation.data={tmp_path / 'real.tar'}"
-    text = refused(capsys, "evaluate", "--params", str(params), "--set", setting)
+    path = str(
+        write_params(
+            changed(made, {"evaluation.data": str(tmp_path / "real.tar")}), tmp_path / "p.yaml"
+        )
+    )
+    assert main(["distill", "--params", path]) == 0
+    setting = "distillation.seeds=[0, 1]"
+    capsys.readouterr()
+    text = refused(capsys, "evaluate", "--params", path, "--set", setting)
     assert "run distill first" in text
 
 
