@@ -21,6 +21,7 @@ from pipeline.estimation.device_timing import (
     sample_bytes,
 )
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
+from pipeline.estimation.stored_speed import read_speed, write_speed
 from pipeline.execution.runner import open_executor
 from pipeline.synthesis.check import load_checked_teacher
 
@@ -40,6 +41,7 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     for line in findings_text(findings, config, workers):
         print(line)
     print(f"look at    {picture}")
+    write_speed(config, findings.speed)
     if options.write:
         write_findings(Path(options.params), config, findings)
         print(f"written    {options.params}")
@@ -58,6 +60,10 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
         speeds = mean_speeds(probed)
     elif options.images_per_second:
         speeds = [RoundSpeed(image=1 / options.images_per_second)] * (config.adaptive.rounds + 1)
+    elif (speed := read_speed(config)) and config.synthesis.iterations:
+        image = config.synthesis.iterations / speed
+        print(f"speed: {1 / image:.3g} images/s for each device, as `probe` measured uncompiled")
+        speeds = [RoundSpeed(image=image)] * (config.adaptive.rounds + 1)
     else:
         print("time: measure it with --probe, or name one device's speed with --images-per-second")
         return 0

@@ -9,6 +9,7 @@ from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.execution.runner import open_runner
 from pipeline.execution.torchrun import is_first, joined
+from pipeline.quantities import counted
 from pipeline.reports.files import (
     report_distillation,
     report_evaluation,
@@ -29,7 +30,7 @@ def run_distill(config: Config, options: argparse.Namespace) -> int:
             trained = distill_students(config, teacher, run)
         if is_first():
             report_distillation(config, trained)
-            print(f"trained {len(trained)} students in {config.paths.students}")
+            print(f"trained {counted(len(trained), 'student')} in {config.paths.students}")
     return 0
 
 

@@ -6,10 +6,13 @@ which this student and the teacher disagree.
 
 from __future__ import annotations
 
+import logging
+
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
+from pipeline.quantities import counted
 from pipeline.stages.round_competitor import competitor_of
 from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.claim import claimed
@@ -18,6 +21,8 @@ from pipeline.synthesis.job import Made
 from pipeline.synthesis.make_shard import make_shard
 from pipeline.synthesis.shard_states import missing_jobs
 from pipeline.teachers.teacher import Teacher
+
+log = logging.getLogger(__name__)
 
 
 def synthesize(
@@ -41,12 +46,21 @@ def synthesize(
             ``only`` begins after the last shard.
     """
     check_outputs(config, "dataset", "reports")
-    if only is not None and only.start >= len(plan_of(config)):
-        raise UserError(
-            f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
-        )
+    only = _planned(config, only)
     with claimed(config, shared=only is not None):
         return _rounds(config, teacher, run, only)
+
+
+def _planned(config: Config, only: range | None) -> range | None:
+    """The part of a shard range that the plan has."""
+    shards = len(plan_of(config))
+    if only is None or only.stop <= shards:
+        return only
+    text = f"--shards {only.start}:{only.stop}: the plan has {counted(shards, 'shard')}"
+    if only.start >= shards:
+        raise UserError(f"{text}, with numbers from 0 to {shards - 1}: name some of these")
+    log.warning("%s, so this run looks at %d:%d", text, only.start, shards)
+    return range(only.start, shards)
 
 
 def _rounds(config: Config, teacher: Teacher, run: Runner, only: range | None) -> list[Made]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.__main__ import main as flow
+from flows.command_line import main as flow
 from pipeline.cli import main
 from tests.command_line import printed, refused
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
