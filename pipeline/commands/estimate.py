@@ -23,6 +23,7 @@ from pipeline.estimation.device_timing import (
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
 from pipeline.estimation.stored_speed import read_speed, write_speed
 from pipeline.execution.runner import open_executor
+from pipeline.quantities import counted
 from pipeline.synthesis.check import load_checked_teacher
 
 
@@ -75,7 +76,8 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
 
 def _print_size(config: Config, planned: Plan) -> None:
     classes, images = config.teacher.classes, len(planned.labels)
-    print(f"{images} images of {classes} classes in {len(planned)} shards")
+    shards = counted(len(planned), "shard")
+    print(f"{counted(images, 'image')} of {classes} classes in {shards}")
     counts = Counter(planned.labels.tolist())
     few, many = (pick(counts[c] for c in range(classes)) for pick in (min, max))
     print(f"{few if few == many else f'{few} to {many}'} images a class, seed {planned.seed}")

@@ -17,7 +17,7 @@ from pipeline.device.memory import peak_memory
 from pipeline.estimation.cost import RoundSpeed, show_bytes
 from pipeline.estimation.stopwatch import Stopwatch
 from pipeline.execution.runner import local_runner, open_executor
-from pipeline.quantities import show_seconds
+from pipeline.quantities import counted, show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
 
@@ -92,7 +92,7 @@ def describe_timing(timings: list[DeviceTiming], plan: Plan) -> list[str]:
     memory = show_bytes(max(timing.memory for timing in timings))
     write = float(np.mean([timing.write for timing in timings]))
     lines = [
-        f"measured on {len(timings)} devices at once: {step:.3g} s for each step of a batch, "
+        f"measured on {counted(len(timings), 'device')} at once: {step:.3g} s for each step of a batch, "
         f"{write:.2g} s to judge and write each image, {memory} of memory"
     ]
     for number, speed in enumerate(mean_speeds(timings)[:2]):

@@ -12,7 +12,6 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
-from pipeline.quantities import counted
 from pipeline.stages.round_competitor import competitor_of
 from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.claim import claimed
@@ -56,10 +55,10 @@ def _planned(config: Config, only: range | None) -> range | None:
     shards = len(plan_of(config))
     if only is None or only.stop <= shards:
         return only
-    text = f"--shards {only.start}:{only.stop}: the plan has {counted(shards, 'shard')}"
+    text = f"--shards {only.start}:{only.stop}: the plan ends at {shards}"
     if only.start >= shards:
-        raise UserError(f"{text}, with numbers from 0 to {shards - 1}: name some of these")
-    log.warning("%s, so this run looks at %d:%d", text, only.start, shards)
+        raise UserError(f"{text}, so it has none of these: name shards from 0:{shards}")
+    log.warning("%s, so this run looks at %d:%d only", text, only.start, shards)
     return range(only.start, shards)
 
 

@@ -136,4 +136,4 @@ def test_a_range_beyond_the_plan_is_cut_and_said(
     params: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert main(["synthesize", "--params", str(params), "--shards", "1:99"]) == 0
-    assert "--shards 1:99: the plan has 2 shards, so this run looks at 1:2" in caplog.text
+    assert "--shards 1:99: the plan ends at 2, so this run looks at 1:2 only" in caplog.text

@@ -184,6 +184,6 @@ def test_a_bad_shard_is_told_with_what_mends_it(
 def test_the_flow_of_the_students_only_reads_the_dataset(
     params: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.__main__._run", lambda *arguments: None)
+    monkeypatch.setattr("flows.command_line._run", lambda *arguments: None)
     assert flow(["distill", "--params", str(params)]) == 0
     assert not dataset(tiny).exists()

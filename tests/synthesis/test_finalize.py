@@ -50,7 +50,7 @@ def test_the_last_range_may_reach_beyond_the_plan(tiny: Params) -> None:
     """The last of an array of jobs with equal ranges may end beyond the plan, in any order."""
     assert make(tiny, range(1, 8)) == [1]
     assert files(dataset(tiny)) == sorted(shard_files(1))
-    with pytest.raises(UserError, match="the plan has 2 shards, with numbers from 0 to 1"):
+    with pytest.raises(UserError, match="the plan ends at 2"):
         make(tiny, range(8, 16))
     assert make(tiny, range(0, 1)) == [0]
     assert files(dataset(tiny)) == sorted(shard_files(0, 1))
