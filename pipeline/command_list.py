@@ -96,6 +96,12 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--teacher", action="store_true", help="load the teacher, and compare it with the records"
+    )
+
+
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -190,8 +196,9 @@ COMMANDS = (
         function="dataset.run_status",
         summary="count the complete, running, failed, stale and missing shards",
         description="Count the complete, running, failed, stale and missing shards, and estimate "
-        "the time left. Reads only the records and changes nothing.",
+        "the time left. Reads only the records, imports no factory and changes nothing.",
         example="status",
+        add=_status_options,
     ),
     Command(
         name="distill",

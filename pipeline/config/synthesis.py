@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -59,8 +59,10 @@ class SynthesisConfig(Section):
     """``float32``, ``bfloat16`` or ``auto``: bfloat16 where the hardware supports it and is
     therefore faster, float32 elsewhere."""
 
-    compile: bool = True
-    """Use torch.compile. It pays for larger teachers and needs a C++ compiler."""
+    compile: bool | Literal["auto"] = True
+    """Use torch.compile. It pays for larger teachers and needs a C++ compiler. ``auto``: compile
+    from 100,000 image-iterations on (all images of the plan times ``iterations``), because below
+    that compiling takes longer than it saves."""
 
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, but one more forward pass and no

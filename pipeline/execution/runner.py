@@ -206,12 +206,19 @@ def progress_bar(
 
     total = sum(job.images for job in jobs)
     interval = 0.5 if sys.stderr.isatty() else 10.0  # A log file gets fewer lines.
+    unit = getattr(jobs[0], "unit", "img") if jobs else "img"
+    starts = "compiling" if any(getattr(job, "compiles", False) for job in jobs) else "starting"
     with tqdm(
-        total=total, desc=description, unit="img", smoothing=0.05, mininterval=interval
+        total=total, desc=description, unit=unit, smoothing=0.05, mininterval=interval
     ) as bar:
+        bar.set_postfix_str(starts)
 
         def refresh() -> None:
             done = min(completed + executor.in_flight(), total)
+            if done == 0 and sys.stderr.isatty():
+                bar.refresh()  # the clock goes on while nothing moves
+            elif done > 0 and bar.postfix:
+                bar.set_postfix_str("", refresh=False)
             bar.update(round(done) - bar.n)
             if show is not None:
                 show(done / total)

@@ -53,13 +53,14 @@ def jobs_of(
     """One job for each of ``seeds``; ``kind`` is ``STUDENT`` or ``NOISE``."""
     dataset = Dataset.planned(config)
     digest = dataset.digest(range(len(dataset.plan)))
+    training = config.distillation.for_images(len(dataset.plan.labels))
     return [
         DistillJob(
             name=f"{kind}-{seed}",
             teacher=config.teacher,
             teacher_digest=teacher.digest,
             student=config.student,
-            training=config.distillation,
+            training=training,
             shards=dataset.paths.tars,
             dataset=digest,
             seed=seed,

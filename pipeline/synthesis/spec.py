@@ -55,7 +55,7 @@ def round_spec(
         "soft_labels": config.synthesis.soft_labels,
         "threads": config.synthesis.threads,
         "precision": config.synthesis.precision,
-        "compile": config.synthesis.compile,
+        "compile": config.compiled,
         "checkpointing": config.synthesis.checkpointing,
         "teacher": teacher_digest,
         "student": student,

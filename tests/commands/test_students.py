@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.__main__ import main as flow
+from flows.command_line import main as flow
 from pipeline.cli import main
 from tests.command_line import printed, refused
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
@@ -216,6 +216,6 @@ def test_a_bad_shard_is_told_with_what_mends_it(
 def test_the_flow_of_the_students_only_reads_the_dataset(
     params: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.__main__._run", lambda *arguments: None)
+    monkeypatch.setattr("flows.command_line._run", lambda *arguments: None)
     assert flow(["distill", "--params", str(params)]) == 0
     assert not dataset(tiny).exists()
