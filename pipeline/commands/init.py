@@ -15,8 +15,10 @@ from pipeline.teachers.source import PRETRAINED
 TEMPLATES = Path(__file__).parents[1] / "templates"
 SOURCE, WEIGHTS, SHAPE = "path/to/nets.py:factory", "path/to/teacher.safetensors", (3, 32, 32)
 IGNORED = {
-    ".gitignore": "__pycache__/\n/data/\n/reports/\n",
-    ".dvcignore": "__pycache__/\n*.tmp\n",
+    # Git keeps the `.dvc` files of `dvc add`; DVC's cache keeps data and reports. With `/data/*`
+    # DVC would take `/data/` itself for ignored, and overlook the `.dvc` files in it.
+    ".gitignore": "__pycache__/\n/data/?*\n!/data/*.dvc\n/reports/\n",
+    ".dvcignore": "__pycache__/\n*.tmp\n.*.lock\n",
 }
 
 
