@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -117,6 +118,18 @@ def environment(root: Path) -> dict[str, str]:
 
 def names(paths: Sequence[str]) -> list[str]:
     return sorted(Path(path).name for path in paths)
+
+
+def test_dvc_reads_this_repository(tmp_path: Path) -> None:
+    """DVC reads each file named ``dvc.yaml`` in any folder, so a template must not have the name."""
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    for folder in ("pipeline", "flows"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    project = Project(tmp_path, environment(tmp_path))
+    project.dvc("init", "--quiet", "--no-scm")
+    stages = ["teacher", "synthesize", "distill", "measure", "evaluate"]
+    assert project.dvc("stage", "list", "--all", "--name-only").split() == stages
 
 
 @pytest.mark.slow

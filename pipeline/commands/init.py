@@ -147,7 +147,7 @@ def _write(directory: Path, files: dict[str, str], force: bool) -> list[Path]:
 def _dvc(inputs: list[str], evaluates: bool, teacher: str = "") -> str:
     listed = [f'"{name}"' for name in inputs]
     evaluate = _part("evaluate_stage").rstrip("\n") if evaluates else ""
-    text = _filled(_part("dvc"), {"teacher": teacher, "evaluate": evaluate})
+    text = _filled(_part("stages"), {"teacher": teacher, "evaluate": evaluate})
     values = {"inputs,": "".join(f"{name}, " for name in listed), "inputs": ", ".join(listed)}
     return _filled(text, values).rstrip("\n") + "\n"
 
