@@ -121,15 +121,15 @@ def names(paths: Sequence[str]) -> list[str]:
 
 
 def test_dvc_reads_this_repository(tmp_path: Path) -> None:
-    """DVC reads each file named ``dvc.yaml`` in any folder, so a template must not have the name."""
+    """DVC reads every file named ``dvc.yaml``, in any folder: a template needs another name."""
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(REPOSITORY / name, tmp_path)
     for folder in ("pipeline", "flows"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder)
     project = Project(tmp_path, environment(tmp_path))
     project.dvc("init", "--quiet", "--no-scm")
-    stages = ["teacher", "synthesize", "distill", "measure", "evaluate"]
-    assert project.dvc("stage", "list", "--all", "--name-only").split() == stages
+    planned = project.dvc("repro", "--dry", "teacher")
+    assert "Running stage 'teacher'" in planned
 
 
 @pytest.mark.slow
