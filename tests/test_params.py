@@ -135,6 +135,10 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
         ("synthesis.seed", 2**63, "less than"),
         ("synthesis.soft_labels", "yes", "boolean"),
         ("synthesis.confirmed", 1, "boolean"),
+        ("synthesis.captions", "a photo", "exactly one {} for the name of the class"),
+        ("synthesis.captions", "{} and {}", "exactly one {} for the name of the class"),
+        ("synthesis.captions", "a {name} of {}", "no other braces"),
+        ("synthesis.captions", "a {{}}", "no other braces"),
         ("synthesis.max_similarity", 1.0, "less than 1"),
         ("synthesis.max_similarity", 0, "greater than 0"),
         ("synthesis.keep", 0, "greater than 0"),
@@ -179,6 +183,13 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     text = complaint(changed(tiny, {key: value}))
     assert said in text
     assert key.rpartition(".")[0] in text and key.rpartition(".")[2] in text
+
+
+def test_captions_need_the_names_of_the_classes(tiny: Params) -> None:
+    captions = {"synthesis.captions": "a photo of a {}"}
+    assert parse_params(changed(tiny, captions)).synthesis.captions == "a photo of a {}"
+    text = complaint(changed(tiny, {**captions, "teacher.class_names": None}))
+    assert "set teacher.class_names" in text
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from pipeline.teachers.source import PRETRAINED
 TEMPLATES = Path(__file__).parents[1] / "templates"
 SOURCE, WEIGHTS, SHAPE = "path/to/nets.py:factory", "path/to/teacher.safetensors", (3, 32, 32)
 IGNORED = {
-    ".gitignore": "__pycache__/\n/data/\n/reports/\n",
-    ".dvcignore": "__pycache__/\n*.tmp\n",
+    # Git keeps the `.dvc` files of `dvc add`; DVC's cache keeps data and reports. With `/data/*`
+    # DVC would take `/data/` itself for ignored, and overlook the `.dvc` files in it.
+    ".gitignore": "__pycache__/\n/data/?*\n!/data/*.dvc\n/reports/\n",
+    ".dvcignore": "__pycache__/\n*.tmp\n.*.lock\n",
 }
 
 
@@ -145,7 +147,7 @@ def _write(directory: Path, files: dict[str, str], force: bool) -> list[Path]:
 def _dvc(inputs: list[str], evaluates: bool, teacher: str = "") -> str:
     listed = [f'"{name}"' for name in inputs]
     evaluate = _part("evaluate_stage").rstrip("\n") if evaluates else ""
-    text = _filled(_part("dvc"), {"teacher": teacher, "evaluate": evaluate})
+    text = _filled(_part("stages"), {"teacher": teacher, "evaluate": evaluate})
     values = {"inputs,": "".join(f"{name}, " for name in listed), "inputs": ", ".join(listed)}
     return _filled(text, values).rstrip("\n") + "\n"
 

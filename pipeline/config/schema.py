@@ -148,6 +148,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _captions_have_names(self) -> Self:
+        if self.synthesis.captions is not None and self.teacher.class_names is None:
+            raise ValueError(
+                "synthesis.captions needs the names of the classes, and the teacher has none: set "
+                "teacher.class_names"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _classes_exist(self) -> Self:
         table = self.synthesis.images_per_class
         if isinstance(table, dict):

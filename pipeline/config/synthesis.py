@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.fields import Between, Count, Few, Fraction, Positive, Section, Seed, Share
 from pipeline.config.objective import ObjectiveConfig
@@ -71,6 +71,11 @@ class SynthesisConfig(Section):
     soft_labels: bool = False
     """Store the teacher's logits of each image as float16 in ``KEY.logits.npy``."""
 
+    captions: str | None = None
+    """Store a caption of each image in ``KEY.txt``, for open_clip: a template with one ``{}`` for
+    the name of the class, such as ``a photo of a {}``. Needs ``teacher.class_names``. Null: none.
+    """
+
     objective: ObjectiveConfig = ObjectiveConfig()
     """What the gradient steps minimise."""
 
@@ -79,6 +84,19 @@ class SynthesisConfig(Section):
         if (self.images is None) == (self.images_per_class is None):
             raise ValueError("set one of images and images_per_class, and leave the other null")
         return self
+
+    @field_validator("captions")
+    @classmethod
+    def _one_place(cls, template: str | None) -> str | None:
+        """A template has one place for a name, and no other braces, which nothing would fill."""
+        if template is not None and (
+            template.count("{}") != 1 or set("{}") & set(template.replace("{}", ""))
+        ):
+            raise ValueError(
+                f"the template {template!r} must have exactly one {{}} for the name of the class, "
+                "and no other braces: write it like 'a photo of a {}'"
+            )
+        return template
 
     @model_validator(mode="after")
     def _keeps_some(self) -> Self:

@@ -21,6 +21,7 @@ from pipeline.execution.runner import local_runner
 from pipeline.quantities import counted, show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.rows import caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ def describe_timing(timings: list[DeviceTiming], plan: Plan) -> list[str]:
     memory = show_bytes(max(timing.memory for timing in timings))
     write = float(np.mean([timing.write for timing in timings]))
     lines = [
-        f"measured on {counted(len(timings), 'device')} at once: {step:.3g} s for each step of a batch, "
+        f"measured on {counted(len(timings), 'device')} at once: "
+        f"{step:.3g} s for each step of a batch, "
         f"{write:.2g} s to judge and write each image, {memory} of memory"
     ]
     for number, speed in enumerate(mean_speeds(timings)[:2]):
@@ -158,7 +160,11 @@ def sample_bytes(config: Config) -> int:
     noise = rng.integers(0, 256, (count, shape.channels, shape.height, shape.width), np.uint8)
     facts = {"class_name": "0", "cls": 0, "round": 0, "teacher_pred": 0, "teacher_prob": 0.123456}
     logits = np.zeros(config.teacher.classes, np.float16) if config.synthesis.soft_labels else None
-    samples = (Sample(f"{index:09d}", image, 0, facts, logits) for index, image in enumerate(noise))
+    names = config.teacher.class_names or ("",)
+    text = caption(config.synthesis.captions, max(names, key=len))
+    samples = (
+        Sample(f"{index:09d}", image, 0, facts, logits, text) for index, image in enumerate(noise)
+    )
     first, second = write_tar(io.BytesIO(), samples)
     return second.offset - first.offset
 

@@ -36,7 +36,8 @@ def publish_shard(
     remove(record_path)  # from here on the shard is not complete
     tar, parquet = tar_name(shard.number), rows_name(shard.number)
     rows = list(rows_of(job, shard, batches))
-    samples = samples_of(rows, batches, job.config.synthesis.soft_labels)
+    synthesis = job.config.synthesis
+    samples = samples_of(rows, batches, synthesis.soft_labels, synthesis.captions)
     with replacing(root / tar) as file:
         members = write_tar(file, samples)
         tar_facts = file_facts(file)

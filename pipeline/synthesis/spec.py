@@ -53,6 +53,7 @@ def round_spec(
         "warm": config.adaptive.warm if round_ else 0.0,
         "objective": asdict(round_objective(config, round_)),
         "soft_labels": config.synthesis.soft_labels,
+        "captions": config.synthesis.captions,
         "threads": config.synthesis.threads,
         "precision": config.synthesis.precision,
         "compile": config.compiled,
