@@ -153,10 +153,10 @@ def nap(job: float, device: str, report: Callable[[float], None]) -> str:
 def test_a_script_without_a_guard_may_start_workers(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from pipeline.execution.executor import create_executor\n"
+        "from pipeline.execution.executor import PerDevice\n"
         "from tests.execution.test_executor import divide\n"
         "print('started')\n"
-        "executor = create_executor('cpu', workers=2, threads=1)\n"
+        "executor = PerDevice([{}, {}], 'cpu')\n"
         "print(executor.run(divide, (7, 2)))\n"
         "executor.close()\n"
     )
