@@ -95,8 +95,8 @@ def describe_timing(timings: list[DeviceTiming], plan: Plan) -> list[str]:
     write = float(np.mean([timing.write for timing in timings]))
     lines = [
         f"measured on {counted(len(timings), 'device')} at once: "
-        f"{step:.3g} s for each step of a batch, "
-        f"{write:.2g} s to judge and write each image, {memory} of memory"
+        f"{step:.3g} s for each step of a batch, {write:.2g} s to judge and write each image, "
+        f"{memory} of memory"
     ]
     for number, speed in enumerate(mean_speeds(timings)[:2]):
         text = f"{'an adaptive round' if number else 'round 0'}: {1 / speed.image:.3g} images/s"
