@@ -10,6 +10,7 @@ from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.held_out import describe_held_out, held_out_agreement
 from pipeline.execution.runner import open_runner
 from pipeline.execution.torchrun import is_first, joined
+from pipeline.quantities import counted
 from pipeline.reports.files import (
     report_distillation,
     report_evaluation,
@@ -31,7 +32,7 @@ def run_distill(config: Config, options: argparse.Namespace) -> int:
             held_out = held_out_agreement(config, teacher, run)
         if is_first():
             report_distillation(config, trained, held_out)
-            print(f"trained {len(trained)} students in {config.paths.students}")
+            print(f"trained {counted(len(trained), 'student')} in {config.paths.students}")
             if held_out is not None:
                 print(describe_held_out(held_out))
     return 0
@@ -48,7 +49,7 @@ def run_measure(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_evaluate(config: Config, options: argparse.Namespace) -> int:
-    """Write the accuracies on real images into the reports."""
+    """Write the accuracies on real images into the reports, and print them."""
     report = evaluate(config, load_checked_teacher(config))
     report_evaluation(config, report)
     print(f"teacher {report['teacher_accuracy']:.1%} of {report['real_images']} real images")

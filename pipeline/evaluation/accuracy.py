@@ -1,4 +1,4 @@
-"""The accuracy of the teacher and the students on real images, which no other stage reads."""
+"""The accuracy of the teacher and the students on real images."""
 
 from __future__ import annotations
 

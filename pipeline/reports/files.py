@@ -20,6 +20,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
 from pipeline.evaluation.held_out import describe_held_out
+from pipeline.objective.terms import reported_names
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
     Curve,
@@ -38,7 +39,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums over the records of all shards, weighted by images. Records may be too many to keep."""
+    """Sums over the records of all shards, each weighted by its number of images.
+
+    Records are added one at a time, because all of them may not fit into memory.
+    """
 
     shards: int = 0
     images: int = 0
@@ -227,7 +231,8 @@ def summarise(config: Config) -> str:
             )
         if "noise_baseline_accuracy" in result:
             lines.append(
-                f"noise     {result['noise_baseline_accuracy']:.1%}, the same student on noise"
+                f"noise     {result['noise_baseline_accuracy']:.1%}, "
+                "the same student trained on noise"
             )
     if config.evaluation.data is None and (reports / "distillation.json").is_file():
         trained = json.loads((reports / "distillation.json").read_bytes())
@@ -243,7 +248,7 @@ def summarise(config: Config) -> str:
 def _curve_rows(curves: Mapping[int, Curve]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for round_, curve in sorted(curves.items()):
-        names = [name for name in curve if name not in ("iteration", "compete")]
+        names = [name for name in curve if name in reported_names(student=False)]
         for index, iteration in enumerate(curve["iteration"]):
             values = {name: f"{curve[name][index]:.6g}" for name in names}
             rows.append({"round": round_, "iteration": int(iteration), **values})

@@ -59,7 +59,9 @@ def verify(
     if len(entries) == len(plan):  # else a shard is missing, which has been reported
         problems += _index_file_problems(index_files(config, entries, teacher), root)
     problems += _student_problems(config, root)
-    expected = dataset_names(len(plan), config.adaptive.rounds)
+    expected = dataset_names(
+        len(plan), config.adaptive.rounds, captions=config.synthesis.captions is not None
+    )
     problems += [
         f"{name} does not belong to the dataset: move it elsewhere, or delete it"
         for name in files

@@ -44,11 +44,12 @@ def load_checked_teacher(config: Config, *outputs: str) -> Teacher:
         check_soundness(teacher, random)
     if config.adaptive.rounds:
         check_student(config, teacher, "adaptive.training", config.adaptive.training)
-        batch = config.adaptive.training.batch_size
         first = sum(end - start for round_, start, end in plan_of(config).bounds if round_ == 0)
-        if batch > first:
+        least = config.adaptive.training.fewest_images
+        if first < least:
             raise UserError(
-                f"adaptive.training.batch_size is {batch}, but the first round has {first} images"
+                f"adaptive.training needs {least} images, but the first round has {first}: set "
+                "synthesis.images to more"
             )
     check_outputs(config, *outputs)
     return teacher

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.config.schema import Config
 from pipeline.dataset.layout import (
+    TAR_SIZES,
     Layout,
     is_leftover,
     is_metadata,
@@ -87,6 +88,7 @@ def prune(config: Config, files: Mapping[str, Stat]) -> None:
         return (
             (shard is not None and shard >= planned)
             or (student is not None and student > config.adaptive.rounds)
+            or (name == TAR_SIZES and config.synthesis.captions is None)
             or is_leftover(name)
         )
 

@@ -81,6 +81,7 @@ def _synthesis_facts(config: Config) -> dict[str, Any]:
     """The section ``synthesis``, with the name of the preset where the file says ``auto``."""
     facts = config.synthesis.model_dump(mode="json")
     facts["objective"]["preset"] = config.preset
+    facts["compile"] = config.compiled
     return facts
 
 

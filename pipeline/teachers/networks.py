@@ -116,7 +116,9 @@ def load_weights(
         shapes = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         first = shapes[0] if shapes else error_line(error)
         raise UserError(
-            f"{place} does not fit {role}.source: {first.rstrip('.')}{choice.advice}"
+            f"{place} does not fit {role}.source: {first.rstrip('.')}{choice.advice}. Set "
+            f"{role}.source and {role}.arguments to those of the trained network, as in "
+            "{num_classes: 20} for torchvision"
         ) from error
     missing = [name for name in missing if name in fit.missing]
     if missing or unexpected:

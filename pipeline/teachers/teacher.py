@@ -223,7 +223,9 @@ def check_classes(
         )
     if logits.shape[1] != classes:
         raise UserError(
-            f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits"
+            f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits: "
+            f"correct teacher.classes, or set {role}.arguments so that the network has {classes} "
+            "outputs (num_classes for torchvision and timm, num_labels for Hugging Face)"
         )
     if not logits.is_floating_point():
         kind = str(logits.dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.__main__ import main as flow
+from flows.command_line import main as flow
 from pipeline.cli import main
 from tests.command_line import printed, refused
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
@@ -51,7 +51,8 @@ def test_a_run_from_teacher_to_accuracy(
     assert printed(capsys, "verify", "--params", path) == ["26 images verified"]
     trained = printed(capsys, "distill", "--params", path)
     assert trained == [f"trained 3 students in {tiny['paths']['students']}"]
-    assert main(["evaluate", "--params", path]) == 0
+    (evaluated,) = printed(capsys, "evaluate", "--params", path)
+    assert evaluated.startswith("teacher ") and evaluated.endswith(" on 30 real images")
     reports = Path(tiny["paths"]["reports"])
     assert list(tree(reports)) == [
         "accuracy.csv",
@@ -75,7 +76,7 @@ def test_a_run_from_teacher_to_accuracy(
     assert (report["images"], report["classes"], report["real_images"]) == (26, 3, 30)
     summary = "\n".join(printed(capsys, "summary", "--params", path))
     assert f"26 images, 3 classes, 3 shards in {dataset(tiny)}/" in summary
-    assert "on 30 real images" in summary
+    assert "on 30 real images" in summary and "the same student trained on noise" in summary
     before = tree(dataset(tiny))
     assert printed(capsys, "synthesize", "--params", path)[0].startswith("made 0 shards")
     assert printed(capsys, "distill", "--params", path)[0].startswith("trained 0 students")
@@ -215,6 +216,6 @@ def test_a_bad_shard_is_told_with_what_mends_it(
 def test_the_flow_of_the_students_only_reads_the_dataset(
     params: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.__main__._run", lambda *arguments: None)
+    monkeypatch.setattr("flows.command_line._run", lambda *arguments: None)
     assert flow(["distill", "--params", str(params)]) == 0
     assert not dataset(tiny).exists()

@@ -291,7 +291,7 @@ def test_commands_stop_before_any_work(
     tiny: Params, nets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_params(teacher_of(tiny, f"{nets}Dropout"), tmp_path / "p.yaml")
-    for command in ("synthesize", "status", "verify", "probe", "distill"):
+    for command in ("synthesize", "verify", "probe", "distill"):
         assert main([command, "--params", str(path)]) == 2
         error = capsys.readouterr().err
         assert "no fixed function" in error and "Traceback" not in error
