@@ -86,11 +86,12 @@ def test_a_state_dict_with_other_keys(
     capsys: pytest.CaptureFixture[str], tiny: Params, tmp_path: Path
 ) -> None:
     state = load_file(tmp_path / "teacher.safetensors")
-    torch.save({f"net.{name}": tensor for name, tensor in state.items()}, tmp_path / "w.pt")
+    named = {f"layer{name.replace('.', '-')}": tensor for name, tensor in state.items()}
+    torch.save(named, tmp_path / "w.pt")
     changes = {"teacher.weights": str(tmp_path / "w.pt")}
     text = refused_with(capsys, tiny, changes, tmp_path / "params.yaml")
     assert "keys missing (first: 0.weight)" in text
-    assert "unexpected (first: net." in text
+    assert "unexpected (first: layer" in text
 
 
 def test_help_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def synthesize(
             synthesis = {"images": images, **settings}
             config = model_params(model, section, synthesis, device, student, beside, overrides)
             teacher = load_checked_teacher(without_weights_file(config), "dataset", "reports")
-            save_run(config, beside)
+            teacher = replace(teacher, weights=(save_run(config, beside),))
         with open_runner(config, config.synthesis.threads) as run:
             made = make_missing_shards(config, teacher, run)
         report_synthesis(config, made)

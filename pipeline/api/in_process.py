@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.params import load_params, parse_params
-from pipeline.storage import write_bytes
+from pipeline.storage import digest_bytes, write_bytes
+from pipeline.teachers.checkpoints import WeightsFile
 from pipeline.teachers.in_memory import register, registered
 
 Input = Mapping[str, Any] | Sequence[Any]
@@ -116,8 +117,11 @@ def without_weights_file(config: Config) -> Config:
     return config.model_copy(update={"teacher": teacher})
 
 
-def save_run(config: Config, beside: Beside) -> None:
-    """Write the model's state dict and the parameters beside the dataset.
+def save_run(config: Config, beside: Beside) -> WeightsFile:
+    """Write the model's state dict and the parameters next to the dataset.
+
+    Returns:
+        The name of the file of weights, and the digest of the bytes that were written.
 
     Raises:
         UserError: the state dict holds values that are not tensors.
@@ -128,9 +132,11 @@ def save_run(config: Config, beside: Beside) -> None:
             raise UserError(f"model: its state dict holds {name}, which is not a tensor")
         # A clone: safetensors refuses tensors that share memory.
         tensors[name] = value.detach().cpu().contiguous().clone()
-    write_bytes(beside.weights, save(tensors))
+    data = save(tensors)
+    write_bytes(beside.weights, data)
     text = _HEADER + json.dumps(config.model_dump(mode="json"), indent=1) + "\n"
     write_bytes(beside.params, text.encode())
+    return WeightsFile(beside.weights.name, digest_bytes(data))
 
 
 def read_run(model: nn.Module, out: str | Path) -> Config:

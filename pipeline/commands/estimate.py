@@ -20,15 +20,16 @@ from pipeline.estimation.device_timing import (
     probe_devices,
     sample_bytes,
 )
-from pipeline.estimation.normalisation import describe_distances, normalisation_distances
+from pipeline.estimation.normalisation import (
+    describe_distances,
+    normalisation_distances,
+    read_images,
+)
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
 from pipeline.estimation.stored_speed import read_speed, write_speed
-from pipeline.evaluation.inputs import real_batches
 from pipeline.execution.choice import open_executor
 from pipeline.quantities import counted
 from pipeline.synthesis.check import load_checked_teacher
-
-REAL_IMAGES = 64  # of `probe --images`
 
 
 def run_probe(config: Config, options: argparse.Namespace) -> int:
@@ -36,9 +37,7 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds is {options.seconds}: write a time in seconds, as 120")
     teacher = load_checked_teacher(config, "reports")
-    real = None
-    if options.images is not None:
-        real, _ = next(real_batches(Path(options.images), "--images", teacher.shape, REAL_IMAGES))
+    real = None if options.images is None else read_images(teacher, Path(options.images))
     with open_executor(config, config.synthesis.threads) as executor:
         workers = executor.workers
     if config.execution.device != "cpu" and torch.cuda.is_available():

@@ -7,10 +7,12 @@ statistics of the first BatchNorm layer remember which input the network was tra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pipeline.evaluation.inputs import real_batches
 from pipeline.objective.bn_statistics import FeatureStatistics, LayerStatistics, untrained_layers
 from pipeline.teachers.teacher import Preprocessing, Teacher
 
@@ -104,6 +106,16 @@ def describe_distances(distances: list[Distance], kind: str) -> str:
         f"{best.name} better (mean [{mean}], std [{std}]: distance {best.value:.2g} instead of "
         f"{given.value:.2g}). Check teacher.input, with `evaluate` if you have labelled images"
     )
+
+
+def read_images(teacher: Teacher, tar: Path) -> Tensor:
+    """Read the first real images of a tar, for :func:`normalisation_distances`.
+
+    Raises:
+        UserError: The file is missing, or holds no images of the teacher's size.
+    """
+    pixels, _ = next(real_batches(tar, "--images", teacher.shape, _MOST_IMAGES))
+    return pixels
 
 
 def natural_images(shape: tuple[int, int, int]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.device.threads import one_thread
 from pipeline.distillation.feature_maps import FeatureMaps, Imitation
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.storage import check_writable, location
 from pipeline.teachers.batchnorm_check import check_soundness
 from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
@@ -87,6 +89,8 @@ def check_student(
     check_fixed_function(network, teacher.shape, normalise, "student")
     check_classes(network.train(), teacher.shape, teacher.classes, "student in training mode")
     _check_trainable(network, torch.zeros(2, *teacher.shape))
+    if training.ema:
+        _check_copy(network, section)
     if training.imitation:
         images = torch.zeros(2, *teacher.shape)
         try:
@@ -112,3 +116,15 @@ def _check_trainable(network: nn.Module, images: Tensor) -> None:
             "the student's logits have no gradient to its weights: remove torch.no_grad() and "
             "detach() from its forward pass"
         )
+
+
+def _check_copy(network: nn.Module, section: str) -> None:
+    """Check that the student can be copied, as the moving average of its weights needs."""
+    try:
+        copy.deepcopy(network)
+    except Exception as error:
+        raise UserError(
+            f"{section}.ema must be 0: the student cannot be copied ({first_line(error)}). With "
+            "torch.nn.utils.parametrizations.weight_norm in place of torch.nn.utils.weight_norm it "
+            "can"
+        ) from error

@@ -9,7 +9,6 @@ from pipeline.device.precision import PrecisionChoice
 from pipeline.errors import TryAgainError
 from pipeline.inversion.engine import Engine
 from pipeline.objective.presets import Objective
-from pipeline.storage import digest_file
 from pipeline.synthesis.job import Competitor, ShardJob
 from pipeline.synthesis.spec import round_objective
 from pipeline.teachers import networks
@@ -47,13 +46,13 @@ def _cached_engine(
 ) -> Engine:
     student = None
     if competitor is not None:
-        if digest_file(competitor.weights) != competitor.sha256:
+        architecture = StudentConfig.model_validate_json(section)
+        student = networks.build_network(architecture.source, architecture.arguments, "student")
+        loaded_weights = networks.load_weights(student, competitor.weights, "student")
+        if loaded_weights.files[0].sha256 != competitor.sha256:
             raise TryAgainError(
                 f"the student {competitor.weights} changed since the round began, because another "
                 "run trained it again: run the same command again"
             )
-        architecture = StudentConfig.model_validate_json(section)
-        student = networks.build_network(architecture.source, architecture.arguments, "student")
-        networks.load_weights(student, competitor.weights, "student")
         student.eval().requires_grad_(False).to(loaded.device)
     return Engine(loaded, weights, precision, compiled, student, checkpointing)

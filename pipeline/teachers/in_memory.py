@@ -27,13 +27,13 @@ def register(model: nn.Module) -> str:
     """Remember ``model`` for this process, and return the source string that names it.
 
     Args:
-        model: any module. DataParallel and DistributedDataParallel are taken off.
+        model: Any module. The wrappers DataParallel and DistributedDataParallel are taken off.
 
     Returns:
         ``memory:package.Class``, with the qualified name of the model's class.
 
     Raises:
-        UserError: ``model`` is not a module.
+        UserError: ``model`` is not a ``torch.nn.Module``.
     """
     if not isinstance(model, nn.Module):
         raise UserError(
@@ -47,14 +47,14 @@ def register(model: nn.Module) -> str:
 
 
 def registered(source: str, role: str = "teacher") -> nn.Module:
-    """The model that :func:`register` gave the name ``source``.
+    """Return the model that :func:`register` gave the name ``source``.
 
     Args:
         source: ``memory:package.Class``, or the part after the colon.
-        role: the section of the parameters that the error points at.
+        role: The section of the parameters that error messages name.
 
     Raises:
-        UserError: this process has no such model.
+        UserError: This process has no such model.
     """
     name = source.removeprefix(f"{SCHEME}:")
     if name not in _registered:
@@ -88,11 +88,11 @@ class InMemory(Source):
             ) from error
 
     def code_digest(self, name: str, role: str) -> str | None:
-        """SHA-256 of what the registered model computes, apart from its tensors.
+        """Return the SHA-256 of the registered model's code.
 
-        Covers the text that ``repr`` gives of the model, and the code of the methods of all its
-        classes outside of torch. Comments and layout do not count. A method without source code,
-        as one typed at Python's prompt, does not count either.
+        It covers the text that ``repr`` gives of the model, and the methods of all its classes
+        outside of torch. It ignores comments, layout, and methods without source code, such as
+        those typed at Python's prompt.
         """
         model = registered(name, role)
         classes = {type(module) for module in model.modules()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from pathlib import Path
 
@@ -170,6 +171,18 @@ NETWORKS = textwrap.dedent(
         return network
 
 
+    class Keeping(Base):
+        def forward(self, x):
+            self.seen = self.linear(x.flatten(1))
+            return self.seen
+
+
+    class Normed(Base):
+        def __init__(self):
+            super().__init__()
+            torch.nn.utils.weight_norm(self.linear)
+
+
     class Weightless(nn.Module):
         def forward(self, x):
             return x.flatten(1)[:, :3]
@@ -258,11 +271,27 @@ def test_fixed_networks_are_taken(tiny: Params, nets: str, network: str) -> None
     check_student(parse_params(params), teacher, "distillation", config.distillation)
 
 
+def test_a_network_that_keeps_its_answer_can_still_be_copied(tiny: Params, nets: str) -> None:
+    """As an engine with bfloat16 copies it."""
+    _, teacher = load(teacher_of(tiny, f"{nets}Keeping"))
+    copy.deepcopy(teacher.network)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_a_moving_average_needs_a_student_that_can_be_copied(tiny: Params, nets: str) -> None:
+    params = changed(tiny, {"student.source": f"{nets}Normed", "student.arguments": {}})
+    config, teacher = load(params)
+    check_student(config, teacher, "distillation", config.distillation)
+    average = config.distillation.model_copy(update={"ema": 0.9})
+    with pytest.raises(UserError, match=r"distillation\.ema must be 0: .* cannot be copied"):
+        check_student(config, teacher, "distillation", average)
+
+
 def test_commands_stop_before_any_work(
     tiny: Params, nets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_params(teacher_of(tiny, f"{nets}Dropout"), tmp_path / "p.yaml")
-    for command in ("synthesize", "status", "verify", "probe", "distill"):
+    for command in ("synthesize", "verify", "probe", "distill"):
         assert main([command, "--params", str(path)]) == 2
         error = capsys.readouterr().err
         assert "no fixed function" in error and "Traceback" not in error
