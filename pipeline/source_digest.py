@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,16 @@ def source_files(names: Iterable[str], root: Path = PACKAGE) -> list[Path]:
         path = root / name
         files += [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
     return files
+
+
+@functools.cache
+def package_digest(names: tuple[str, ...]) -> str:
+    """SHA-256 over this package's code in folders and single files, as this process began with it.
+
+    Args:
+        names: the names that :func:`source_files` takes.
+    """
+    return source_digest(source_files(names))
 
 
 def source_digest(files: Iterable[Path]) -> str:

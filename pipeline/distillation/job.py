@@ -11,7 +11,7 @@ import torch
 from pipeline.config.distillation import DistillationConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.teacher import TeacherConfig
-from pipeline.source_digest import source_digest, source_files
+from pipeline.source_digest import package_digest
 from pipeline.storage import (
     Location,
     digest_file,
@@ -110,7 +110,7 @@ class DistillJob:
             "seed": self.seed,
             "start": digest_file(self.start) if self.start else None,
             "code": [
-                source_digest(source_files(STUDENT_CODE)),
+                package_digest(STUDENT_CODE),
                 factory_digest(self.student.source, "student"),
             ],
             "torch": torch.__version__.partition("+")[0],

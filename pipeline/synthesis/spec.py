@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import ShardPlan
 from pipeline.objective.presets import Objective
-from pipeline.source_digest import source_digest, source_files
+from pipeline.source_digest import package_digest
 from pipeline.storage import digest_bytes, digest_json
 from pipeline.teachers.networks import public_source
 
@@ -60,7 +59,7 @@ def round_spec(
         "checkpointing": config.synthesis.checkpointing,
         "teacher": teacher_digest,
         "student": student,
-        "code": code_digest(),
+        "code": package_digest(SHARD_CODE),
         "torch": torch.__version__.partition("+")[0],
     }
 
@@ -93,9 +92,3 @@ def teacher_facts(config: Config) -> dict[str, Any]:
     """The teacher's configuration without the paths of this machine."""
     facts = config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
     return {**facts, "source": public_source(config.teacher.source)}
-
-
-@functools.cache
-def code_digest() -> str:
-    """SHA-256 of the code that decides the bytes of a shard."""
-    return source_digest(source_files(SHARD_CODE))
