@@ -43,6 +43,7 @@ def synthesize(
     student: str | Mapping[str, Any] | None = None,
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
+    keep: bool = False,
     **settings: Any,
 ) -> Dataset:
     """Make the shards that are missing or stale, and return the dataset.
@@ -63,6 +64,7 @@ def synthesize(
         student: the source of the adaptive rounds' student, as in ``nets.py:factory``.
         device: ``auto``, ``cpu`` or ``cuda``.
         overrides: other sections, as in ``{"adaptive.rounds": 1}``.
+        keep: refuse to replace a dataset that other parameters made.
         settings: keys of the section ``synthesis``, as in ``iterations=200``.
 
     Raises:
@@ -93,7 +95,7 @@ def synthesize(
             teacher = load_checked_teacher(without_weights_file(config), "dataset", "reports")
             save_run(config, beside)
         with open_runner(config, config.synthesis.threads) as run:
-            made = make_missing_shards(config, teacher, run)
+            made = make_missing_shards(config, teacher, run, keep=keep)
         report_synthesis(config, made)
     return Dataset(config.paths.dataset)
 

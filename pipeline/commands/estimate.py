@@ -23,6 +23,7 @@ from pipeline.estimation.device_timing import (
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
 from pipeline.execution.runner import open_executor
 from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.outputs import claim_output
 
 
 def run_probe(config: Config, options: argparse.Namespace) -> int:
@@ -35,6 +36,7 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     if config.execution.device != "cpu" and torch.cuda.is_available():
         teacher = teacher.to(torch.device("cuda"))
     use_threads(config.synthesis.threads)
+    claim_output(config, "reports")
     picture = Path(config.paths.reports) / "probe.png"
     findings = try_teacher(config, teacher, workers, options.seconds, picture)
     for line in findings_text(findings, config, workers):

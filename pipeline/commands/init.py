@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 SOURCE, WEIGHTS, SHAPE = "path/to/nets.py:factory", "path/to/teacher.safetensors", (3, 32, 32)
 IGNORED = {
     ".gitignore": "__pycache__/\n/data/\n/reports/\n",
-    ".dvcignore": "__pycache__/\n*.tmp\n",
+    ".dvcignore": "__pycache__/\n*.tmp\n.dreamshard.lock*\n",
 }
 
 

@@ -18,8 +18,9 @@ def finalize(config: Config, teacher: Teacher) -> None:
         teacher: The teacher of ``config``.
 
     Raises:
-        UserError: Shards are missing or stale.
+        UserError: Shards are missing or stale, or the folder holds other files.
     """
     check_outputs(config, "dataset", "reports")
-    with locked(location(config.paths.dataset), "paths.dataset"):
+    with locked(location(config.paths.dataset), "paths.dataset") as lock:
         write_dataset_files(config, teacher)
+        lock.check()

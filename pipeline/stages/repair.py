@@ -12,6 +12,8 @@ from pipeline.execution.runner import Runner
 from pipeline.stages.shard_problems import changed_files, read_shard
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location, remove
+from pipeline.synthesis.check import check_outputs
+from pipeline.synthesis.outputs import claim_output
 from pipeline.teachers.teacher import Teacher
 
 
@@ -28,11 +30,14 @@ def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
         The names of the shards and students that were made again.
 
     Raises:
-        UserError: another run works on the dataset. Nothing was changed.
+        UserError: another run works on the dataset, or the folder holds other files. Nothing was
+            changed.
     """
     root, again = location(config.paths.dataset), []
     layout = Layout(root)
+    check_outputs(config, "dataset", "reports")
     with locked(root, "paths.dataset"):
+        claim_output(config, "dataset")
         for round_ in range(1, config.adaptive.rounds + 1):
             path = layout.student(round_)
             if student_problem(path) is not None:
@@ -40,7 +45,9 @@ def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
                 again.append(student_name(round_))
         numbers = range(len(Dataset.planned(config).plan))
         for number, record, _ in records_of(root, numbers):
-            if record is None or list(changed_files(record, read_shard(root, number))):
+            if record is None:  # synthesize replaces what lies there
+                again.append(f"shard {shard_name(number)}")
+            elif list(changed_files(record, read_shard(root, number))):
                 remove(layout.record(number))
                 again.append(f"shard {shard_name(number)}")
     synthesize(config, teacher, run)

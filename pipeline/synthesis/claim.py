@@ -1,99 +1,132 @@
-"""Claim the folder of a dataset, and remove the files that its plan does not have."""
+"""Hold the folder of a dataset, and remove the files of ours that its plan does not have."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.dataset.held_lock import Lock
 from pipeline.dataset.layout import (
     Layout,
     is_leftover,
-    is_metadata,
+    marker_of,
+    record_name,
+    rows_name,
+    shard_name,
     shard_of,
+    student_name,
     student_of,
+    tar_name,
 )
 from pipeline.dataset.lock import locked
 from pipeline.dataset.plan import plan_of
-from pipeline.errors import UserError
-from pipeline.storage import Location, Stat, listing, location, remove_all
+from pipeline.dataset.record_files import records_of
+from pipeline.dataset.records import ShardRecord
+from pipeline.distillation.job import proven_files
+from pipeline.storage import Location, Stat, digest_file, listing, location, remove_all
+from pipeline.synthesis.outputs import claim_output
+from pipeline.synthesis.replacement import announce_replacement
+from pipeline.synthesis.spec import parameters_digest
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def claimed(config: Config, shared: bool) -> Iterator[None]:
+def claimed(
+    config: Config, teacher_digest: str, only: range | None = None, keep: bool = False
+) -> Iterator[Lock]:
     """Hold the dataset's folder for a run, after it was claimed and tidied up.
 
     Args:
         config: the parameters.
-        shared: other runs may hold the folder too, for other ranges of shards. Then no file is
-            removed.
+        teacher_digest: the digest of the teacher.
+        only: the run makes only these shards. Then other runs with the same parameters may hold the
+            folder too, and no file is removed.
+        keep: refuse to replace shards of other parameters.
+
+    Yields:
+        The lock of the folder.
 
     Raises:
-        UserError: another run holds the folder, or the folder holds other files.
+        UserError: another run holds the folder, the folder holds other files, or ``keep`` is set
+            and the folder holds a dataset of other parameters.
+        TryAgainError: the run lost its lock.
     """
     root = location(config.paths.dataset)
-    with locked(root, "paths.dataset", shared=shared):
+    parameters = None if only is None else parameters_digest(config, teacher_digest)
+    with locked(root, "paths.dataset", parameters) as lock:
         files = listing(root)
-        claim(root, files)
-        if not shared:
+        claim_output(config, "dataset", files)
+        announce_replacement(config, teacher_digest, files, only, keep)
+        if only is None:
             prune(config, files)
-        yield
-
-
-def claim(root: Location, files: Mapping[str, Stat]) -> None:
-    """Make sure that a folder is a dataset of this project, or empty, and mark it as a dataset.
-
-    Args:
-        root: the folder.
-        files: the listing of ``root``.
-
-    Raises:
-        UserError: the folder holds other files, which a run must not remove.
-    """
-    folder = Layout(root).metadata
-    inside = [name for name in files if is_metadata(name) and not is_leftover(name)]
-    if any(shard_of(name) is not None for name in inside):
-        return
-    # A first run that was killed may have left a tar but no metadata.
-    begun = not inside and isinstance(folder, Path) and folder.is_dir()
-    others = [
-        name
-        for name in files
-        if name != ".gitkeep"
-        and not is_leftover(name)
-        and not (begun and shard_of(name) is not None)
-    ]
-    if others:
-        raise UserError(
-            f"paths.dataset {root} holds other files ({others[0]}): name an empty or a new "
-            "directory"
-        )
-    if isinstance(folder, Path):
-        folder.mkdir(exist_ok=True)  # a run on other shards may have made it just now
+        yield lock
+        lock.check()
 
 
 def prune(config: Config, files: Mapping[str, Stat]) -> None:
     """Remove shards and students that the plan does not have, and leftovers of killed runs.
 
+    A file is removed only if a record of this project names its digest. Markers and temporary files
+    have names that only this project uses.
+
     Args:
         config: all parameters.
-        files: the listing of the dataset's folder.
+        files: the listing of the dataset's folder, which is claimed.
     """
     root, planned = location(config.paths.dataset), len(plan_of(config))
-
-    def is_surplus(name: str) -> bool:
-        shard, student = shard_of(name), student_of(name)
-        return (
-            (shard is not None and shard >= planned)
-            or (student is not None and student > config.adaptive.rounds)
-            or is_leftover(name)
-        )
-
-    surplus = [name for name in files if is_surplus(name)]
-    # Records first: if this run is killed here, no shard counts as complete without its tar.
-    remove_all(root, [name for name in surplus if name.endswith(".json")])
-    remove_all(root, [name for name in surplus if not name.endswith(".json")])
+    surplus = [name for name in files if _is_surplus(name, planned, config.adaptive.rounds)]
+    numbers = {n for name in surplus if (n := shard_of(name)) is not None}
+    rounds = {n for name in surplus if (n := student_of(name)) is not None}
+    proven: list[str] = [name for name in surplus if is_leftover(name) or marker_of(name)]
+    records: list[str] = []
+    for number, record, _ in records_of(root, sorted(numbers), files):
+        if record is not None and record.shard == shard_name(number):
+            proven += _recorded_files(root, record, files)
+            records.append(record_name(number))
+    for round_ in sorted(rounds):
+        *others, last = [path.suffix for path in proven_files(Layout(root).student(round_))] or [""]
+        proven += [student_name(round_, suffix[1:]) for suffix in others]
+        records += [student_name(round_, last[1:])] if last else []
+    # Records last: they prove that the files are of this project, also after a kill at this point.
+    remove_all(root, proven)
+    remove_all(root, records)
+    _warn_of_unproven(root, sorted({*surplus} - {*proven, *records}))
     students = Layout(root).students
     if isinstance(students, Path) and students.is_dir() and not any(students.iterdir()):
         students.rmdir()
+
+
+def _is_surplus(name: str, shards: int, rounds: int) -> bool:
+    shard, student = shard_of(name), student_of(name)
+    return (
+        (shard is not None and shard >= shards)
+        or (student is not None and student > rounds)
+        or is_leftover(name)
+    )
+
+
+def _recorded_files(root: Location, record: ShardRecord, files: Mapping[str, Stat]) -> list[str]:
+    """The tar and the Parquet file of a shard, if they have the digests of its record."""
+    number = int(record.shard)
+    return [
+        name
+        for name in (tar_name(number), rows_name(number))
+        if name in files
+        and name in record.files
+        and digest_file(root / name) == record.files[name].get("sha256")
+    ]
+
+
+def _warn_of_unproven(root: Location, names: list[str]) -> None:
+    if names:
+        log.warning(
+            "%s holds %d files that the plan does not have (%s): they stay, because no record says "
+            "that dreamshard wrote them. Move or delete them",
+            root,
+            len(names),
+            ", ".join(names[:4]),
+        )

@@ -10,6 +10,7 @@ from pipeline.storage import listing, location, read_bytes, remove_all, write_by
 from pipeline.synthesis.claim import prune
 from pipeline.synthesis.entries import Entry, entries_of
 from pipeline.synthesis.index_files import index_files
+from pipeline.synthesis.outputs import claim_output
 from pipeline.synthesis.shard_states import check_complete, survey
 from pipeline.teachers.teacher import Teacher
 
@@ -24,6 +25,7 @@ def write_dataset_files(config: Config, teacher: Teacher) -> None:
     """
     root = location(config.paths.dataset)
     files = listing(root)
+    claim_output(config, "dataset", files)
     prune(config, files)
     entries: list[Entry] = []
     states: dict[int, str] = {}

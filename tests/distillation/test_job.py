@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.dataset import stream as stream_module
-from pipeline.dataset.lock import NoLockError, locked, reading
+from pipeline.dataset.held_lock import NoLockError
+from pipeline.dataset.lock import locked, reading
 from pipeline.dataset.stream import ImageStream, ordered_batches
 from pipeline.dataset.tar import decode_image, read_tar
 from pipeline.distillation import loss_gradient
@@ -575,13 +576,14 @@ def test_students_of_images_that_a_range_run_changed_meanwhile_do_not_count(
 
 def test_a_dataset_where_nothing_can_be_written_is_read_without_a_lock() -> None:
     nowhere = Path("/proc/dreamshard/dataset")  # not even root can write there
-    with reading(nowhere, "paths.dataset"):
+    with reading(nowhere, "paths.dataset", "digest"):
         pass
     with (
         pytest.raises(
-            NoLockError, match=r"paths.dataset .* cannot be locked by .*\.dataset\.lock \(No such"
+            NoLockError,
+            match=r"paths.dataset .* cannot be locked by .*/\.dreamshard\.lock \(No such",
         ),
-        locked(nowhere, "paths.dataset", shared=True),
+        locked(nowhere, "paths.dataset", "digest"),
     ):
         pass
 
@@ -589,7 +591,8 @@ def test_a_dataset_where_nothing_can_be_written_is_read_without_a_lock() -> None
 def test_a_checkpoint_of_a_stopped_run_to_other_parameters_is_swept_up(made: Params) -> None:
     train(made)
     left = students(made) / "student-0.checkpoint"
-    left.write_bytes(b"of 100,000 steps")
+    saved = {"spec_sha256": "", "precision": "", "training": {}, "progress": {}}
+    torch.save(saved, left)
     assert train(made) == []
     assert not left.exists()
 
