@@ -93,7 +93,7 @@ def synthesize(
             synthesis = {"images": images, **settings}
             config = model_params(model, section, synthesis, device, student, beside, overrides)
             teacher = load_checked_teacher(without_weights_file(config), "dataset", "reports")
-            save_run(config, beside)
+            save_run(config, beside, keep)
         with open_runner(config, config.synthesis.threads) as run:
             made = make_missing_shards(config, teacher, run, keep=keep)
         report_synthesis(config, made)

@@ -120,14 +120,20 @@ def without_weights_file(config: Config) -> Config:
     return config.model_copy(update={"teacher": teacher})
 
 
-def save_run(config: Config, beside: Beside) -> None:
+def save_run(config: Config, beside: Beside, keep: bool = False) -> None:
     """Write the model's state dict and the parameters beside the dataset.
 
     An existing file is replaced only if an earlier run wrote it: the parameters hold a digest of
     themselves and the digest of the weights.
 
+    Args:
+        config: all parameters.
+        beside: the files of the run.
+        keep: refuse to replace the files of a run with another model or other parameters.
+
     Raises:
-        UserError: the state dict holds values that are not tensors, or a file that no run wrote is
+        UserError: ``keep`` is set and such files exist, the state dict holds values that are not
+            tensors, or a file that no run wrote is
             in the way.
     """
     tensors: dict[str, Tensor] = {}
@@ -148,6 +154,11 @@ def save_run(config: Config, beside: Beside) -> None:
         digest_bytes(weights),
     ):
         raise _in_the_way(beside.weights)
+    if keep and beside.params.exists() and beside.params.read_bytes() != params:
+        raise UserError(
+            f"{beside.params} is of a run with other parameters or another model, which keep "
+            "protects: name another directory as out"
+        )
     write_bytes(beside.weights, weights)
     write_bytes(beside.params, params)
 

@@ -7,7 +7,6 @@ import logging
 from dataclasses import replace
 
 from pipeline.config.schema import Config
-from pipeline.dataset.lock import locked, reading
 from pipeline.distillation.train_student import distill
 from pipeline.execution.runner import Runner
 from pipeline.execution.torchrun import from_first, is_first
@@ -22,9 +21,8 @@ from pipeline.stages.final_students import (
 )
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location
-from pipeline.synthesis.outputs import claim_output
+from pipeline.synthesis.claim import held, reading_dataset
 from pipeline.synthesis.shard_states import check_complete, shard_states
-from pipeline.synthesis.spec import parameters_digest
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -49,13 +47,12 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     check_distillation(config, teacher)
     directory = location(config.paths.students)
     lock = None
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as entered:
         if is_first():  # until the end no other run may replace the dataset or these students
-            held.enter_context(_reading_dataset(config, teacher))
+            entered.enter_context(reading_dataset(config, teacher.digest))
         check_complete(shard_states(config, teacher.digest))
         if is_first():
-            lock = held.enter_context(locked(directory, "paths.students"))
-            claim_output(config, "students")
+            lock = entered.enter_context(held(config, "students"))
         jobs = ours = student_jobs(config, teacher)
         if config.distillation.noise_baseline:
             noise = noise_config(config)
@@ -65,7 +62,7 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
                 )
             )
             if is_first():
-                held.enter_context(_reading_dataset(noise, teacher))
+                entered.enter_context(reading_dataset(noise, teacher.digest))
             jobs = ours + jobs_of(noise, teacher, NOISE, config.distillation.seeds[:1])
         todo = from_first(lambda: untrained(directory, jobs))
         if not todo:
@@ -75,9 +72,3 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
         finally:
             if is_first():
                 refuse_changed(config, [job for job in todo if job in ours])
-
-
-def _reading_dataset(config: Config, teacher: Teacher) -> contextlib.AbstractContextManager[object]:
-    """Keep runs that would change the dataset away from it."""
-    root, parameters = location(config.paths.dataset), parameters_digest(config, teacher.digest)
-    return reading(root, "paths.dataset", parameters)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import Layout, shard_name, student_name
-from pipeline.dataset.lock import locked
 from pipeline.dataset.record_files import records_of
 from pipeline.distillation.job import student_problem
 from pipeline.execution.runner import Runner
 from pipeline.stages.shard_problems import changed_files, read_shard
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location, remove
-from pipeline.synthesis.check import check_outputs
-from pipeline.synthesis.outputs import claim_output
+from pipeline.synthesis.claim import held
 from pipeline.teachers.teacher import Teacher
 
 
@@ -35,9 +33,7 @@ def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
     """
     root, again = location(config.paths.dataset), []
     layout = Layout(root)
-    check_outputs(config, "dataset", "reports")
-    with locked(root, "paths.dataset"):
-        claim_output(config, "dataset")
+    with held(config, "dataset"):
         for round_ in range(1, config.adaptive.rounds + 1):
             path = layout.student(round_)
             if student_problem(path) is not None:

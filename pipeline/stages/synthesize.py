@@ -14,7 +14,6 @@ from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
 from pipeline.stages.round_competitor import competitor_of
-from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.claim import claimed
 from pipeline.synthesis.finalize import write_dataset_files
 from pipeline.synthesis.job import Made
@@ -49,7 +48,6 @@ def synthesize(
             holds the dataset, ``only`` begins after the last shard, or ``keep`` protects a dataset.
         TryAgainError: Another run took the lock of the dataset.
     """
-    check_outputs(config, "dataset", "reports")
     if only is not None and only.start >= len(plan_of(config)):
         raise UserError(
             f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"

@@ -7,10 +7,9 @@ from pipeline.dataset.layout import (
     marker_of,
 )
 from pipeline.storage import listing, location, read_bytes, remove_all, write_bytes
-from pipeline.synthesis.claim import prune
 from pipeline.synthesis.entries import Entry, entries_of
 from pipeline.synthesis.index_files import index_files
-from pipeline.synthesis.outputs import claim_output
+from pipeline.synthesis.prune import prune
 from pipeline.synthesis.shard_states import check_complete, survey
 from pipeline.teachers.teacher import Teacher
 
@@ -25,7 +24,6 @@ def write_dataset_files(config: Config, teacher: Teacher) -> None:
     """
     root = location(config.paths.dataset)
     files = listing(root)
-    claim_output(config, "dataset", files)
     prune(config, files)
     entries: list[Entry] = []
     states: dict[int, str] = {}
