@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.dataset import stream as stream_module
 from pipeline.dataset.held_lock import NoLockError
+from pipeline.dataset.layout import CLAIM, LOCK
 from pipeline.dataset.lock import locked, reading
 from pipeline.dataset.stream import ImageStream, ordered_batches
 from pipeline.dataset.tar import decode_image, read_tar
@@ -497,14 +498,17 @@ def test_students_are_trained_on_record(made: Params) -> None:
         for kind in ("csv", "json", "safetensors")
     ]
     before = tree(students(params))
-    assert list(before) == expected
+    assert list(before) == [CLAIM, *expected]
     assert train(params) == []
     assert tree(students(params)) == before
     (students(params) / "student-3.safetensors").unlink()
     assert len(train(params)) == 1
     assert tree(students(params)) == before
     assert train(made) == []
-    assert list(tree(students(params))) == [n for n in expected if n.startswith("student-0")]
+    assert list(tree(students(params))) == [
+        CLAIM,
+        *(name for name in expected if name.startswith("student-0")),
+    ]
 
 
 def test_the_noise_is_as_many_images_that_nothing_was_made_of(made: Params) -> None:
@@ -563,6 +567,9 @@ def test_students_of_images_that_a_range_run_changed_meanwhile_do_not_count(
     def run(work: Any, jobs: list[Any], description: str) -> list[Any]:
         rows = [work(job, "cpu", lambda images: None) for job in jobs]
         with open_runner(others) as other:
+            with pytest.raises(TryAgainError, match="by a run with other parameters"):
+                synthesize(others, their_teacher, other, range(0, 1))
+            (dataset(made) / LOCK).unlink()  # as where no lock can be taken
             synthesize(others, their_teacher, other, range(0, 1))
         if half:
             (dataset(made) / "metadata" / "000000.json").unlink()
