@@ -1,87 +1,11 @@
-"""``python -m flows synthesize | distill | dream``: run one flow in this process.
+"""``python -m flows synthesize | distill | dream``: see :mod:`flows.command_line`."""
 
-Without a Prefect server the flow starts one for itself.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from pipeline.config.schema import Config
-from pipeline.exit_codes import report_errors
-from pipeline.params import load_params, parse_overrides, parse_range
-from pipeline.synthesis.check import load_checked_teacher
-from pipeline.teachers.teacher import Teacher
+from pipeline.exit_codes import stop_at_once
 
+if __name__ == "__main__":  # worker processes import this module too
+    stop_at_once()
+    from flows.command_line import main
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check parameters and teacher before Prefect starts, then run one flow.
-
-    Returns:
-        The exit code.
-    """
-    parser = argparse.ArgumentParser(prog="python -m flows", description=__doc__)
-    parser.add_argument("flow", choices=("synthesize", "distill", "dream"))
-    parser.add_argument("--params", default="params.yaml", metavar="FILE", help="parameter file")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="replace a value of the file; may be repeated",
-    )
-    parser.add_argument(
-        "--shards", metavar="FIRST:END", help="synthesize only these shards, such as 0:8"
-    )
-    with report_errors() as outcome:
-        options = parser.parse_args(arguments)
-        overrides, only = parse_overrides(options.set), parse_range(options.shards)
-        config = load_params(options.params, overrides)
-        # distill only reads the dataset, which may be on a read-only disk.
-        outputs = ("reports",) if options.flow == "distill" else ("dataset", "reports")
-        teacher = load_checked_teacher(config, *outputs)
-        _run(
-            options.flow, config, teacher, only, {"params": options.params, "overrides": overrides}
-        )
-    return outcome.code
-
-
-def _run(
-    name: str, config: Config, teacher: Teacher, only: range | None, parameters: dict[str, Any]
-) -> None:
-    from httpx import HTTPError
-
-    from flows.running import run_as_flow
-
-    try:
-        result = run_as_flow(name, _work(name, config, teacher, only, parameters), parameters)
-    except HTTPError as error:
-        raise RuntimeError(
-            f"Prefect's server does not answer ({error}). Complete shards and students are kept: "
-            "run the same command again"
-        ) from error
-    if isinstance(result, str):
-        sys.stdout.write(f"{result}\n")
-
-
-def _work(
-    name: str, config: Config, teacher: Teacher, only: range | None, parameters: dict[str, Any]
-) -> Callable[[], object]:
-    if name == "synthesize":
-        from flows.synthesize import make_shards
-
-        return lambda: make_shards(config, teacher, only)
-    if name == "distill":
-        from flows.distill import train_students
-
-        return lambda: train_students(config, teacher)
-    from flows.dream import run_all_stages
-
-    return lambda: run_all_stages(config, teacher, parameters)
-
-
-if __name__ == "__main__":
     sys.exit(main())

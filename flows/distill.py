@@ -6,9 +6,10 @@ from typing import Any
 
 from prefect import flow
 
-from flows.running import prefect_runner
+from flows.running import job_runner
 from pipeline.config.schema import Config
-from pipeline.execution.runner import open_executor
+from pipeline.evaluation.held_out import held_out_agreement
+from pipeline.execution.choice import open_executor
 from pipeline.params import load_params
 from pipeline.reports.files import report_distillation
 from pipeline.stages.distill import distill_students
@@ -32,10 +33,11 @@ def distill(params: str = "params.yaml", overrides: dict[str, Any] | None = None
 
 
 def train_students(config: Config, teacher: Teacher) -> int:
-    """The work of the flow, with parameters and teacher already loaded. Needs a flow run."""
+    """The work of the flow, with parameters and teacher already loaded."""
     outputs = ("dataset", "students")
     with open_executor(config, config.distillation.threads, outputs) as executor:
-        run = prefect_runner(executor, config.execution.retries)
+        run = job_runner(executor, config.execution.retries)
         trained = distill_students(config, teacher, run)
-    report_distillation(config, trained)
+        held_out = held_out_agreement(config, teacher, run)
+    report_distillation(config, trained, held_out)
     return len(trained)

@@ -41,7 +41,7 @@ def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) 
 
 
 def run_all_stages(config: Config, teacher: Teacher, parameters: Mapping[str, Any]) -> str:
-    """The work of the flow, with parameters and teacher already loaded. Needs a flow run.
+    """The work of the flow, with parameters and teacher already loaded.
 
     Args:
         config: The parameters of all stages: no stage reads the file again.

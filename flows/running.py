@@ -12,22 +12,35 @@ from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, wait
+from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
+from pipeline.errors import first_line
 from pipeline.execution.executor import Executor, Work
 from pipeline.execution.runner import (
     LASTING,
     Runner,
+    local_runner,
     progress_bar,
     raise_failures,
     stopping,
     until_full,
 )
+from pipeline.quantities import counted
 
 log = logging.getLogger(__name__)
+LOGGED = 10  # Percent between two lines of progress in the Logs tab.
 Result = TypeVar("Result")
+
+
+def job_runner(executor: Executor, retries: int) -> Runner:
+    """The runner of a flow's jobs: one task run for each, or none outside of a flow run."""
+    if FlowRunContext.get() is None:
+        return local_runner(executor, retries)
+    return prefect_runner(executor, retries)
 
 
 def prefect_runner(executor: Executor, retries: int) -> Runner:
@@ -60,6 +73,7 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
                 def one() -> Any:
                     result = serve(work, job)
                     finished(job)
+                    get_run_logger().info("%s is complete", job)
                     return result
 
                 return one
@@ -87,12 +101,43 @@ def run_as_flow(name: str, work: Callable[[], Result], parameters: Mapping[str, 
         parameters: The parameters ``params`` and ``overrides`` that Prefect shows for the run.
     """
 
+    if not _Server.used:
+        return work()
+    began = False
+
     @flow(name=name, flow_run_name=f"{name} {{params}}", persist_result=False)
     def shown(params: str, overrides: dict[str, Any] | None) -> Result:
+        nonlocal began
+        began = True
         return work()
 
-    result: Result = shown(**parameters)
+    try:
+        result: Result = shown(**parameters)
+    except Exception as error:
+        if began or FlowRunContext.get() is not None:
+            raise
+        log.warning(
+            "Prefect's server does not answer (%s): the same work goes on without a record in "
+            "Prefect",
+            first_line(error),
+        )
+        return run_without_record(work)
     return result
+
+
+def run_without_record(work: Callable[[], Result]) -> Result:
+    """Run ``work``, and all flows inside it, as plain functions. No server is needed."""
+    _Server.used = False
+    try:
+        return work()
+    finally:
+        _Server.used = True
+
+
+class _Server:
+    """Whether flows run as flow runs of a Prefect server."""
+
+    used = True
 
 
 def _threads(workers: int) -> ThreadPoolTaskRunner[Any]:
@@ -100,7 +145,15 @@ def _threads(workers: int) -> ThreadPoolTaskRunner[Any]:
 
 
 def publish(send: Callable[[], object]) -> object:
-    """Call ``send``. If it fails, warn and return None: an artifact must not fail finished work."""
+    """Call ``send`` inside a flow run. If it fails, warn: an artifact must not fail finished work.
+
+    Returns:
+        The result of ``send``; None where it failed, or outside of a flow run.
+    """
+    return None if FlowRunContext.get() is None else _send(send)
+
+
+def _send(send: Callable[[], object]) -> object:
     try:
         return send()
     except Exception as error:
@@ -109,21 +162,28 @@ def publish(send: Callable[[], object]) -> object:
 
 
 class _Progress:
-    """The progress artifact of a run in Prefect's UI, updated at each whole percent."""
+    """The progress of a run in Prefect's UI: an artifact and lines of the Logs tab."""
 
     def __init__(self, description: str, jobs: int) -> None:
-        self._percent = 0
+        self._percent = self._logged = 0
+        self._description = description
+        self._log = get_run_logger()  # here: the thread that calls show() belongs to no flow run
         key = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
-        text = f"{description}: {jobs} jobs"
+        text = f"{description}: {counted(jobs, 'job')}"
+        self._log.info("%s", text)
         self._artifact = publish(
             lambda: create_progress_artifact(progress=0.0, key=key, description=text)
         )
 
     def show(self, share: float) -> None:
+        """Update the artifact at each whole percent, and log each ``LOGGED`` percent."""
         percent, artifact = int(100 * share), self._artifact
+        if percent // LOGGED > self._logged:
+            self._logged = percent // LOGGED
+            self._log.info("%s: %d %%", self._description, percent)
         if percent != self._percent and isinstance(artifact, UUID):  # None: the server refused it
             self._percent = percent
-            self._artifact = publish(
+            self._artifact = _send(
                 lambda: update_progress_artifact(artifact, progress=float(percent))
             )
 

@@ -7,9 +7,9 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.running import prefect_runner, publish
+from flows.running import job_runner, publish
 from pipeline.config.schema import Config
-from pipeline.execution.runner import open_executor
+from pipeline.execution.choice import open_executor
 from pipeline.params import load_params, parse_range
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.synthesize import synthesize as make_missing_shards
@@ -39,9 +39,9 @@ def synthesize(
 
 
 def make_shards(config: Config, teacher: Teacher, only: range | None = None) -> int:
-    """The work of the flow, with parameters and teacher already loaded. Needs a flow run."""
+    """The work of the flow, with parameters and teacher already loaded."""
     with open_executor(config, config.synthesis.threads) as executor:
-        run = prefect_runner(executor, config.execution.retries)
+        run = job_runner(executor, config.execution.retries)
         made = make_missing_shards(config, teacher, run, only)
     if only is None:
         report_synthesis(config, made)

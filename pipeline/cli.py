@@ -15,7 +15,7 @@ from typing import NoReturn
 from pipeline import __version__
 from pipeline.command_list import COMMANDS
 from pipeline.errors import UserError
-from pipeline.exit_codes import report_errors
+from pipeline.exit_codes import report_errors, stopping_at_once
 
 DESCRIPTION = """\
 Turn a trained image classifier into a class-balanced dataset, without its training data.
@@ -23,7 +23,9 @@ Turn a trained image classifier into a class-balanced dataset, without its train
 A parameter file (params.yaml) describes the teacher and the dataset. `init` writes one,
 `synthesize` makes the dataset, `distill` trains students on it."""
 EXIT_CODES = """\
-exit codes: 0 done; 1 something failed, run the command again; 2 wrong input; 130 stopped"""
+exit codes: 0 done; 1 something failed, is wrong, or is in use by another run; 2 wrong input;
+130 stopped, and the same command continues;
+141 nothing reads the output any more, as after `| head`"""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "dreamshard") -> int:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "dreamshard") ->
         program: the name that help texts and errors show.
 
     Returns:
-        The exit code: 0 done, 1 something failed, 2 wrong input, 130 stopped.
+        The exit code: 0 done, 1 something failed, 2 wrong input, 130 stopped, 141 no reader.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     with report_errors() as outcome:
@@ -48,11 +50,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "dreamshard") ->
 
 def _run(options: argparse.Namespace) -> int:
     module, _, function = options.function.partition(".")
-    command = getattr(importlib.import_module(f"pipeline.commands.{module}"), function)
+    with stopping_at_once():
+        command = getattr(importlib.import_module(f"pipeline.commands.{module}"), function)
+        if "params" in options:
+            from pipeline.params import load_params, parse_overrides
     if "params" not in options:
         return int(command(options))
-    from pipeline.params import load_params, parse_overrides
-
     return int(command(load_params(options.params, parse_overrides(options.set)), options))
 
 
@@ -93,12 +96,13 @@ def _add_params(parser: argparse.ArgumentParser) -> None:
         "--params",
         default="params.yaml",
         metavar="FILE",
-        help="the parameter file (default: params.yaml)",
+        help="the YAML file that describes teacher and dataset (default: params.yaml)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="replace one value of the file, as in synthesis.images=100; may be repeated",
+        help="replace one value of that file for this run, as in synthesis.images=100; may be "
+        "repeated",
     )

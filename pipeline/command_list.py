@@ -51,6 +51,11 @@ def _probe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write", action="store_true", help="write the findings into the parameter file"
     )
+    parser.add_argument(
+        "--images",
+        metavar="TAR",
+        help="a tar of real images (png and cls), to compare teacher.input.mean and std with",
+    )
 
 
 def _plan_options(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +98,12 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
         default=0.9,
         metavar="SHARE",
         help="the least share of labels that the teacher must confirm (default: 0.9)",
+    )
+
+
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--teacher", action="store_true", help="load the teacher, and compare it with the records"
     )
 
 
@@ -154,7 +165,7 @@ COMMANDS = (
         function="estimate.run_plan",
         summary="print what would be made, and what it would cost",
         description="Print the number of images, shards and bytes, and with a speed the time. "
-        "Makes nothing.",
+        "Makes nothing. Only --probe loads the teacher.",
         example="plan --probe --devices 1 8",
         add=_plan_options,
     ),
@@ -190,8 +201,9 @@ COMMANDS = (
         function="dataset.run_status",
         summary="count the complete, running, failed, stale and missing shards",
         description="Count the complete, running, failed, stale and missing shards, and estimate "
-        "the time left. Reads only the records and changes nothing.",
+        "the time left. Reads only the records, imports no factory and changes nothing.",
         example="status",
+        add=_status_options,
     ),
     Command(
         name="distill",
@@ -204,9 +216,9 @@ COMMANDS = (
     Command(
         name="measure",
         function="students.run_measure",
-        summary="measure how varied the images are",
-        description="Measure how varied the images are, and compare them with the teacher's "
-        "statistics. Needs no real images.",
+        summary="measure the dataset and a student without real images",
+        description="Measure how varied the images are, compare their BatchNorm statistics with "
+        "the teacher's, and measure the first student if it was trained. Needs no real images.",
         example="measure",
     ),
     Command(
@@ -214,7 +226,8 @@ COMMANDS = (
         function="students.run_evaluate",
         summary="measure teacher and students on real images",
         description="Measure the accuracy of the teacher and of the students on the real images "
-        "of evaluation.data. No other command reads these images.",
+        "of evaluation.data. Of the other commands only `measure` reads these images, if "
+        "evaluation.verifier is set.",
         example="evaluate --set evaluation.data=real.tar",
     ),
     Command(

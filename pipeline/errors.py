@@ -21,3 +21,7 @@ class TryAgainError(UserError):
 
 class BadShardError(UserError):
     """A tar or an image in it has another format than this project writes and reads."""
+
+
+class StopRequested(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, and not a KeyboardInterrupt that a user's code raised by itself."""

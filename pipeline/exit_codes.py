@@ -1,17 +1,25 @@
-"""Turn errors into one line on stderr and an exit code."""
+"""Turn errors and signals into one line on stderr and an exit code. Imports nothing large."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
+import re
+import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from pipeline.errors import BadShardError, TryAgainError, UserError
+from pipeline.errors import BadShardError, StopRequested, TryAgainError, UserError, first_line
 
 STOPPED = "Stopped. Finished work is kept: run the same command again to continue."
+INTERRUPTED = 130
+READER_LEFT = 128 + signal.SIGPIPE
+"""The exit code after `dreamshard ... | head`, as of other programs: the reader has enough."""
+_LONG_WORD = re.compile(r"\S{200,}")
 
 
 class Outcome:
@@ -20,37 +28,122 @@ class Outcome:
     code = 0
 
 
+def stop_at_once() -> None:
+    """From now on Ctrl-C and SIGTERM end the process with one line.
+
+    For the time in which modules are imported. An exception would be swallowed or changed by the
+    import of a library, and there is nothing to clean up yet. Standard streams that the caller
+    closed are opened to nowhere, so that no later file takes their place.
+    """
+    for _ in range(3):
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2:
+            os.close(number)
+            break
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(stop) != signal.SIG_IGN:  # ignored by `nohup` or a background job
+            signal.signal(stop, _exit_now)
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """As :func:`stop_at_once`, until the end of the block."""
+    with _handling(_exit_now):
+        yield
+
+
 @contextlib.contextmanager
 def report_errors() -> Iterator[Outcome]:
     """Turn an error of this block into one line on stderr and an exit code.
 
-    SIGTERM stops the block like Ctrl-C does.
+    Ctrl-C and SIGTERM raise :class:`~pipeline.errors.StopRequested` in this block.
 
     Yields:
-        An outcome: 0 for success, 1 for an error at work, 2 for wrong input, 130 for a stopped run.
+        An outcome: 0 for success, 1 for an error at work, 2 for wrong input, 130 for a stopped
+        run, 141 where nothing reads the output any more.
     """
     outcome = Outcome()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    previous = signal.signal(signal.SIGTERM, _stop)
+    with _handling(_stop):
+        try:
+            yield outcome
+        except BadShardError as error:
+            outcome.code = _fail(
+                f"{error}. If it is a shard of the dataset: run `verify --repair`", 2
+            )
+        except UserError as error:
+            outcome.code = _fail(str(error), 1 if isinstance(error, TryAgainError) else 2)
+        except KeyboardInterrupt:
+            outcome.code = _fail(STOPPED, INTERRUPTED)
+        except (RuntimeError, OSError, FloatingPointError, MemoryError) as error:
+            logging.getLogger(__name__).debug("failed", exc_info=True)
+            too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+            if isinstance(error, BrokenPipeError) and _reader_left():
+                outcome.code = READER_LEFT
+            else:
+                outcome.code = _fail(str(error) or first_line(error), 2 if too_long else 1)
+        finally:
+            problem = _flush()
+            if problem is not None:
+                _drop_output()
+                outcome.code = outcome.code or READER_LEFT
+                if not isinstance(problem, BrokenPipeError):
+                    outcome.code = _fail(f"the output cannot be written: {problem}", 1)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, object], NoReturn]) -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM until the end of the block, where they are not ignored."""
+    previous = {stop: signal.getsignal(stop) for stop in (signal.SIGINT, signal.SIGTERM)}
+    previous = {stop: old for stop, old in previous.items() if old != signal.SIG_IGN}
+    for stop in previous:
+        signal.signal(stop, handler)
     try:
-        yield outcome
-    except BadShardError as error:
-        outcome.code = _fail(f"{error}. If it is a shard of the dataset: run `verify --repair`", 2)
-    except UserError as error:
-        outcome.code = _fail(str(error), 1 if isinstance(error, TryAgainError) else 2)
-    except KeyboardInterrupt:
-        outcome.code = _fail(STOPPED, 130)
-    except (RuntimeError, OSError, FloatingPointError) as error:
-        logging.getLogger(__name__).debug("failed", exc_info=True)
-        outcome.code = _fail(str(error), 1)
+        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for stop, old in previous.items():
+            signal.signal(stop, old)
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise StopRequested
+
+
+def _exit_now(signum: int, frame: object) -> NoReturn:
+    with contextlib.suppress(OSError):
+        os.write(2, f"dreamshard: {STOPPED}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+def _flush() -> OSError | None:
+    """Send the buffered output; the error if nothing takes it."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+def _reader_left() -> bool:
+    """Whether stdout or stderr is a pipe that nothing reads any more."""
+    pipes = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or not a file
+            pipes.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in pipes.poll(0))
+
+
+def _drop_output() -> None:
+    """Send stdout to nowhere, so that the buffered rest does not fail again at the exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"dreamshard: {' '.join(message.split())}", file=sys.stderr)
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:100]}...", " ".join(message.split()))
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"dreamshard: {text}", file=sys.stderr)
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from pipeline.config.overrides import check_allowed, check_place, override
 from pipeline.config.schema import Config
+from pipeline.config.yaml_text import DEEPEST, MOST_BYTES, MOST_NODES, decode_text, read_yaml
 from pipeline.errors import UserError
 from pipeline.teachers.inferred import FittingPreset, complete_teacher
 
@@ -41,12 +42,8 @@ def load_params(
         64
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no parameter file {path}: name one with --params")
-    try:
-        values = YAML(typ="safe", pure=True).load(path)
-    except (YAMLError, ValueError) as error:  # ValueError: such as a date of month 13
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    check_place(path)
+    values = read_yaml(decode_text(_read(path), str(path)), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold sections (teacher:, synthesis:, ...)")
     return parse_params(values, str(path), overrides)
@@ -69,16 +66,21 @@ def parse_params(
     Raises:
         UserError: A key or a value is wrong, or the teacher's source cannot be read.
     """
+    overrides = overrides or {}
+    check_allowed(overrides)
+    _check_tree(values, name)
+    for key, value in overrides.items():
+        _check_tree(value, f"--set {key}")
     changed = deepcopy(dict(values))
-    for key, value in (overrides or {}).items():
-        _set(changed, key, value)
-    _check_keys(changed, name)
+    for key, value in overrides.items():
+        override(changed, key, value)
     values = complete_teacher(changed)
     try:
         # JSON mode is strict, but accepts lists for tuples and text for integer keys.
         config = Config.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise UserError(f"{name}: {_explain(_most_specific(error.errors()))}") from error
+        wrong = _most_specific(error.errors())
+        raise UserError(f"{_origin(wrong, name, overrides)}: {_explain(wrong)}") from error
     return config.with_fitting_preset(FittingPreset.of(config.teacher))
 
 
@@ -93,10 +95,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UserError(f"--set {pair!r}: write section.key=value")
-        try:
-            overrides[key] = YAML(typ="safe", pure=True).load(text)
-        except (YAMLError, ValueError) as error:
-            raise UserError(f"--set {key}: the text after = is not valid YAML") from error
+        overrides[key] = read_yaml(text, f"--set {key}")
     return overrides
 
 
@@ -114,28 +113,58 @@ def parse_range(text: str | None) -> range | None:
     return range(int(start), int(stop))
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if inner is None:
-            inner = values[section] = {}
-        if not isinstance(inner, dict):
-            raise UserError(f"--set {key}: {section} is a value, not a section")
-        values = inner
-    values[last] = value
+def _read(path: Path) -> bytes:
+    shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise UserError(f"{shown} is a directory: name a parameter file with --params")
+        if not stat.S_ISREG(kind):
+            raise UserError(f"{shown} is not a regular file: name a parameter file with --params")
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL
+        raise UserError(f"there is no parameter file {shown}: name one with --params") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"the parameter file {shown} cannot be read: {reason}") from error
 
 
-def _check_keys(values: Any, name: str) -> None:
-    """Refuse keys of a type that only YAML allows, such as dates."""
-    for value in values.values() if isinstance(values, dict) else values:
-        if isinstance(value, dict | list | tuple):
-            _check_keys(value, name)
-    for key in values if isinstance(values, dict) else ():
-        if not isinstance(key, str | int):
+def _check_tree(values: Any, name: str) -> None:
+    """Refuse values that JSON cannot hold: too many, too deep, or with keys of another type."""
+    waiting, count = [(values, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST_NODES:
             raise UserError(
-                f"{name}: {key} is a {type(key).__name__}, which cannot be a key: quote it"
+                f"{name} has more than {DEEPEST} levels or {MOST_NODES} values: make it smaller"
             )
+        if isinstance(value, int) and value.bit_length() > 256:
+            raise UserError(
+                f"{name} holds a number of {value.bit_length()} bits: write a smaller one"
+            )
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str | int):
+                    raise UserError(
+                        f"{name}: {key} is a {type(key).__name__}, which cannot be a key: quote it"
+                    )
+            waiting += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += [(inner, depth + 1) for inner in value]
+
+
+def _origin(error: ErrorDetails, name: str, overrides: Mapping[str, Any]) -> str:
+    """Where a wrong value comes from: the file, an override, or both together."""
+    wrong = ".".join(str(part) for part in error["loc"])
+    inside = [key for key in overrides if not wrong or f"{key}.".startswith(f"{wrong}.")]
+    for key in overrides:
+        if f"{wrong}.".startswith(f"{key}."):
+            return f"--set {key}"
+    if inside and error["type"] == "extra_forbidden":
+        return f"--set {inside[0]}"
+    return f"{name} with --set {', '.join(inside[:3])}" if inside else name
 
 
 def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:

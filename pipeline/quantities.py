@@ -21,6 +21,11 @@ def show_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: ``1 shard``, ``2 shards``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def six_digits(value: float) -> float:
     """Round to six significant digits, so that last bits do not appear in reports."""
     return float(f"{value:.6g}")

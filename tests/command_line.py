@@ -25,10 +25,8 @@ def refused_with(
     capsys: pytest.CaptureFixture[str], tiny: Params, changes: dict[str, Any], path: Path
 ) -> str:
     write_params(changed(tiny, changes), path)
-    errors = {
-        refused(capsys, command, "--params", str(path))
-        for command in ("synthesize", "status", "verify", "distill", "evaluate")
-    }
+    commands = (["synthesize"], ["status", "--teacher"], ["verify"], ["distill"], ["evaluate"])
+    errors = {refused(capsys, *command, "--params", str(path)) for command in commands}
     assert len(errors) == 1
     assert not dataset(tiny).exists() or tree(dataset(tiny)) == {}
     return errors.pop()

@@ -43,10 +43,10 @@ def build() -> nn.Module:
 
 @pytest.fixture
 def model(tiny: Params) -> nn.Module:
-    from pipeline.teachers.networks import read_state_dict
+    from safetensors.torch import load_file
 
     network = build()
-    network.load_state_dict(read_state_dict(Path(tiny["teacher"]["weights"]), "teacher"))
+    network.load_state_dict(load_file(tiny["teacher"]["weights"]))
     return network.train()
 
 

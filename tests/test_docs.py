@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,9 @@ def test_keys_are_parameters(path: Path) -> None:
         if key.rpartition(".")[2] not in endings
     }
     # `teacher.arguments`, `evaluation.verifier` and a table of counts have keys of the user's own.
+    # `student.log` is an attribute of the Python API's Student.
     free = ("teacher.arguments.", "student.arguments.", "evaluation.verifier.")
+    keys -= {f"student.{name}" for name in ("log", "name", "weights")}
     assert not sorted(key for key in keys - known if not key.startswith(free))
 
 
@@ -121,3 +125,58 @@ def test_code_names_documents_that_exist() -> None:
 def test_the_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150
+
+
+# Folders of a dataset, which look like paths of the repository.
+_IN_A_DATASET = ("train/", "metadata/", "students/")
+_PATH = re.compile(r"`((?:[\w.-]+/)*(?:[\w-]+/|[\w.-]+\.(?:py|md|yaml|toml|json|sh)))`")
+_NAME_IN_MODULE = re.compile(r"`(\w+)` (?:of |in |\()`([\w/]+\.py)`")
+_MODULE_WITHOUT_ENDING = re.compile(r"(?<![\w/])[a-z]+/[a-z_]+(?![\w/])")
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+STRUCTURE = (ARCHITECTURE, ROOT / "CONTRIBUTING.md")
+
+
+def find_path(text: str) -> Path:
+    """What a document names from the root of the repository or of the package. It may not exist."""
+    inside = ROOT / "pipeline" / text
+    return inside if inside.exists() else ROOT / text
+
+
+def defined_names(module: Path) -> set[str]:
+    """The functions, classes and variables of a module."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return stored | {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("path", STRUCTURE, ids=name)
+def test_the_paths_of_the_structure_exist(path: Path) -> None:
+    named = _PATH.findall(path.read_text(encoding="utf-8"))
+    assert len(named) > 10
+    ours = [text for text in named if not text.startswith(_IN_A_DATASET)]
+    assert not [text for text in ours if not find_path(text).exists()]
+
+
+def test_the_names_of_the_structure_are_in_their_modules() -> None:
+    """As in ``TERMS`` of ``objective/terms.py``."""
+    named = {pair for path in STRUCTURE for pair in _NAME_IN_MODULE.findall(path.read_text())}
+    assert {name for name, _ in named} >= {"TERMS", "SOURCES", "INDEX_FILES", "COMMANDS"}
+    assert not [pair for pair in sorted(named) if pair[0] not in defined_names(find_path(pair[1]))]
+
+
+def test_the_drawing_names_modules() -> None:
+    """As ``dataset/plan``: a module without its ending."""
+    named = _MODULE_WITHOUT_ENDING.findall(_FENCE.findall(ARCHITECTURE.read_text())[0])
+    assert len(named) > 8
+    assert not [text for text in named if not find_path(f"{text}.py").exists()]
+
+
+def test_the_rows_of_the_folders_are_the_contract_of_imports() -> None:
+    """Each folder and module of ``pipeline/`` has a row, in the order that import-linter checks."""
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", ARCHITECTURE.read_text(), re.MULTILINE)
+    row_of = {Path(text).stem: int(number) for number, cell in rows for text in _PATH.findall(cell)}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = [layer.split(" | ") for layer in contracts["contracts"][0]["layers"]]
+    ordered = [row_of[part] for layer in layers for part in layer if part != "examples"]
+    assert ordered == sorted(ordered)

@@ -137,7 +137,7 @@ def test_an_empty_folder_becomes_the_default_job_and_the_notebook_example(
     (tmp_path / "job.py").write_text(JOB.format(small=SMALL))
     out = run(commands / "python", "job.py", folder=tmp_path).splitlines()
     assert Path(out[0]).is_relative_to(commands.parent)
-    assert "made 1 shards in data/synthetic" in out
-    assert "trained 1 students in data/students" in out
+    assert "made 1 shard in data/synthetic" in out
+    assert "trained 1 student in data/students" in out
     assert any("on 540 real images" in line for line in out)
     assert (tmp_path / "data/mine/train/000000.tar").is_file()

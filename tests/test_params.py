@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +135,10 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
         ("synthesis.seed", 2**63, "less than"),
         ("synthesis.soft_labels", "yes", "boolean"),
         ("synthesis.confirmed", 1, "boolean"),
+        ("synthesis.captions", "a photo", "exactly one {} for the name of the class"),
+        ("synthesis.captions", "{} and {}", "exactly one {} for the name of the class"),
+        ("synthesis.captions", "a {name} of {}", "no other braces"),
+        ("synthesis.captions", "a {{}}", "no other braces"),
         ("synthesis.max_similarity", 1.0, "less than 1"),
         ("synthesis.max_similarity", 0, "greater than 0"),
         ("synthesis.keep", 0, "greater than 0"),
@@ -176,6 +183,13 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     text = complaint(changed(tiny, {key: value}))
     assert said in text
     assert key.rpartition(".")[0] in text and key.rpartition(".")[2] in text
+
+
+def test_captions_need_the_names_of_the_classes(tiny: Params) -> None:
+    captions = {"synthesis.captions": "a photo of a {}"}
+    assert parse_params(changed(tiny, captions)).synthesis.captions == "a photo of a {}"
+    text = complaint(changed(tiny, {**captions, "teacher.class_names": None}))
+    assert "set teacher.class_names" in text
 
 
 @pytest.mark.parametrize(
@@ -276,10 +290,123 @@ def test_a_file_that_holds_no_parameters(tmp_path: Path, text: str | bytes, said
     assert said in file_complaint(tmp_path / "params.yaml", text)
 
 
-@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
-def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="there is no parameter file"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere.yaml", "there is no parameter file"),
+        (".", "is a directory"),
+        ("fifo", "is not a regular file"),
+        ("x" * 5000, "cannot be read: File name too long"),
+        ("a/" * 2500, "cannot be read: File name too long"),
+        ("params.yaml/below", "there is no parameter file"),
+        ("circle", "cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_a_path_that_is_no_parameter_file(
+    tiny: Params, tmp_path: Path, name: str, said: str
+) -> None:
+    write_params(tiny, tmp_path / "params.yaml")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UserError) as caught:
         load_params(tmp_path / name)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "holds more than 100000 values"),
+        (BOMB.replace(" [*", " {<<: [*").replace("]\n", "]}\n").replace("}", "", 1), ""),
+        ("a: &a [*a]\n", "*a lies inside &a"),
+        ("a: &a {b: [1, {c: *a}]}\n", "*a lies inside &a"),
+        ("a: " + "[" * 20_000, "more than 50 levels"),
+        ("a: " + "{b: " * 20_000, "more than 50 levels"),
+        ("".join(f"{' ' * n}a:\n" for n in range(400)), "more than 50 levels"),
+        ("- " * 3000 + "a", "more than 50 levels"),
+        ("a: 0x" + "f" * 4000, "a number of 4002 characters"),
+        ("a: " + "9" * 5000, "a number of 5000 characters"),
+        ("a: " + "1_000_" * 1000, "characters"),
+        ("%YAML 1.1\n---\na: " + "59:" * 3000 + "59", "characters"),
+        ("a: !!int '" + "9" * 5000 + "'", "characters"),
+        ("a: " + "9." * 5000, "characters"),
+        ("a: &a " + "x" * 100_000 + "\nb: [" + "*a, " * 9_000 + "1]", "more than 100000 values"),
+        ("a: [" + "1, " * 150_000 + "1]", "more than 100000 values"),
+        ("a: '" + "x" * (1 << 20) + "'", "more than 1 MiB"),
+        ("a: *nowhere", "undefined alias"),
+        ("? {a: 1}\n: 2\n", ""),
+        ("a: \0", "not valid YAML"),
+        (b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 40, "not valid YAML"),
+        ("a: \xe4".encode("latin-1"), "not text in UTF-8"),
+        ("a: {b: 1}".encode("utf-16")[:-1], "not text in UTF-8"),
+    ],
+)
+def test_a_hostile_file_is_refused_within_seconds(
+    tmp_path: Path, text: str | bytes, said: str
+) -> None:
+    started = time.process_time()
+    assert said in file_complaint(tmp_path / "params.yaml", text)
+    assert time.process_time() - started < 10  # a second on an idle machine
+
+
+@pytest.mark.parametrize(
+    "value",
+    [BOMB.replace("\n", ", ").join("{}"), "&a [*a]", "[" * 20_000, "0x" + "f" * 4000, "a: \x00"],
+)
+def test_a_hostile_override_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match=r"--set synthesis\.seed") as caught:
+        parse_overrides([f"synthesis.seed={value}"])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_values_in_memory_have_the_same_limits(tiny: Params) -> None:
+    circle: dict[str, Any] = {}
+    circle["again"] = circle
+    for value in (circle, [[circle] * 9] * 9, 10**5000):
+        with pytest.raises(UserError):
+            parse_params(changed(tiny, {"teacher.arguments": {"x": 1}}) | {"student": value})
+        with pytest.raises(UserError, match="--set student"):
+            parse_params(tiny, overrides={"student": value})
+    with pytest.raises(UserError, match="more than 50 parts"):
+        parse_params(tiny, overrides={"a." * 9000 + "b": 1})
+
+
+def test_anchors_and_merge_keys_still_work(tiny: Params, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = write_params(tiny, path).read_text()
+    path.write_text(text.replace('"seeds": [0]', '"seeds": &seeds [0]', 1))
+    assert load_params(path).distillation.seeds == (0,)
+    names = [f"class number {number} of many" for number in range(32_767)]
+    values = changed(tiny, {"teacher.classes": 32_767, "teacher.class_names": names})
+    assert parse_params(values).teacher.classes == 32_767
+    path.write_bytes(write_params(tiny, path).read_text().encode("utf-16"))
+    assert load_params(path).synthesis.images == 20
+
+
+def test_a_wrong_override_blames_the_command_line(tiny: Params, tmp_path: Path) -> None:
+    path = write_params(tiny, tmp_path / "params.yaml")
+
+    def said(*pairs: str) -> str:
+        with pytest.raises(UserError) as caught:
+            load_params(path, parse_overrides(pairs))
+        return str(caught.value)
+
+    assert said("synthesis.imges=3").startswith("--set synthesis.imges: unknown key")
+    assert said("synthesis.seed=x", "adaptive.rounds=0").startswith("--set synthesis.seed: ")
+    assert said("distillation.seeds=[a]").startswith("--set distillation.seeds: ")
+    assert said("teacher={source: a:b}").startswith("--set teacher: ")
+    assert said("synthesis.images_per_class=2").startswith(
+        f"{path} with --set synthesis.images_per_class: "
+    )
+    write_params(changed(tiny, {"paths.zzz": 1}), path)
+    assert said("synthesis.seed=1").startswith(f"{path}: unknown key")
 
 
 @pytest.mark.parametrize(

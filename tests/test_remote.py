@@ -347,8 +347,8 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(
         ("paths.dataset", "s3://tank", "write protocol://bucket/prefix"),
         ("paths.dataset", "s3://", "write protocol://bucket/prefix"),
         ("paths.students", "chain::s3://tank/x", "write protocol://bucket/prefix"),
-        ("paths.reports", "s3://tank/x", "must be a local directory"),
-        ("paths.students", "s3://tank/dataset/", "three directories"),
+        ("paths.reports", "s3://tank/x", "name a local directory"),
+        ("paths.students", "s3://tank/dataset/", "three different directories"),
     ],
 )
 def test_urls_that_cannot_be(tiny: Params, key: str, place: str, said: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.api.in_process import unchanged_process
 from pipeline.config.schema import Config
+from pipeline.evaluation.held_out import held_out_agreement
 from pipeline.execution.runner import open_runner
 from pipeline.reports.files import report_distillation
 from pipeline.reports.pictures import read_log
@@ -46,7 +47,8 @@ def distill(params: Config) -> list[Student]:
         outputs = ("dataset", "students")
         with open_runner(params, params.distillation.threads, None, outputs) as run:
             trained = distill_students(params, teacher, run)
-        report_distillation(params, trained)
+            held_out = held_out_agreement(params, teacher, run)
+        report_distillation(params, trained, held_out)
     seeds = params.distillation.seeds
     wanted = [(STUDENT, seed) for seed in seeds]
     if params.distillation.noise_baseline:

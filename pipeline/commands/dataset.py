@@ -7,6 +7,7 @@ import argparse
 from pipeline.config.schema import Config
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_range
+from pipeline.quantities import counted
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.finalize import finalize
 from pipeline.stages.status import dataset_status, describe_status
@@ -20,7 +21,7 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
     teacher = load_checked_teacher(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
         made = synthesize(config, teacher, run, only, options.keep)
-    print(f"made {len(made)} shards in {config.paths.dataset}")
+    print(f"made {counted(len(made), 'shard')} in {config.paths.dataset}")
     if only is None:
         print(f"images to look at: {report_synthesis(config, made)}")
     return 0
@@ -35,6 +36,10 @@ def run_finalize(config: Config, options: argparse.Namespace) -> int:
 
 def run_status(config: Config, options: argparse.Namespace) -> int:
     """Print how many shards are in which state."""
-    for line in describe_status(dataset_status(config, load_checked_teacher(config).digest)):
+    digest = load_checked_teacher(config).digest if options.teacher else None
+    status = dataset_status(config, digest)
+    for line in describe_status(status):
         print(line)
+    if digest is None and "complete" in status.shards:
+        print("teacher not compared with the records: `status --teacher` loads it")
     return 0

@@ -20,10 +20,16 @@ from pipeline.estimation.device_timing import (
     probe_devices,
     sample_bytes,
 )
+from pipeline.estimation.normalisation import describe_distances, normalisation_distances
 from pipeline.estimation.probe import findings_text, try_teacher, write_findings
-from pipeline.execution.runner import open_executor
+from pipeline.estimation.stored_speed import read_speed, write_speed
+from pipeline.evaluation.inputs import real_batches
+from pipeline.execution.choice import open_executor
+from pipeline.quantities import counted
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.outputs import claim_output
+
+REAL_IMAGES = 64  # of `probe --images`
 
 
 def run_probe(config: Config, options: argparse.Namespace) -> int:
@@ -31,6 +37,9 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     if not 0 < options.seconds < math.inf:
         raise UserError(f"--seconds is {options.seconds}: write a time in seconds, as 120")
     teacher = load_checked_teacher(config, "reports")
+    real = None
+    if options.images is not None:
+        real, _ = next(real_batches(Path(options.images), "--images", teacher.shape, REAL_IMAGES))
     with open_executor(config, config.synthesis.threads) as executor:
         workers = executor.workers
     if config.execution.device != "cpu" and torch.cuda.is_available():
@@ -41,7 +50,11 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     findings = try_teacher(config, teacher, workers, options.seconds, picture)
     for line in findings_text(findings, config, workers):
         print(line)
+    distances = normalisation_distances(teacher, real)
+    kind = "procedural" if real is None else "real"
+    print(f"normalised {describe_distances(distances, kind)}")
     print(f"look at    {picture}")
+    write_speed(config, findings.speed)
     if options.write:
         write_findings(Path(options.params), config, findings)
         print(f"written    {options.params}")
@@ -60,6 +73,10 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
         speeds = mean_speeds(probed)
     elif options.images_per_second:
         speeds = [RoundSpeed(image=1 / options.images_per_second)] * (config.adaptive.rounds + 1)
+    elif (speed := read_speed(config)) and config.synthesis.iterations:
+        image = config.synthesis.iterations / speed
+        print(f"speed: {1 / image:.3g} images/s for each device, as `probe` measured uncompiled")
+        speeds = [RoundSpeed(image=image)] * (config.adaptive.rounds + 1)
     else:
         print("time: measure it with --probe, or name one device's speed with --images-per-second")
         return 0
@@ -71,7 +88,8 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
 
 def _print_size(config: Config, planned: Plan) -> None:
     classes, images = config.teacher.classes, len(planned.labels)
-    print(f"{images} images of {classes} classes in {len(planned)} shards")
+    shards = counted(len(planned), "shard")
+    print(f"{counted(images, 'image')} of {classes} classes in {shards}")
     counts = Counter(planned.labels.tolist())
     few, many = (pick(counts[c] for c in range(classes)) for pick in (min, max))
     print(f"{few if few == many else f'{few} to {many}'} images a class, seed {planned.seed}")

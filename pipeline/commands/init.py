@@ -15,8 +15,10 @@ from pipeline.teachers.source import PRETRAINED
 TEMPLATES = Path(__file__).parents[1] / "templates"
 SOURCE, WEIGHTS, SHAPE = "path/to/nets.py:factory", "path/to/teacher.safetensors", (3, 32, 32)
 IGNORED = {
-    ".gitignore": "__pycache__/\n/data/\n/reports/\n",
-    ".dvcignore": "__pycache__/\n*.tmp\n.dreamshard.lock*\n",
+    # Git keeps the `.dvc` files of `dvc add`; DVC's cache keeps data and reports. With `/data/*`
+    # DVC would take `/data/` itself for ignored, and overlook the `.dvc` files in it.
+    ".gitignore": "__pycache__/\n/data/?*\n!/data/*.dvc\n/reports/\n",
+    ".dvcignore": "__pycache__/\n*.tmp\n.*.lock\n",
 }
 
 
@@ -36,7 +38,7 @@ class Project:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Project:
-        """The project that the command's options describe, placeholders where they say nothing."""
+        """The project that the options describe. A missing option becomes a placeholder."""
         directory = Path(options.directory)
         source = options.source or SOURCE
         if options.source and ":" not in source:
@@ -107,7 +109,7 @@ def _next_steps(options: argparse.Namespace) -> Iterable[str]:
     if options.example:
         yield "           python -m pipeline.examples.digits data/digits   # trains the teacher"
     else:
-        yield "           edit params.yaml: it says what each value means"
+        yield "           edit params.yaml: student.source, and teacher.input if it is there"
         yield "           dreamshard probe --write        # tries the teacher, fills in values"
     yield "           dreamshard synthesize && dreamshard distill"
     yield "or         git init && dvc init && dvc repro   # needs: pip install dvc"
@@ -145,7 +147,7 @@ def _write(directory: Path, files: dict[str, str], force: bool) -> list[Path]:
 def _dvc(inputs: list[str], evaluates: bool, teacher: str = "") -> str:
     listed = [f'"{name}"' for name in inputs]
     evaluate = _part("evaluate_stage").rstrip("\n") if evaluates else ""
-    text = _filled(_part("dvc"), {"teacher": teacher, "evaluate": evaluate})
+    text = _filled(_part("stages"), {"teacher": teacher, "evaluate": evaluate})
     values = {"inputs,": "".join(f"{name}, " for name in listed), "inputs": ", ".join(listed)}
     return _filled(text, values).rstrip("\n") + "\n"
 
@@ -181,7 +183,7 @@ def _quoted(text: str | None) -> str:
 
 
 def _moved(path: str, directory: Path) -> str:
-    """``path``, relative to ``directory`` where it names a file here."""
+    """Rewrite a path as relative to ``directory`` if the path names a file; else keep it."""
     if not Path(path).exists() or Path(path).is_absolute():
         return path
     return Path(os.path.relpath(path, directory)).as_posix()

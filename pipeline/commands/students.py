@@ -7,8 +7,10 @@ import argparse
 from pipeline.config.schema import Config
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.dataset_measures import measure
+from pipeline.evaluation.held_out import describe_held_out, held_out_agreement
 from pipeline.execution.runner import open_runner
 from pipeline.execution.torchrun import is_first, joined
+from pipeline.quantities import counted
 from pipeline.reports.files import (
     report_distillation,
     report_evaluation,
@@ -27,9 +29,12 @@ def run_distill(config: Config, options: argparse.Namespace) -> int:
             config, config.distillation.threads, rank_device, ("dataset", "students")
         ) as run:
             trained = distill_students(config, teacher, run)
+            held_out = held_out_agreement(config, teacher, run)
         if is_first():
-            report_distillation(config, trained)
-            print(f"trained {len(trained)} students in {config.paths.students}")
+            report_distillation(config, trained, held_out)
+            print(f"trained {counted(len(trained), 'student')} in {config.paths.students}")
+            if held_out is not None:
+                print(describe_held_out(held_out))
     return 0
 
 
@@ -44,9 +49,12 @@ def run_measure(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_evaluate(config: Config, options: argparse.Namespace) -> int:
-    """Write the accuracies on real images into the reports."""
+    """Write the accuracies on real images into the reports, and print them."""
     report = evaluate(config, load_checked_teacher(config))
     report_evaluation(config, report)
+    print(f"teacher {report['teacher_accuracy']:.1%} of {report['real_images']} real images")
+    for seed, accuracy in report.get("student_accuracies", {}).items():
+        print(f"student, seed {seed} {accuracy:.1%}")
     return 0
 
 

@@ -27,7 +27,7 @@ class DistillationConfig(Section):
     """Optimiser steps."""
 
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Images in a step, at least 2. Must not exceed the number of images in the dataset."""
+    """Images in a step, at least 2. A smaller dataset gives all its images to each step."""
 
     temperature: Rate = 50.0
     """Temperature of the softmax in the distillation loss (Eq. 1), above 0. At a high temperature
@@ -91,9 +91,22 @@ class DistillationConfig(Section):
     checkpoint_every: Positive = 500
     """Steps between two checkpoints, from which a stopped training continues."""
 
+    def for_images(self, images: int) -> Self:
+        """A copy whose batches a dataset can fill.
+
+        Args:
+            images: The number of images in the dataset.
+        """
+        return self.model_copy(update={"batch_size": min(self.batch_size, images)})
+
+    @property
+    def fewest_images(self) -> int:
+        """The fewest images of a step: adversarial images need two of each half."""
+        return 4 if self.adversarial else 2
+
     @model_validator(mode="after")
     def _two_halves(self) -> Self:
-        if self.adversarial and self.batch_size < 4:
+        if self.batch_size < self.fewest_images:
             raise ValueError("adversarial moves half a batch: batch_size must be 4 or more")
         return self
 

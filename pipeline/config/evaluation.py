@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from pipeline.config.fields import Name, Section
 from pipeline.config.teacher import TeacherConfig
 
@@ -16,6 +20,11 @@ class EvaluationConfig(Section):
 
     foreign: Name | None = None
     """A shard of images of another recipe, to compare students without real images. Null: none."""
+
+    held_out: Annotated[int, Field(ge=0, le=4096)] = 64
+    """Synthetic images, 0 to 4096, that ``distill`` makes only to compare the students with the
+    teacher, if ``data`` is null. It makes fewer for a small dataset: a twentieth of it, at least
+    16. 0: none."""
 
     verifier: TeacherConfig | None = None
     """An independent network of the same classes and input size, with the fields of ``teacher``. It

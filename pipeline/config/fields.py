@@ -6,17 +6,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Count = Annotated[int, Field(ge=0, lt=2**31)]
+from pipeline.objective.ranges import Count as Count
+from pipeline.objective.ranges import Decay as Decay
+from pipeline.objective.ranges import Fraction as Fraction
+from pipeline.objective.ranges import Rate as Rate
+from pipeline.objective.ranges import Share as Share
+from pipeline.objective.ranges import Weight as Weight
+
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=1, le=4096)]
-Weight = Annotated[float, Field(ge=0)]
-Spread = Annotated[float, Field(ge=0, le=10)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Between = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 

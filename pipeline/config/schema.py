@@ -18,6 +18,9 @@ from pipeline.config.synthesis import SynthesisConfig
 from pipeline.config.teacher import TeacherConfig
 from pipeline.objective.presets import PRESETS, Objective
 
+COMPILED_FROM = 100_000
+"""Image-iterations from which ``synthesis.compile: auto`` compiles."""
+
 
 class Config(Section):
     """All of ``params.yaml``. Made by :func:`pipeline.params.load_params`."""
@@ -72,6 +75,24 @@ class Config(Section):
         return self._fitting_preset()
 
     @property
+    def images(self) -> int:
+        """All images of the plan, adaptive rounds included."""
+        table, classes = self.synthesis.images_per_class, self.teacher.classes
+        first = sum(table.values()) if isinstance(table, dict) else classes * (table or 0)
+        return (self.synthesis.images or first) + self.adaptive.rounds * self.adaptive.images
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the inversion uses torch.compile; ``auto`` is resolved.
+
+        The answer decides the last bits of pixels. So it follows from the parameters alone, and is
+        the same on every machine and for every number of workers.
+        """
+        if self.synthesis.compile == AUTO:
+            return self.images * self.synthesis.iterations >= COMPILED_FROM
+        return bool(self.synthesis.compile)
+
+    @property
     def objective(self) -> Objective:
         """The resolved objective: the preset's values, replaced by those that the file gives.
 
@@ -115,10 +136,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sizes_possible(self) -> Self:
-        table, classes = self.synthesis.images_per_class, self.teacher.classes
-        first = sum(table.values()) if isinstance(table, dict) else classes * (table or 0)
-        first = self.synthesis.images or first
-        total = first + self.adaptive.rounds * self.adaptive.images
+        total = self.images
         if total > MOST_IMAGES:
             raise ValueError(f"synthesis asks for {total} images; the limit is {MOST_IMAGES}")
         shards = total // self.synthesis.shard_size + self.adaptive.rounds
@@ -126,6 +144,15 @@ class Config(Section):
             raise ValueError(
                 f"synthesis.shard_size makes about {shards} shards; the limit is {MOST_SHARDS}: "
                 "make shards larger"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _captions_have_names(self) -> Self:
+        if self.synthesis.captions is not None and self.teacher.class_names is None:
+            raise ValueError(
+                "synthesis.captions needs the names of the classes, and the teacher has none: set "
+                "teacher.class_names"
             )
         return self
 

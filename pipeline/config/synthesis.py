@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.fields import Between, Count, Few, Fraction, Positive, Section, Seed, Share
 from pipeline.config.objective import ObjectiveConfig
@@ -12,7 +12,7 @@ from pipeline.device.precision import PrecisionChoice
 
 
 class SynthesisConfig(Section):
-    """The images to make, before any adaptive round. Set one of the first two fields."""
+    """The images to make, before any adaptive round. Set ``images`` or ``images_per_class``."""
 
     images: Positive | None = None
     """Images in total, divided among the classes as evenly as possible."""
@@ -59,8 +59,10 @@ class SynthesisConfig(Section):
     """``float32``, ``bfloat16`` or ``auto``: bfloat16 where the hardware supports it and is
     therefore faster, float32 elsewhere."""
 
-    compile: bool = True
-    """Use torch.compile. It pays for larger teachers and needs a C++ compiler."""
+    compile: bool | Literal["auto"] = True
+    """Use torch.compile. It pays for larger teachers and needs a C++ compiler. ``auto``: compile
+    from 100,000 image-iterations on (all images of the plan times ``iterations``), because below
+    that compiling takes longer than it saves."""
 
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, but one more forward pass and no
@@ -68,6 +70,11 @@ class SynthesisConfig(Section):
 
     soft_labels: bool = False
     """Store the teacher's logits of each image as float16 in ``KEY.logits.npy``."""
+
+    captions: str | None = None
+    """Store a caption of each image in ``KEY.txt``, for open_clip: a template with one ``{}`` for
+    the name of the class, such as ``a photo of a {}``. Needs ``teacher.class_names``. Null: none.
+    """
 
     objective: ObjectiveConfig = ObjectiveConfig()
     """What the gradient steps minimise."""
@@ -77,6 +84,19 @@ class SynthesisConfig(Section):
         if (self.images is None) == (self.images_per_class is None):
             raise ValueError("set one of images and images_per_class, and leave the other null")
         return self
+
+    @field_validator("captions")
+    @classmethod
+    def _one_place(cls, template: str | None) -> str | None:
+        """A template has one place for a name, and no other braces, which nothing would fill."""
+        if template is not None and (
+            template.count("{}") != 1 or set("{}") & set(template.replace("{}", ""))
+        ):
+            raise ValueError(
+                f"the template {template!r} must have exactly one {{}} for the name of the class, "
+                "and no other braces: write it like 'a photo of a {}'"
+            )
+        return template
 
     @model_validator(mode="after")
     def _keeps_some(self) -> Self:

@@ -60,9 +60,13 @@ class TeacherConfig(Section):
     ``pretrained`` for the weights that the library publishes; null to keep the weights that the
     factory itself sets."""
 
+    weights_key: Name | None = None
+    """Which state dict of the weights file to take, such as ``state_dict_ema`` or
+    ``ema.state_dict``, where the file holds several. Null: the first that fits."""
+
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Expected SHA-256 of the weights file, 64 hexadecimal digits, checked before the file is
-    loaded. Null: no check."""
+    """Expected SHA-256 of the weights file, 64 hexadecimal digits. It is checked on the bytes that
+    are then loaded. Null: no check."""
 
     classes: Annotated[int, Field(ge=1, le=32767)]
     """Number of classes, 1 to 32767. May be left out where the source or the network knows it."""
@@ -82,6 +86,15 @@ class TeacherConfig(Section):
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(
                 f"class_names has {len(self.class_names)} names for {self.classes} classes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _key_needs_a_file(self) -> Self:
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError(
+                "weights_key is a key of a weights file, but weights is null: name the file, or "
+                "set weights_key to null"
             )
         return self
 

@@ -14,7 +14,7 @@ from upath import UPath
 from pipeline.config.adaptive import AdaptiveConfig
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import SynthesisConfig
-from pipeline.dataset.layout import INDEX_FILES, PROVENANCE, Layout, shard_name
+from pipeline.dataset.layout import PROVENANCE, Layout, index_names, shard_name
 from pipeline.dataset.plan import Plan, make_plan, plan_of
 from pipeline.dataset.record_files import records_of
 from pipeline.dataset.records import ShardRecord
@@ -90,20 +90,27 @@ class Dataset:
 
     def __init__(self, path: str | os.PathLike[str] | UPath) -> None:
         root = path if isinstance(path, Path | UPath) else location(os.fspath(path))
-        plan, classes, names = _read_provenance(root)
-        self._set(root, plan, classes, names)
+        self._set(root, *_read_provenance(root))
 
     @classmethod
     def planned(cls, config: Config) -> Dataset:
         """The dataset that ``config`` describes, which may not be finished."""
         dataset = cls.__new__(cls)
         root, teacher = location(config.paths.dataset), config.teacher
-        dataset._set(root, plan_of(config), teacher.classes, teacher.class_names)
+        captions = config.synthesis.captions is not None
+        dataset._set(root, plan_of(config), teacher.classes, teacher.class_names, captions)
         return dataset
 
-    def _set(self, root: Location, plan: Plan, classes: int, names: tuple[str, ...] | None) -> None:
+    def _set(
+        self,
+        root: Location,
+        plan: Plan,
+        classes: int,
+        names: tuple[str, ...] | None,
+        captions: bool,
+    ) -> None:
         self.root, self.plan = root, plan
-        self.classes, self.class_names = classes, names
+        self.classes, self.class_names, self._captions = classes, names, captions
         self._layout = Layout(root)
 
     def __len__(self) -> int:
@@ -217,7 +224,7 @@ class Dataset:
             tars=layout.tars(numbers),
             rows=tuple(layout.rows(number) for number in numbers),
             records=tuple(layout.record(number) for number in numbers),
-            index_files=tuple(layout.file(name) for name in INDEX_FILES),
+            index_files=tuple(layout.file(name) for name in index_names(self._captions)),
         )
 
     def _present(self, number: int, record: ShardRecord | None) -> ShardRecord:
@@ -229,8 +236,8 @@ class Dataset:
         return record
 
 
-def _read_provenance(root: Location) -> tuple[Plan, int, tuple[str, ...] | None]:
-    """The plan, the number of classes and their names, from the provenance of a dataset."""
+def _read_provenance(root: Location) -> tuple[Plan, int, tuple[str, ...] | None, bool]:
+    """The plan, the number of classes, their names, and whether the samples have captions."""
     path = Layout(root).file(PROVENANCE)
     (text,) = read_many([path])
     if text is None:
@@ -249,4 +256,5 @@ def _read_provenance(root: Location) -> tuple[Plan, int, tuple[str, ...] | None]
             f"{path} is damaged, or another version of this project wrote it: run finalize, "
             "which writes it again"
         ) from error
-    return plan, classes, None if names is None else tuple(names)
+    captions = synthesis.captions is not None
+    return plan, classes, None if names is None else tuple(names), captions

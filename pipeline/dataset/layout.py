@@ -1,6 +1,7 @@
 """Where every file of a dataset lies. No other module spells a folder, a name or a number of one.
 
-    README.md  _info.json  index.json  provenance.json      the index files, with train/sizes.json
+    README.md  _info.json  index.json  croissant.json        index files
+    provenance.json  train/sizes.json                        more index files
     train/000000.tar                                         a shard: samples of the members below
     metadata/000000.parquet                                  its rows, one for each image
     metadata/000000.json                                     its record
@@ -27,13 +28,15 @@ MarkerKind = Literal["running", "failed"]
 SPLIT = "train"
 _SHARDS, _METADATA, _STUDENTS = SPLIT, "metadata", "students"
 
-# The index files: what other programs read to find the shards.
+# The index files, each about the whole dataset: lists of shards for other programs, the card, and
+# the provenance.
 CARD = "README.md"
 TIMM_INFO = "_info.json"
 WIDS_INDEX = "index.json"
 PROVENANCE = "provenance.json"
-TAR_SIZES = f"{_SHARDS}/sizes.json"
-INDEX_FILES = (CARD, TIMM_INFO, WIDS_INDEX, PROVENANCE, TAR_SIZES)
+CROISSANT = "croissant.json"
+TAR_SIZES = f"{_SHARDS}/sizes.json"  # only of a dataset with captions; open_clip reads it
+INDEX_FILES = (CARD, TIMM_INFO, WIDS_INDEX, CROISSANT, PROVENANCE)
 
 # The claim marks the dataset, the students and the reports as folders of this project.
 CLAIM = "dreamshard.json"
@@ -52,6 +55,7 @@ IMAGES = (PNG, NPY)
 CLASS = "cls"
 FACTS = "json"
 LOGITS = "logits.npy"
+CAPTION = "txt"
 
 _STUDENT_KINDS = ("safetensors", "json", "csv")  # weights, record, log
 _SHARD_FILE = re.compile(
@@ -98,14 +102,24 @@ def student_name(round_: int, kind: str = "safetensors") -> str:
     return f"{_STUDENTS}/{shard_name(round_)}.{kind}"
 
 
-def dataset_names(shards: int, rounds: int) -> set[str]:
+def index_names(captions: bool) -> tuple[str, ...]:
+    """The names of a dataset's index files. Only a dataset with captions has the one of open_clip.
+
+    open_clip takes no sample without a caption. With the sizes of the tars it would start, find no
+    sample, and wait for one without end.
+    """
+    return (*INDEX_FILES, TAR_SIZES) if captions else INDEX_FILES
+
+
+def dataset_names(shards: int, rounds: int, captions: bool) -> set[str]:
     """The names of all files of a finished dataset.
 
     Args:
         shards: the number of shards of the plan.
         rounds: the number of adaptive rounds, each of which has a student.
+        captions: whether samples have captions.
     """
-    names = {*INDEX_FILES, CLAIM}
+    names = {*index_names(captions), CLAIM}
     for number in range(shards):
         names |= {tar_name(number), rows_name(number), record_name(number)}
     for round_ in range(1, rounds + 1):

@@ -129,7 +129,7 @@ class ImageStream:
             yield group[own]
 
     def _images(self, path: Location) -> Iterator[_Image]:
-        """The images of a shard, from memory where they were kept."""
+        """The images of a shard, from memory if an earlier epoch kept them there."""
         if path in self._kept:
             yield from self._kept[path]
             return

@@ -18,7 +18,7 @@ import webdataset as wds
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.dataset.layout import CLASS, FACTS, IMAGES, LOGITS, NPY, PNG
+from pipeline.dataset.layout import CAPTION, CLASS, FACTS, IMAGES, LOGITS, NPY, PNG
 from pipeline.errors import BadShardError
 from pipeline.storage import Location, digest_bytes, read_bytes
 
@@ -39,6 +39,7 @@ class Sample:
         label: the index of its class.
         facts: the content of its JSON member.
         logits: the teacher's logits ``[K]``, or None for a dataset without soft labels.
+        caption: a text about the image, or None for a dataset without captions.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Sample:
     label: int
     facts: dict[str, Any]
     logits: NDArray[np.float16] | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +119,10 @@ def decode_image(data: bytes) -> Pixels:
 
 
 def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
-    """Write samples as a tar, each as ``<key>.cls``, ``.json``, ``.logits.npy`` and ``.png``.
+    """Write samples as a tar: ``<key>.cls``, ``.json``, ``.logits.npy``, ``.png`` and ``.txt``.
 
-    The logits are left out where a sample has none. An image that PNG cannot hold is ``.npy``. The
-    tar holds no time, user or host, so equal samples give equal bytes.
+    The logits and the caption are left out where a sample has none. An image that PNG cannot hold
+    is ``.npy``. The tar holds no time, user or host, so equal samples give equal bytes.
 
     Args:
         file: an empty file, open for writing and reading.
@@ -141,6 +143,8 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
             }
             if sample.logits is not None:
                 parts[LOGITS] = _npy(sample.logits)
+            if sample.caption is not None:
+                parts[CAPTION] = sample.caption.encode()
             tar.write(parts)
             digests.append(digest_bytes(image))
     file.flush()

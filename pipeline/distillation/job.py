@@ -82,6 +82,11 @@ class DistillJob:
         return self.training.steps * self.training.batch_size
 
     @property
+    def compiles(self) -> bool:
+        """Whether the first step compiles, for the progress bar."""
+        return self.training.compile
+
+    @property
     def record(self) -> Location:
         """The file with the spec and the digests of the student's files."""
         return self.output.with_suffix(".json")

@@ -99,7 +99,7 @@ class Muon:
         return {"averages": self._averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore a state that :meth:`state_dict` returned."""
         torch._foreach_copy_(self._averages, state["averages"])
 
 

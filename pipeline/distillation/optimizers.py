@@ -26,7 +26,7 @@ class Optimizer(Protocol):
         """Return everything that later steps depend on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore a state that :meth:`state_dict` returned."""
 
 
 class Sgd:

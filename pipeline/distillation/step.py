@@ -146,7 +146,7 @@ class Training:
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore a state that :meth:`state_dict` returned.
 
         Args:
             state: State of a training with the same configuration.
@@ -156,12 +156,12 @@ class Training:
 
     def _parts(self) -> dict[str, Any]:
         """Return the objects that have a state, by the names that a checkpoint gives them."""
-        parts: dict[str, Any] = {"student": self.student, **self._optimizers}
+        stateful: dict[str, Any] = {"student": self.student, **self._optimizers}
         if self._average is not None:
-            parts["average"] = self._average.network
+            stateful["average"] = self._average.network
         if self._imitation is not None:
-            parts["connectors"] = self._imitation
-        return parts
+            stateful["connectors"] = self._imitation
+        return stateful
 
     def _learned(self) -> list[nn.Parameter]:
         connectors = [] if self._imitation is None else self._imitation.parameters()

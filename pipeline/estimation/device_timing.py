@@ -16,10 +16,12 @@ from pipeline.dataset.tar import Sample, write_tar
 from pipeline.device.memory import peak_memory
 from pipeline.estimation.cost import RoundSpeed, show_bytes
 from pipeline.estimation.stopwatch import Stopwatch
-from pipeline.execution.runner import local_runner, open_executor
-from pipeline.quantities import show_seconds
+from pipeline.execution.choice import open_executor
+from pipeline.execution.runner import local_runner
+from pipeline.quantities import counted, show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.rows import caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +31,25 @@ class ProbeJob:
     Attributes:
         config: The configuration of the run to estimate.
         number: Number of the device, counted from 0.
-        images: Images for the progress bar.
+        unit: What the progress bar counts.
     """
 
     config: Config
     number: int
-    images: int = 1
+    unit: str = "part"
 
     def __str__(self) -> str:
         return f"probe-{self.number}"
+
+    @property
+    def images(self) -> int:
+        """Parts for the progress bar: the first shard of each kind of round, and its timing."""
+        return 2 * (1 + min(1, self.config.adaptive.rounds))
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the first step compiles, for the progress bar."""
+        return self.config.compiled and not self.config.synthesis.checkpointing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +94,8 @@ def describe_timing(timings: list[DeviceTiming], plan: Plan) -> list[str]:
     memory = show_bytes(max(timing.memory for timing in timings))
     write = float(np.mean([timing.write for timing in timings]))
     lines = [
-        f"measured on {len(timings)} devices at once: {step:.3g} s for each step of a batch, "
+        f"measured on {counted(len(timings), 'device')} at once: "
+        f"{step:.3g} s for each step of a batch, "
         f"{write:.2g} s to judge and write each image, {memory} of memory"
     ]
     for number, speed in enumerate(mean_speeds(timings)[:2]):
@@ -107,16 +120,15 @@ def probe(job: ProbeJob, device: str, report: Callable[[float], None]) -> Device
     Args:
         job: What to measure.
         device: ``cpu`` or ``cuda``.
-        report: Called with the number of images at the end.
+        report: Called with 1 after the first shard of a round, and after its timing.
     """
     rounds = job.config.adaptive.rounds
     with tempfile.TemporaryDirectory() as place:
         small = _one_batch(job.config, Path(place), min(rounds, 1))
         teacher = load_checked_teacher(small)
-        watches = [Stopwatch(device) for _ in range(small.adaptive.rounds + 1)]
+        watches = [Stopwatch(device, report) for _ in range(small.adaptive.rounds + 1)]
         for number, watch in enumerate(watches):
             synthesize(small, teacher, watch.run, range(number, number + 1))
-    report(job.images)
     first, *later = watches
     return DeviceTiming(
         speeds=[watch.speed(job.config) for watch in (first, *later * rounds)],
@@ -148,7 +160,11 @@ def sample_bytes(config: Config) -> int:
     noise = rng.integers(0, 256, (count, shape.channels, shape.height, shape.width), np.uint8)
     facts = {"class_name": "0", "cls": 0, "round": 0, "teacher_pred": 0, "teacher_prob": 0.123456}
     logits = np.zeros(config.teacher.classes, np.float16) if config.synthesis.soft_labels else None
-    samples = (Sample(f"{index:09d}", image, 0, facts, logits) for index, image in enumerate(noise))
+    names = config.teacher.class_names or ("",)
+    text = caption(config.synthesis.captions, max(names, key=len))
+    samples = (
+        Sample(f"{index:09d}", image, 0, facts, logits, text) for index, image in enumerate(noise)
+    )
     first, second = write_tar(io.BytesIO(), samples)
     return second.offset - first.offset
 
@@ -160,13 +176,15 @@ def _one_batch(config: Config, place: Path, rounds: int) -> Config:
     """
     batch = plan_of(config).shard(0).batches[0]
     # Round 0 must also have enough images for one batch of the student.
-    images = max(batch.size, rounds * config.adaptive.training.batch_size)
+    students = config.adaptive.training.for_images(len(plan_of(config).labels))
+    images = max(batch.size, rounds * students.batch_size)
     synthesis = {
         "images": images,
         "images_per_class": None,
         "shard_size": images,
         "batch_size": max(2, batch.candidates),
         "iterations": 0,
+        "compile": config.compiled,
         "min_confidence": 0.0,
         "confirmed": False,
         "max_similarity": None,

@@ -81,11 +81,6 @@ class ProbeResult:
     iterations: int
     checkpointing: bool
 
-    @property
-    def agreement(self) -> float:
-        """Share of confirmed labels in the longest trial. A longer run should reach it too."""
-        return self.trials[-1].agreement
-
 
 def try_teacher(
     config: Config, teacher: Teacher, workers: int, seconds: float, picture: Path
@@ -137,7 +132,8 @@ def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[s
             f"variance at the first BatchNorm {findings.factor:.2g} of the running variance"
         )
     per_image = findings.iterations / findings.speed
-    images = len(plan_of(config).labels)
+    plan = plan_of(config)
+    images, busy = len(plan.labels), min(workers, len(plan))  # one worker makes a shard
     kept = "" if not findings.untrained else f", {findings.untrained} of them never trained"
     lines = [
         f"teacher    {teacher.source}: {findings.parameters / 1e6:.2f} M parameters, "
@@ -155,13 +151,17 @@ def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[s
     ]
     lines.append(
         f"suggested  synthesis.batch_size {findings.batch_size}, synthesis.iterations "
-        f"{findings.iterations}: about {findings.agreement:.0%} of labels confirmed, "
-        f"{1 / per_image:.2g} images per second for each worker"
+        f"{findings.iterations}: {1 / per_image:.2g} images per second for each worker"
     )
     lines.append(
-        f"run        {images} images in about {show_seconds(images * per_image / workers)} "
-        f"with {workers} worker{'s' if workers > 1 else ''}"
+        f"run        {images} images in about {show_seconds(images * per_image / busy)} "
+        f"with {busy} worker{'s' if busy > 1 else ''}"
     )
+    if busy < min(workers, images):
+        lines.append(
+            f"           {workers - busy} of {workers} workers would be idle: lower "
+            "synthesis.shard_size for more shards"
+        )
     if findings.checkpointing:
         lines.append(
             "           set synthesis.checkpointing to true: memory allows small batches only"

@@ -26,6 +26,7 @@ class Stopwatch:
 
     Args:
         device: ``cpu`` or ``cuda``.
+        report: Called with 1 after the first shard, which compiles, and after the timing.
 
     Attributes:
         images: Images of the shard.
@@ -35,8 +36,8 @@ class Stopwatch:
         step: Seconds of one step of all batches.
     """
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: str, report: Callable[[float], None] = lambda part: None) -> None:
+        self._device, self._report = device, report
         self.images, self.batches = 0, 0
         self.start, self.base, self.step = 0.0, 0.0, 0.0
         self._student = (0.0, 0.0, 0.0)
@@ -63,12 +64,20 @@ class Stopwatch:
         )
 
     def _time_shard(self, job: ShardJob) -> None:
+        compiled = False
+
         def seconds(steps: int) -> float:
-            return make_shard(*self._at(_iterating(job, steps))).seconds
+            nonlocal compiled
+            spent = make_shard(*self._at(_iterating(job, steps))).seconds
+            if not compiled:
+                self._report(1)
+            compiled = True
+            return spent
 
         coarse = job.config.objective.coarse
         self.start, self.base, self.step = separate_times(seconds, fewest_steps(coarse))
         self.images, self.batches = job.images, len(job.spec["batches"])
+        self._report(1)
 
     def _at(self, job: Any) -> tuple[Any, str, Callable[[float], None]]:
         return job, self._device, lambda amount: None

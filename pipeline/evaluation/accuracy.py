@@ -1,7 +1,8 @@
-"""The accuracy of the teacher and the students on real images, which no other stage reads."""
+"""The accuracy of the teacher and the students on real images."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher
 
 BATCH = 256
+log = logging.getLogger(__name__)
 
 
 def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
@@ -27,27 +29,40 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
 
     Returns:
         The report. ``student_accuracy`` is the mean over the seeds. ``agreement`` is the share of
-        real images to which the first student gives the same class as the teacher.
+        real images to which the first student gives the same class as the teacher. Before the first
+        student is trained, the report holds the teacher's accuracy alone.
 
     Raises:
-        UserError: no real data is configured, or a student is missing.
+        UserError: No real data is configured, or some students are missing.
     """
     data = real_data(config)
-    warn_of_others(config, teacher)
-    students = [load_student(config, teacher, STUDENT, seed) for seed in config.distillation.seeds]
-    predicted = _predictions([teacher.network, *students], teacher, data)
-    labels, (teacher_says, *students_say) = predicted
-    accuracies = [share(says, labels) for says in students_say]
+    students = []
+    if any(exists(weights_path(config, STUDENT, seed)) for seed in config.distillation.seeds):
+        warn_of_others(config, teacher)
+        seeds = config.distillation.seeds
+        students = [load_student(config, teacher, STUDENT, seed) for seed in seeds]
+    else:
+        log.warning(
+            "paths.students %s holds no student yet: this is the accuracy of the teacher alone. If "
+            "it is lower than expected, check teacher.input.mean and std",
+            config.paths.students,
+        )
+    labels, (teacher_says, *says) = _predictions([teacher.network, *students], teacher, data)
     report: dict[str, Any] = {
         "teacher_accuracy": share(teacher_says, labels),
+        "images": len(plan_of(config).labels),
+        "classes": config.teacher.classes,
+        "real_images": len(labels),
+    }
+    if not students:
+        return report
+    accuracies = [share(classes, labels) for classes in says]
+    report |= {
         "student_accuracy": round(sum(accuracies) / len(accuracies), 6),
         "student_accuracies": dict(
             zip(map(str, config.distillation.seeds), accuracies, strict=True)
         ),
-        "agreement": share(students_say[0], teacher_says),
-        "images": len(plan_of(config).labels),
-        "classes": config.teacher.classes,
-        "real_images": len(labels),
+        "agreement": share(says[0], teacher_says),
     }
     if config.distillation.noise_baseline:
         noise = load_student(config, teacher, NOISE, config.distillation.seeds[0])
@@ -60,13 +75,13 @@ def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.M
     """A trained student in eval mode, on the teacher's device.
 
     Args:
-        config: all parameters.
-        teacher: the teacher.
-        kind: the student of the dataset, or the one of the noise baseline.
-        seed: one of ``distillation.seeds``.
+        config: All parameters.
+        teacher: The teacher.
+        kind: The student of the dataset, or the one of the noise baseline.
+        seed: One of ``distillation.seeds``.
 
     Raises:
-        UserError: the student is missing, or a file of it was changed.
+        UserError: The student is missing, or one of its files was changed.
     """
     path = weights_path(config, kind, seed)
     if not exists(path):

@@ -62,8 +62,6 @@ def check_evaluation(config: Config) -> None:
 
 def _checked(config: Config, key: str, path: Path) -> Path:
     """``path``, after a look at its first image."""
-    if not path.is_file():
-        raise UserError(f"{key}: there is no file {path}")
     size = config.teacher.input
     next(real_batches(path, key, (size.channels, size.height, size.width), 1))
     return path
@@ -81,6 +79,8 @@ def real_batches(data: Path, key: str, shape: tuple[int, int, int], size: int) -
     Raises:
         UserError: the tar is damaged or empty, or its images have another size.
     """
+    if not data.is_file():
+        raise UserError(f"{key}: there is no file {data}")
     empty = True
     try:
         for pixels, labels in ordered_batches([data], size):

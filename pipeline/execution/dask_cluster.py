@@ -201,7 +201,7 @@ def _problem(
 ) -> str | None:
     """Find the reason why a worker cannot do a run's work, or return None.
 
-    Dask passes ``dask_worker``.
+    Dask calls this function on each worker and passes the worker as ``dask_worker``.
     """
     threads = dask_worker.state.nthreads
     # Two jobs in one process would change each other's number of torch threads.

@@ -5,19 +5,19 @@ A worker imports torch and a job's module only after it was assigned to its devi
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_double
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
-
-from pipeline.errors import UserError
 
 Work = Callable[[Any, str, Callable[[float], None]], Any]
 """``work(job, device, report)``: does one job and returns its result."""
@@ -140,6 +140,29 @@ class PerDevice:
             slot.close()
 
 
+_STARTING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module from processes that start inside the block.
+
+    A process that is spawned imports the main module. A user's script without a guard
+    ``if __name__ == "__main__":`` would run again in each worker. No job needs the main module.
+    """
+    main = sys.modules["__main__"]
+    names = ("__file__", "__spec__")
+    with _STARTING:
+        hidden = {name: getattr(main, name) for name in names if hasattr(main, name)}
+        try:
+            for name in hidden:
+                setattr(main, name, None)
+            yield
+        finally:
+            for name, value in hidden.items():
+                setattr(main, name, value)
+
+
 class _Slot:
     """One device and its worker process."""
 
@@ -151,7 +174,9 @@ class _Slot:
 
     def run(self, work: Work, job: Any) -> Any:
         try:
-            return self._pool.submit(_serve, work, job).result()
+            with _without_main():
+                future = self._pool.submit(_serve, work, job)
+            return future.result()
         except BrokenProcessPool as error:
             self._pool.shutdown()
             self._pool = self._new_pool()
@@ -165,51 +190,6 @@ class _Slot:
     def _new_pool(self) -> ProcessPoolExecutor:
         arguments = (self._environment, self._device, self.progress, self._alive)
         return ProcessPoolExecutor(1, self._context, _start_worker, arguments)
-
-
-def create_executor(device: str, workers: int | None, threads: int) -> Executor:
-    """Create the executor for this machine.
-
-    Args:
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA if this machine has it.
-        workers: Number of worker processes; None for one per GPU, or as many as the cores allow.
-        threads: CPU threads that each job uses.
-
-    Returns:
-        :class:`InProcess` for one worker, :class:`PerDevice` for several.
-
-    Raises:
-        UserError: ``device`` is ``cuda`` and this machine has no CUDA device.
-    """
-    if device == "auto":
-        device = "cuda" if _cuda_devices() else "cpu"
-    if device == "cuda":
-        if not _cuda_devices():
-            raise UserError(
-                "execution.device is cuda, but this machine has no CUDA device: use cpu or auto"
-            )
-        devices = [{"CUDA_VISIBLE_DEVICES": name} for name in _cuda_devices()]
-    else:
-        devices = [{} for _ in range(workers or max(1, _cores() // threads))]
-    devices = devices[:workers]
-    return InProcess(device) if len(devices) == 1 else PerDevice(devices, device)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cuda_devices() -> list[str]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
-    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 _device = ""

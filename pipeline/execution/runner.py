@@ -16,13 +16,13 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.device.compiling import DISK_FULL
 from pipeline.errors import UserError
+from pipeline.execution.choice import open_executor
 from pipeline.execution.executor import (
     Executor,
     InProcess,
     Stopped,
     Work,
     WorkerDied,
-    create_executor,
 )
 from pipeline.execution.torchrun import is_first
 
@@ -80,38 +80,6 @@ def open_runner(
         return
     with open_executor(config, threads, outputs) as executor:
         yield local_runner(executor, config.execution.retries)
-
-
-@contextlib.contextmanager
-def open_executor(
-    config: Config, threads: int, outputs: Sequence[str] = ("dataset",)
-) -> Iterator[Executor]:
-    """Open the executor that ``config.execution`` asks for; see :func:`open_runner`.
-
-    Its workers end with the ``with`` statement.
-    """
-    execution = config.execution
-    if execution.dask_address is None:
-        executor = create_executor(execution.device, execution.workers, threads)
-    else:
-        executor = _connect(execution.dask_address, config, outputs)
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
-def _connect(address: str, config: Config, outputs: Sequence[str]) -> Executor:
-    try:
-        from pipeline.execution.dask_cluster import DaskCluster
-    except ImportError as error:
-        raise UserError(
-            f"execution.dask_address needs the extra `dask` ({error}): "
-            "pip install -c constraints.txt -e '.[dask]', or set it to null"
-        ) from error
-    execution = config.execution
-    places = {f"paths.{name}": str(getattr(config.paths, name)) for name in outputs}
-    return DaskCluster(address, execution.device, execution.workers, places)
 
 
 def local_runner(executor: Executor, retries: int) -> Runner:
@@ -203,9 +171,10 @@ def raise_failures(errors: Sequence[BaseException], jobs: int) -> None:
         return
     if isinstance(errors[0], UserError):
         raise errors[0]
+    others = "The other jobs are complete: r" if len(errors) < jobs else "R"
     raise JobsFailed(
         f"{len(errors)} of {jobs} jobs failed; the first: {errors[0]}. "
-        "The other jobs are complete: run the same command again to do the failed ones"
+        f"{others}un the same command again to do the failed ones"
     ) from errors[0]
 
 
@@ -237,12 +206,19 @@ def progress_bar(
 
     total = sum(job.images for job in jobs)
     interval = 0.5 if sys.stderr.isatty() else 10.0  # A log file gets fewer lines.
+    unit = getattr(jobs[0], "unit", "img") if jobs else "img"
+    starts = "compiling" if any(getattr(job, "compiles", False) for job in jobs) else "starting"
     with tqdm(
-        total=total, desc=description, unit="img", smoothing=0.05, mininterval=interval
+        total=total, desc=description, unit=unit, smoothing=0.05, mininterval=interval
     ) as bar:
+        bar.set_postfix_str(starts)
 
         def refresh() -> None:
             done = min(completed + executor.in_flight(), total)
+            if done == 0 and sys.stderr.isatty():
+                bar.refresh()  # the clock goes on while nothing moves
+            elif done > 0 and bar.postfix:
+                bar.set_postfix_str("", refresh=False)
             bar.update(round(done) - bar.n)
             if show is not None:
                 show(done / total)

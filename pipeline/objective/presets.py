@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from pipeline.objective.ranges import Count, Decay, Fraction, Rate, Share, Spread, Weight
 
 FeatureForm = Literal["normalised", "published"]
 Start = Literal["white", "low-frequency", "grey", "varied"]
 Schedule = Literal["cosine", "constant"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+_CHECKED = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Objective:
     """The weights of the terms, and how the pixels are optimised.
 
@@ -18,85 +26,91 @@ class Objective:
     ``pipeline/objective/terms.py`` defines the terms. A weight of 0 switches a term off.
 
     Every field but ``compete`` and ``masked`` is a key of ``synthesis.objective`` in the
-    parameters. Those two are keys of ``adaptive``. The defaults are the preset ``normalised``.
+    parameters, with the field's type and docstring. Those two are keys of ``adaptive``. The
+    defaults are the preset ``normalised``.
+
+    Raises:
+        ValueError: A value is outside of its range.
 
     Example:
         >>> replace(PRESETS["normalised-large"], tv=0.1).tv
         0.1
     """
 
-    classification: float = 1.0
-    """Weight of L, the cross-entropy against the image's label. At least 0."""
+    classification: Weight = 1.0
+    """Weight of the cross-entropy between the teacher's logits and the label, at least 0."""
 
-    tv: float = 4e-3
-    """Weight of R_TV, the total variation of each image. At least 0. More gives smoother images."""
+    classification_spread: Spread = 0.0
+    """Spread ``s`` of that weight, 0 to 10: each image multiplies it by ``e^u``, ``u`` uniform in
+    ``[-s, s]``. 0 gives all images the same weight."""
 
-    l2: float = 0.0
-    """Weight of R_l2, the Euclidean norm of each image. At least 0."""
+    tv: Weight = 4e-3
+    """Weight of R_TV, the total variation, at least 0. More makes images smoother."""
 
-    feature: float = 10.0
-    """Weight of R_feature, the distance to the teacher's BatchNorm statistics. At least 0."""
+    tv_spread: Spread = 0.0
+    """Spread of the weight of R_TV, as ``classification_spread``."""
 
-    compete: float = 10.0
+    l2: Weight = 0.0
+    """Weight of R_l2, the norm of an image, at least 0."""
+
+    feature: Weight = 10.0
+    """Weight of R_feature, the distance to the teacher's BatchNorm statistics, at least 0."""
+
+    feature_form: FeatureForm = "normalised"
+    """Form of R_feature: ``normalised`` (in units of the running variance) or ``published`` (as in
+    the paper)."""
+
+    start: Start = "low-frequency"
+    """Starting images: ``low-frequency``, ``varied``, ``grey`` or ``white`` noise."""
+
+    learning_rate: Rate = 0.4
+    """Learning rate of Adam in units of the teacher's normalised input, above 0."""
+
+    betas: tuple[Decay, Decay] = (0.5, 0.9)
+    """The two decays of Adam, each from 0 to below 1."""
+
+    # At most half of the iterations. Images of half size and of full size have a warmup each.
+    warmup: Count = 10
+    """Iterations in which the learning rate rises from near 0, at least 0."""
+
+    schedule: Schedule = "cosine"
+    """Learning rate after the warmup: ``cosine`` (falls to 0) or ``constant``."""
+
+    jitter: Count = 2
+    """Largest random shift of the images at each iteration, in pixels, at least 0."""
+
+    flip: bool = True
+    """Mirror images left to right at random at each iteration. Set false where a mirrored image has
+    another class, as for digits."""
+
+    clamp: bool = True
+    """Keep pixels in the range that can be stored after each iteration."""
+
+    colour: Weight = 0.0
+    """Largest random change of contrast (its logarithm) and brightness of each channel at each
+    iteration, at least 0. 0: none."""
+
+    zoom: Share = 1.0
+    """Smallest side of the random crop of an iteration as a share of the image's side, above 0 and
+    at most 1. 1: no crop."""
+
+    # ``cosine`` is the crop curriculum of Yin and Shen 2023, "Dataset Distillation in Large Data
+    # Era".
+    zoom_schedule: Schedule = "constant"
+    """``constant``: crops as small as ``zoom`` from the first iteration on. ``cosine``: whole
+    images first, crops as small as ``zoom`` only at the end."""
+
+    coarse: Fraction = 0.0
+    """Share of the iterations, the first ones, in which images have half the size; 0 to 1."""
+
+    ambiguity: Fraction = 0.0
+    """Largest part of an image's target probability that goes to one other class, 0 to 1."""
+
+    compete: Weight = 10.0
     """Weight of R_compete, the agreement with the student. At least 0. Adaptive rounds only."""
 
     masked: bool = False
     """Whether R_compete counts only where the student predicts the teacher's class."""
-
-    classification_spread: float = 0.0
-    """Spread ``s`` of the weight of L, in [0, 10]. Each image has its own weight, which is
-    ``classification`` times ``e^u`` with ``u`` uniform in [-s, s]. It makes images more diverse."""
-
-    tv_spread: float = 0.0
-    """Spread of the weight of R_TV, in [0, 10]; see ``classification_spread``."""
-
-    ambiguity: float = 0.0
-    """Largest target probability of one other class, in [0, 1]. Each image draws its own."""
-
-    feature_form: FeatureForm = "normalised"
-    """Equation of R_feature: ``published`` is the paper's; ``normalised`` has no scale to tune."""
-
-    start: Start = "low-frequency"
-    """Noise that images start from: ``white``, ``low-frequency``, ``grey`` or ``varied``
-    (``pipeline/inversion/starts.py``)."""
-
-    learning_rate: float = 0.4
-    """Highest learning rate of Adam, above 0, in units of the teacher's normalised space."""
-
-    betas: tuple[float, float] = (0.5, 0.9)
-    """Decay rates of Adam's two running means, each in [0, 1)."""
-
-    warmup: int = 10
-    """Iterations in which the learning rate rises linearly. At least 0, and limited to half of the
-    iterations. Images of half size (``coarse``) and of full size each have their own warm-up."""
-
-    schedule: Schedule = "cosine"
-    """Learning rate after the warm-up: ``constant``, or ``cosine`` down to 0."""
-
-    jitter: int = 2
-    """Largest random shift of the batch in each iteration, in pixels. At least 0."""
-
-    flip: bool = True
-    """Whether the batch is mirrored left to right in a random half of the iterations."""
-
-    clamp: bool = True
-    """Whether each iteration limits the pixels to the values that bytes 0 to 255 stand for."""
-
-    colour: float = 0.0
-    """Largest random change of brightness, and of the logarithm of contrast, in normalised units.
-    At least 0. Each image and channel has its own change in each iteration."""
-
-    zoom: float = 1.0
-    """Smallest side of the random crop that the networks see, as a share of the image's side, in
-    (0, 1]. The whole batch has the same crop. 1 switches cropping off."""
-
-    zoom_schedule: Schedule = "constant"
-    """Smallest crop over the iterations: ``constant``, or ``cosine`` from whole images at the first
-    iteration to ``zoom`` at the last. The latter is the crop curriculum of Yin and Shen 2023,
-    "Dataset Distillation in Large Data Era"."""
-
-    coarse: float = 0.0
-    """Share of the iterations, at the start, in which images have half the size. In [0, 1]."""
 
 
 # The published code takes one norm over a batch of 256 images. R_TV and R_l2 here are means of one

@@ -19,6 +19,8 @@ from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
+from pipeline.evaluation.held_out import describe_held_out
+from pipeline.objective.terms import reported_names
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
     Curve,
@@ -38,7 +40,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums over the records of all shards, weighted by images. Records may be too many to keep."""
+    """Sums over the records of all shards, each weighted by its number of images.
+
+    Records are added one at a time, because all of them may not fit into memory.
+    """
 
     shards: int = 0
     images: int = 0
@@ -148,12 +153,17 @@ def report_measures(config: Config, report: dict[str, Any], pairs: Tensor) -> Pa
     return path
 
 
-def report_distillation(config: Config, trained: Sequence[dict[str, float]]) -> None:
+def report_distillation(
+    config: Config,
+    trained: Sequence[dict[str, float]],
+    held_out: dict[str, Any] | None = None,
+) -> None:
     """Write ``distillation.json``, and the students' curves as a CSV and a picture.
 
     Args:
         config: The configuration. The logs of its students are read.
         trained: Results of the students that this run trained.
+        held_out: From :func:`~pipeline.evaluation.held_out.held_out_agreement`.
     """
     reports = _claimed_reports(config)
     logs = [weights_path(config, STUDENT, s).with_suffix(".csv") for s in config.distillation.seeds]
@@ -161,13 +171,15 @@ def report_distillation(config: Config, trained: Sequence[dict[str, float]]) -> 
         first = config.distillation.seeds[0]
         logs.append(weights_path(config, NOISE, first).with_suffix(".csv"))
     rows = [{"student": log.stem, **row} for log in logs for row in read_log(log)]
-    report = {
+    report: dict[str, Any] = {
         "students": {log.stem: read_log(log)[-1] for log in logs},
         "made_now": {
             "students": len(trained),
             "worker_seconds": round(sum(row["seconds"] for row in trained), 2),
         },
     }
+    if held_out is not None:
+        report["held_out"] = held_out
     write_json(reports / "distillation.json", report)
     write_bytes(reports / "distillation.csv", _csv(rows))
     draw_distillation_curves(logs, reports / "distillation.png")
@@ -184,7 +196,7 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
     rows = [{"model": "teacher", "accuracy": report["teacher_accuracy"]}]
     rows += [
         {"model": f"student, seed {seed}", "accuracy": accuracy}
-        for seed, accuracy in report["student_accuracies"].items()
+        for seed, accuracy in report.get("student_accuracies", {}).items()
     ]
     if "noise_baseline_accuracy" in report:
         rows.append({"model": "student of noise", "accuracy": report["noise_baseline_accuracy"]})
@@ -209,16 +221,24 @@ def summarise(config: Config) -> str:
     ]
     if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
         result = json.loads((reports / "evaluation.json").read_bytes())
-        seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
-        lines += [
-            f"teacher   {result['teacher_accuracy']:.1%} on {result['real_images']} real images",
-            f"student   {result['student_accuracy']:.1%} (mean of {seeds}), "
-            "trained on the synthetic images only",
-        ]
+        lines.append(
+            f"teacher   {result['teacher_accuracy']:.1%} on {result['real_images']} real images"
+        )
+        if "student_accuracies" in result:
+            seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
+            lines.append(
+                f"student   {result['student_accuracy']:.1%} (mean of {seeds}), "
+                "trained on the synthetic images only"
+            )
         if "noise_baseline_accuracy" in result:
             lines.append(
-                f"noise     {result['noise_baseline_accuracy']:.1%}, the same student on noise"
+                f"noise     {result['noise_baseline_accuracy']:.1%}, "
+                "the same student trained on noise"
             )
+    if config.evaluation.data is None and (reports / "distillation.json").is_file():
+        trained = json.loads((reports / "distillation.json").read_bytes())
+        if "held_out" in trained:
+            lines.append(f"student   {describe_held_out(trained['held_out'])}")
     lines += [
         f"students  {config.paths.students}/",
         f"look at   {reports / GRIDS / 'round-0.png'}",
@@ -235,7 +255,7 @@ def _claimed_reports(config: Config) -> Path:
 def _curve_rows(curves: Mapping[int, Curve]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for round_, curve in sorted(curves.items()):
-        names = [name for name in curve if name not in ("iteration", "compete")]
+        names = [name for name in curve if name in reported_names(student=False)]
         for index, iteration in enumerate(curve["iteration"]):
             values = {name: f"{curve[name][index]:.6g}" for name in names}
             rows.append({"round": round_, "iteration": int(iteration), **values})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.distillation.augmentation import GROUP
@@ -10,19 +12,32 @@ from pipeline.execution.torchrun import own_share
 from pipeline.synthesis.check import check_outputs, check_student
 from pipeline.teachers.teacher import Teacher
 
+log = logging.getLogger(__name__)
+
 
 def check_distillation(config: Config, teacher: Teacher) -> None:
     """Check what can be wrong with the training, even before there is a dataset.
 
     Raises:
         UserError: The student does not fit, a path is not writable, the dataset has fewer images
-            than a batch, or the processes of torchrun cannot share a batch.
+            than a step needs, or the processes of torchrun cannot share a batch.
     """
     check_student(config, teacher, "distillation", config.distillation)
     check_outputs(config, "students", "reports")
-    images, batch = len(plan_of(config).labels), config.distillation.batch_size
-    if batch > images:
-        raise UserError(f"distillation.batch_size is {batch}, but the dataset has {images} images")
+    images, training = len(plan_of(config).labels), config.distillation
+    if images < training.fewest_images:
+        raise UserError(
+            f"distillation needs {training.fewest_images} images, but the dataset has {images}: "
+            "set synthesis.images to more"
+        )
+    batch = training.for_images(images).batch_size
+    if batch < training.batch_size:
+        log.warning(
+            "distillation.batch_size is %d, but the dataset has %d images: each step takes all %d",
+            training.batch_size,
+            images,
+            batch,
+        )
     processes = own_share().of
     if processes > 1 and batch % (GROUP * processes):
         raise UserError(

@@ -25,7 +25,7 @@ def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
 
 
 def noise_config(config: Config) -> Config:
-    """The parameters of the noise baseline: the same plan, but no iteration on white noise."""
+    """The parameters of the noise baseline: as many images of white noise, and 0 iterations."""
     dataset = location(config.paths.dataset)
     objective = config.synthesis.objective.model_copy(update={"start": "white"})
     update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
@@ -54,13 +54,14 @@ def jobs_of(
     """One job for each of ``seeds``; ``kind`` is ``STUDENT`` or ``NOISE``."""
     dataset = Dataset.planned(config)
     digest = dataset.digest(range(len(dataset.plan)))
+    training = config.distillation.for_images(len(dataset.plan.labels))
     return [
         DistillJob(
             name=f"{kind}-{seed}",
             teacher=config.teacher,
             teacher_digest=teacher.digest,
             student=config.student,
-            training=config.distillation,
+            training=training,
             shards=dataset.paths.tars,
             dataset=digest,
             seed=seed,

@@ -41,7 +41,7 @@ def invert_job(job: InversionJob, device: str, report: Report) -> tuple[Tensor, 
         teacher,
         round_objective(config, 0),
         synthesis.precision,
-        synthesis.compile,
+        config.compiled,
         checkpointing=synthesis.checkpointing,
     )
     planned = plan_of(config)

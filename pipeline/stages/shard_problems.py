@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.dataset.layout import CLASS, FACTS, record_name, rows_name, tar_name
+from pipeline.dataset.layout import CAPTION, CLASS, FACTS, record_name, rows_name, tar_name
 from pipeline.dataset.records import SCHEMA, ShardRecord
 from pipeline.dataset.tar import decode_image, image_part, parse_tar
 from pipeline.errors import BadShardError, first_line
 from pipeline.storage import Location, digest_bytes, digest_json, read_many
+from pipeline.synthesis.rows import caption
 from pipeline.synthesis.shard_states import Found
 from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher
@@ -108,6 +109,7 @@ def _content_problems(
         return ShardFindings([*problems, "its rows and samples do not join one to one"], [], 0)
     try:
         problems += _sample_problems(samples, rows, shard.labels.tolist())
+        problems += _caption_problems(samples, rows, found.spec["captions"])
         pixels = np.stack([decode_image(image_part(parts)) for _, parts, _ in samples])
         labels = [int(parts[CLASS]) for _, parts, _ in samples]
     except Exception as error:  # a decoder may raise anything on a damaged image
@@ -144,6 +146,15 @@ def _sample_matches(parts: dict[str, bytes], offset: int, row: dict[str, Any], l
         and digest_bytes(image) == row["sha256"].hex()
         and facts["teacher_pred"] == row["teacher_pred"]
     )
+
+
+def _caption_problems(samples: _Samples, rows: _Rows, template: str | None) -> Iterator[str]:
+    """The first sample without the caption of its class, or with a caption too many."""
+    for (key, parts, _), row in zip(samples, rows, strict=True):
+        expected = caption(template, row["class_name"])
+        if parts.get(CAPTION) != (None if expected is None else expected.encode()):
+            yield f"sample {key} has another caption than synthesis.captions asks for"
+            return
 
 
 def _read_rows(name: str, data: bytes) -> _Rows:

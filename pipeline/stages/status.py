@@ -10,6 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.layout import record_name, shard_name
 from pipeline.dataset.run_markers import read_markers
 from pipeline.quantities import show_seconds
+from pipeline.stages.recorded_teacher import recorded_teacher
 from pipeline.storage import listing, location
 from pipeline.synthesis.shard_states import ranges, survey
 
@@ -40,19 +41,29 @@ class Status:
         return self.images_left / self.speed if self.speed else None
 
 
-def dataset_status(config: Config, teacher_digest: str) -> Status:
+def dataset_status(config: Config, teacher_digest: str | None = None) -> Status:
     """Find the status of a dataset from its records, their times and the markers.
 
     Nothing is changed, and no tar is read.
+
+    Args:
+        config: The parameters.
+        teacher_digest: The digest of the loaded teacher. None: the teacher is not compared, and
+            none of its code is imported.
     """
     root = location(config.paths.dataset)
     files = listing(root)
+    students = None
+    if teacher_digest is None:
+        recorded = recorded_teacher(config, files)
+        config, teacher_digest = recorded.config, recorded.teacher_digest
+        students = recorded.students
     markers = read_markers(root, files)
     shards: dict[str, list[int]] = defaultdict(list)
     errors: dict[int, str] = {}
     finished: list[tuple[float, int]] = []
     left = 0
-    for found in survey(config, teacher_digest, files=files):
+    for found in survey(config, teacher_digest, files=files, students=students):
         number, images = found.shard.number, len(found.shard.labels)
         if found.state == "complete":
             shards["complete"].append(number)

@@ -6,6 +6,7 @@ which this student and the teacher disagree.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from pipeline.config.schema import Config
@@ -20,6 +21,8 @@ from pipeline.synthesis.job import Made
 from pipeline.synthesis.make_shard import make_shard
 from pipeline.synthesis.shard_states import missing_jobs
 from pipeline.teachers.teacher import Teacher
+
+log = logging.getLogger(__name__)
 
 
 def synthesize(
@@ -48,12 +51,21 @@ def synthesize(
             holds the dataset, ``only`` begins after the last shard, or ``keep`` protects a dataset.
         TryAgainError: Another run took the lock of the dataset.
     """
-    if only is not None and only.start >= len(plan_of(config)):
-        raise UserError(
-            f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
-        )
+    only = _planned(config, only)
     with claimed(config, teacher.digest, only, keep) as lock:
         return _rounds(config, teacher, run, only, lock)
+
+
+def _planned(config: Config, only: range | None) -> range | None:
+    """The part of a shard range that the plan has."""
+    shards = len(plan_of(config))
+    if only is None or only.stop <= shards:
+        return only
+    text = f"--shards {only.start}:{only.stop}: the plan ends at {shards}"
+    if only.start >= shards:
+        raise UserError(f"{text}, so it has none of these: name shards from 0:{shards}")
+    log.warning("%s, so this run looks at %d:%d only", text, only.start, shards)
+    return range(only.start, shards)
 
 
 def _rounds(

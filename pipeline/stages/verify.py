@@ -65,15 +65,16 @@ def verify(
             f"the teacher confirms {confirmed / total:.1%} of labels, less than {agreement:.1%}"
         )
     if len(entries) == len(plan):  # else a shard is missing, which has been reported
-        problems += _index_file_problems(
-            {**index_files(config, entries, teacher.digest), CLAIM: claim_bytes("dataset")}, root
-        )
+        expected = {**index_files(config, entries, teacher), CLAIM: claim_bytes("dataset")}
+        problems += _index_file_problems(expected, root)
     problems += _student_problems(config, root)
-    expected = dataset_names(len(plan), config.adaptive.rounds)
+    names = dataset_names(
+        len(plan), config.adaptive.rounds, captions=config.synthesis.captions is not None
+    )
     problems += [
         f"{name} does not belong to the dataset: move it elsewhere, or delete it"
         for name in files
-        if name not in {*expected, *PLACEHOLDERS} and not marker_of(name) and not is_lock(name)
+        if name not in {*names, *PLACEHOLDERS} and not marker_of(name) and not is_lock(name)
     ]
     return problems
 

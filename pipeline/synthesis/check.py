@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.config.distillation import DistillationConfig
 from pipeline.config.schema import Config
@@ -13,9 +14,10 @@ from pipeline.errors import UserError
 from pipeline.storage import check_writable, location
 from pipeline.synthesis.outputs import check_claim
 from pipeline.teachers.batchnorm_check import check_soundness
+from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.registry import find_source
-from pipeline.teachers.teacher import Teacher, check_classes, load_teacher
+from pipeline.teachers.teacher import Teacher, check_classes, load_teacher, preprocessing
 
 
 @one_thread()
@@ -41,11 +43,12 @@ def load_checked_teacher(config: Config, *outputs: str) -> Teacher:
         check_soundness(teacher, random)
     if config.adaptive.rounds:
         check_student(config, teacher, "adaptive.training", config.adaptive.training)
-        batch = config.adaptive.training.batch_size
         first = sum(end - start for round_, start, end in plan_of(config).bounds if round_ == 0)
-        if batch > first:
+        least = config.adaptive.training.fewest_images
+        if first < least:
             raise UserError(
-                f"adaptive.training.batch_size is {batch}, but the first round has {first} images"
+                f"adaptive.training needs {least} images, but the first round has {first}: set "
+                "synthesis.images to more"
             )
     check_outputs(config, *outputs)
     return teacher
@@ -76,15 +79,39 @@ def check_student(
         training: How the student will be trained.
 
     Raises:
-        UserError: The student cannot be built, has another input or number of classes, or lacks
-            the feature maps that ``training.imitation`` needs.
+        UserError: The student cannot be built, has another input or number of classes, has no
+            weights to train, is no fixed function of one image in eval mode, or lacks the feature
+            maps that ``training.imitation`` needs.
     """
     network = build_network(config.student.source, config.student.arguments, "student")
+    check_weights_exist(network, "student")
+    normalise = preprocessing(config.teacher).normalise
     check_classes(network.eval(), teacher.shape, teacher.classes, "student")
+    check_fixed_function(network, teacher.shape, normalise, "student")
     check_classes(network.train(), teacher.shape, teacher.classes, "student in training mode")
+    _check_trainable(network, torch.zeros(2, *teacher.shape))
     if training.imitation:
         images = torch.zeros(2, *teacher.shape)
         try:
             Imitation(FeatureMaps(teacher.network, images), FeatureMaps(network, images))
         except UserError as error:
             raise UserError(f"{section}.imitation must be 0: {error}") from error
+
+
+def _check_trainable(network: nn.Module, images: Tensor) -> None:
+    """Check that the logits in training mode have a gradient to some weight."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    if not weights:
+        raise UserError(
+            "the student has no weight to train: name a network with parameters whose "
+            "requires_grad is True"
+        )
+    logits = network(images)
+    gradients: tuple[Tensor | None, ...] = ()
+    if logits.requires_grad:
+        gradients = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise UserError(
+            "the student's logits have no gradient to its weights: remove torch.no_grad() and "
+            "detach() from its forward pass"
+        )

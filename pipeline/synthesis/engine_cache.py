@@ -28,7 +28,7 @@ def engine_of(job: ShardJob, device: str) -> Engine:
         loaded,
         round_objective(config, job.spec["round"]),
         config.synthesis.precision,
-        config.synthesis.compile,
+        config.compiled,
         config.synthesis.checkpointing,
         config.student.model_dump_json() if competitor else "",
         competitor,

@@ -31,7 +31,7 @@ def write_dataset_files(config: Config, teacher: Teacher) -> None:
         states[found.shard.number] = found.state
         entries += entries_of([found])
     check_complete(states)
-    for name, data in index_files(config, entries, teacher.digest).items():
+    for name, data in index_files(config, entries, teacher).items():
         same_size = name in files and files[name].size == len(data)
         if not same_size or read_bytes(root / name) != data:
             write_bytes(root / name, data)

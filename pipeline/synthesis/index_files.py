@@ -12,8 +12,10 @@ from pipeline.config.schema import Config
 from pipeline.dataset.layout import (
     ALL_ROWS,
     ALL_TARS,
+    CAPTION,
     CARD,
     CLASS,
+    CROISSANT,
     FACTS,
     LOGITS,
     PROVENANCE,
@@ -25,28 +27,36 @@ from pipeline.dataset.layout import (
 )
 from pipeline.dataset.tar import image_kind
 from pipeline.storage import json_bytes
+from pipeline.synthesis.croissant import croissant
 from pipeline.synthesis.entries import Entry
+from pipeline.synthesis.hugging_face import features
 from pipeline.synthesis.provenance import provenance
 from pipeline.teachers.networks import public_source
+from pipeline.teachers.teacher import Teacher
 
 NAME = "dreamshard"
+_NO_WRAPPING = 2**31  # characters in a line of YAML
 
 
-def index_files(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, bytes]:
+def index_files(config: Config, entries: Sequence[Entry], teacher: Teacher) -> dict[str, bytes]:
     """The name and the content of every index file. No content depends on time or host.
 
     Args:
         config: all parameters.
         entries: one for each shard, in order.
-        teacher_digest: the digest of the teacher.
+        teacher: the teacher. Its digest and those of its files of weights are written.
     """
-    return {
+    files = {
         TIMM_INFO: json_bytes(_timm_info(entries)),
         WIDS_INDEX: json_bytes(_wids_index(entries)),
-        TAR_SIZES: json_bytes({f"{shard_name(e.number)}.tar": e.images for e in entries}),
-        CARD: card(config, entries, teacher_digest).encode(),
-        PROVENANCE: json_bytes(provenance(config, entries, teacher_digest)),
+        CROISSANT: json_bytes(croissant(NAME, config, entries)),
+        CARD: card(config, entries, teacher.digest).encode(),
+        PROVENANCE: json_bytes(provenance(config, entries, teacher)),
     }
+    if config.synthesis.captions is not None:
+        sizes = {f"{shard_name(entry.number)}.tar": entry.images for entry in entries}
+        files[TAR_SIZES] = json_bytes(sizes)
+    return files
 
 
 def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
@@ -54,6 +64,7 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     images = sum(entry.images for entry in entries)
     agreement = sum(entry.agreement * entry.images for entry in entries) / images
     head = {
+        "dataset_info": {"features": features(config)},
         "configs": [{"config_name": "default", "data_files": [{"split": SPLIT, "path": ALL_TARS}]}],
         "license": "other",
         "license_name": "as-the-teacher",
@@ -63,12 +74,13 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     }
     text = StringIO()
     yaml = YAML()
-    yaml.default_flow_style = False
+    yaml.default_flow_style, yaml.width = False, _NO_WRAPPING
     yaml.dump(head, text)
     shape = config.teacher.input
     soft_labels = ""
     if config.synthesis.soft_labels:
         soft_labels = f", `<key>.{LOGITS}` (teacher logits, float16)"
+    captions = f", `<key>.{CAPTION}` (caption)" if config.synthesis.captions else ""
     return f"""---
 {text.getvalue()}---
 # Synthetic images from a trained classifier
@@ -88,7 +100,7 @@ for the label it carries (DeepInversion, Yin et al., CVPR 2020).
 | label that the teacher confirms | {agreement:.1%} of images |
 
 Each sample is `<key>.{image_kind(shape.channels)}`, `<key>.{CLASS}` (class index) and \
-`<key>.{FACTS}`{soft_labels}. \
+`<key>.{FACTS}`{soft_labels}{captions}. \
 `{ALL_ROWS}` has one row an image,
 joined by `key`: where it lies, its digest, its seed, every loss term, and the teacher's answer.
 `{PROVENANCE}` names what the whole was made from, by digest.

@@ -49,6 +49,11 @@ class ShardJob:
     def __str__(self) -> str:
         return f"shard-{shard_name(self.number)}"
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the first step compiles, for the progress bar."""
+        return self.config.compiled and not self.config.synthesis.checkpointing
+
 
 @dataclass(frozen=True, slots=True)
 class Made:

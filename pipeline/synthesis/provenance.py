@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.config.teacher import TeacherConfig
-from pipeline.storage import digest_file
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.spec import teacher_facts
-from pipeline.teachers.networks import public_source, weights_file
+from pipeline.teachers.checkpoints import WeightsFile
+from pipeline.teachers.networks import public_source
+from pipeline.teachers.teacher import Teacher
 
 BUILDER = "dreamshard"
 
 
-def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, Any]:
+def provenance(config: Config, entries: Sequence[Entry], teacher: Teacher) -> dict[str, Any]:
     """The provenance of the dataset: an unsigned in-toto statement with SLSA provenance v1.
 
     :class:`~pipeline.dataset.dataset.Dataset` reads its ``externalParameters``.
@@ -27,9 +27,9 @@ def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) ->
         {
             "name": "teacher",
             "uri": public_source(config.teacher.source),
-            "digest": {"sha256": teacher_digest},
+            "digest": {"sha256": teacher.digest},
         },
-        *_weights(config.teacher),
+        *_weights(config.teacher, teacher.weights),
     ]
     students = sorted({entry.student for entry in entries if entry.student})
     inputs += [
@@ -81,19 +81,18 @@ def _synthesis_facts(config: Config) -> dict[str, Any]:
     """The section ``synthesis``, with the name of the preset where the file says ``auto``."""
     facts = config.synthesis.model_dump(mode="json")
     facts["objective"]["preset"] = config.preset
+    facts["compile"] = config.compiled
     return facts
 
 
-def _weights(teacher: TeacherConfig) -> list[dict[str, Any]]:
-    """The file of the teacher's weights, with the digest of its bytes."""
-    if teacher.weights is None:
-        return []
-    path = weights_file(teacher.source, teacher.weights, "teacher")
+def _weights(config: TeacherConfig, files: Sequence[WeightsFile]) -> list[dict[str, Any]]:
+    """The files of the teacher's weights, with the digests of the bytes that were read."""
     return [
         {
             "name": "weights of the teacher",
-            "uri": path.name if Path(teacher.weights).is_file() else teacher.weights,
-            "digest": {"sha256": digest_file(path)},
-            "annotations": {"license": teacher.license or "not stated by its source"},
+            "uri": file.name,
+            "digest": {"sha256": file.sha256},
+            "annotations": {"license": config.license or "not stated by its source"},
         }
+        for file in files
     ]

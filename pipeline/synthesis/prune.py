@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.config.schema import Config
 from pipeline.dataset.layout import (
+    TAR_SIZES,
     Layout,
     is_leftover,
     marker_of,
@@ -23,7 +24,15 @@ from pipeline.dataset.plan import plan_of
 from pipeline.dataset.record_files import records_of
 from pipeline.dataset.records import ShardRecord
 from pipeline.distillation.job import proven_files
-from pipeline.storage import Location, Stat, digest_file, location, remove_all
+from pipeline.storage import (
+    Location,
+    Stat,
+    digest_file,
+    json_bytes,
+    location,
+    read_bytes,
+    remove_all,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +49,13 @@ def prune(config: Config, files: Mapping[str, Stat]) -> None:
     """
     root, planned = location(config.paths.dataset), len(plan_of(config))
     surplus = [name for name in files if _is_surplus(name, planned, config.adaptive.rounds)]
+    if config.synthesis.captions is None and TAR_SIZES in files:
+        surplus.append(TAR_SIZES)
     numbers = {n for name in surplus if (n := shard_of(name)) is not None}
     rounds = {n for name in surplus if (n := student_of(name)) is not None}
     proven: list[str] = [name for name in surplus if is_leftover(name) or marker_of(name)]
+    if TAR_SIZES in surplus and _is_of_records(root, files):
+        proven.append(TAR_SIZES)
     records: list[str] = []
     for number, record, _ in records_of(root, sorted(numbers), files):
         if record is not None and record.shard == shard_name(number):
@@ -68,6 +81,17 @@ def _is_surplus(name: str, shards: int, rounds: int) -> bool:
         or (student is not None and student > rounds)
         or is_leftover(name)
     )
+
+
+def _is_of_records(root: Location, files: Mapping[str, Stat]) -> bool:
+    """Whether the index of tar sizes says of each shard what the shard's record says."""
+    numbers = sorted({n for name in files if (n := shard_of(name)) is not None})
+    sizes = {
+        PurePosixPath(tar_name(number)).name: record.images
+        for number, record, _ in records_of(root, numbers, files)
+        if record is not None
+    }
+    return bool(sizes) and read_bytes(root / TAR_SIZES) == json_bytes(sizes)
 
 
 def _recorded_files(root: Location, record: ShardRecord, files: Mapping[str, Stat]) -> list[str]:

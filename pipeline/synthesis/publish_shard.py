@@ -39,7 +39,7 @@ def publish_shard(
         job: the job of the shard.
         shard: its plan.
         batches: the batches that were optimised together, with the images that were kept.
-        precision: what the networks computed in.
+        precision: the number format in which the networks computed.
 
     Raises:
         TryAgainError: another run wrote to the dataset meanwhile. The shard is not complete.
@@ -53,7 +53,8 @@ def publish_shard(
     remove(record_path)  # from here on the shard is not complete
     tar, parquet = tar_name(shard.number), rows_name(shard.number)
     rows = list(rows_of(job, shard, batches))
-    samples = samples_of(rows, batches, job.config.synthesis.soft_labels)
+    synthesis = job.config.synthesis
+    samples = samples_of(rows, batches, synthesis.soft_labels, synthesis.captions)
     with replacing(root / tar) as file:
         members = write_tar(file, samples)
         tar_facts = file_facts(file)

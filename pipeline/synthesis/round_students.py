@@ -27,7 +27,7 @@ def round_job(config: Config, teacher_digest: str, round_: int) -> DistillJob:
         teacher=config.teacher,
         teacher_digest=teacher_digest,
         student=config.student,
-        training=config.adaptive.training,
+        training=config.adaptive.training.for_images(dataset.plan.bounds[numbers.stop - 1][2]),
         shards=dataset.tars(numbers),
         dataset=dataset.digest(numbers),
         seed=derive_seed(config.synthesis.seed, round_),

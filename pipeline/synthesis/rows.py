@@ -80,21 +80,37 @@ def _columns(kept: Kept, labels: plan.Labels, weights: Objective) -> dict[str, l
 
 
 def samples_of(
-    rows: Sequence[dict[str, Any]], batches: list[tuple[Batch, Kept]], soft_labels: bool
+    rows: Sequence[dict[str, Any]],
+    batches: list[tuple[Batch, Kept]],
+    soft_labels: bool,
+    captions: str | None,
 ) -> Iterator[Sample]:
-    """Yield the tar sample of each image: pixels, label, a few facts of its row, and soft labels.
+    """Yield the tar sample of each image: pixels, label, facts of its row, soft label, caption.
 
     Args:
         rows: The rows of :func:`rows_of`.
         batches: The images of each batch, in order.
         soft_labels: Whether a sample has the teacher's logits, in float16.
+        captions: The template of the captions, or None for samples without one.
     """
     images = (image for _, kept in batches for image in kept.images.pixels.numpy())
     logits = (values for _, kept in batches for values in kept.images.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
         facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
         facts["teacher_prob"] = float(f"{row['teacher_prob']:.6g}")
-        yield Sample(row["key"], pixels, row["cls"], facts, values if soft_labels else None)
+        yield Sample(
+            key=row["key"],
+            pixels=pixels,
+            label=row["cls"],
+            facts=facts,
+            logits=values if soft_labels else None,
+            caption=caption(captions, row["class_name"]),
+        )
+
+
+def caption(template: str | None, class_name: str) -> str | None:
+    """The caption of an image of a class, or None without a template."""
+    return None if template is None else template.replace("{}", class_name)
 
 
 def class_counts(shard: ShardPlan) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.source_digest import source_digest
 from pipeline.teachers.source import Source, error_line, imported_digest
+from pipeline.teachers.user_code import user_code
 
 
 class Factory(Source):
@@ -21,7 +22,9 @@ class Factory(Source):
     form = "module:factory"
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:
-        return _factory(name, role)(**arguments)
+        factory = _factory(name, role)
+        with user_code(name.rpartition(":")[0], role, "called"):
+            return factory(**arguments)
 
     def code_file(self, name: str, role: str) -> Path | None:
         origin, _, _ = name.rpartition(":")
@@ -58,7 +61,10 @@ def _import(origin: str, role: str) -> Any:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(origin)
+        with user_code(origin, role, "imported"):
+            return importlib.import_module(origin)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{role}.source: module {origin!r} cannot be imported: {error_line(error)}"
@@ -75,7 +81,10 @@ def _import_file(origin: str, role: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with user_code(origin, role, "imported"):
+            spec.loader.exec_module(module)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{role}.source: {origin} failed: {error_line(error)}") from error
     return module

@@ -15,7 +15,17 @@ from ruamel.yaml.error import YAMLError
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.teachers.checkpoints import INDEX, part_names
+from pipeline.teachers.places import shown
 from pipeline.teachers.source import PRETRAINED, Description, Source, import_package
+
+# Files of weights, in the order of preference: whole, or in parts that an index lists.
+WEIGHTS = (
+    "model.safetensors",
+    f"model.safetensors{INDEX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}",
+)
 
 
 class HuggingFace(Source):
@@ -44,7 +54,7 @@ class HuggingFace(Source):
     def weights(self, name: str, weights: str, role: str) -> Path | None:
         if weights != PRETRAINED:
             return None
-        return required_file(name, "model.safetensors", role)
+        return published_weights(name, role)
 
     def describe(self, name: str, arguments: Mapping[str, Any], weights: str | None) -> Description:
         config = {**_read_json(required_file(name, "config.json", "teacher")), **arguments}
@@ -96,12 +106,51 @@ def required_file(name: str, file: str, role: str) -> Path:
         UserError: The file is neither local nor cached, and cannot be fetched.
     """
     path = repository_file(name, file)
+    if path is None and Path(name).is_dir():
+        raise UserError(f"{role}: the folder {name} has no {file}, which belongs there")
     if path is None:
         raise UserError(
             f"{role}: {file} of {name} is neither a local file nor in the Hugging Face cache, "
             "and cannot be fetched"
         )
     return path
+
+
+def published_weights(name: str, role: str) -> Path:
+    """The file of weights of a folder or repository, or the index of its parts.
+
+    Args:
+        name: The folder, or ``ORG/NAME``.
+        role: The section that error messages name.
+
+    Raises:
+        UserError: There is none of ``WEIGHTS``, or a part of the index is missing.
+    """
+    for file in WEIGHTS:
+        path = repository_file(name, file)
+        if path is None:
+            continue
+        if file.endswith(INDEX):
+            try:
+                parts = part_names(path.read_bytes())
+            except ValueError as error:
+                raise UserError(
+                    f"{role}.weights: {path} is not the index of weights in parts: {error}"
+                ) from error
+            for part in parts:
+                required_file(name, part, role)
+        return path
+    wanted = " or ".join(WEIGHTS)
+    if Path(name).is_dir():
+        files = shown(tuple(sorted(path.name for path in Path(name).iterdir()))) or "nothing"
+        raise UserError(
+            f"{role}.weights: the folder {name} has no {wanted}. It holds {files}: name a file "
+            "with PyTorch weights, or save the model again with save_pretrained"
+        )
+    raise UserError(
+        f"{role}: {wanted} of {name} is neither a local file nor in the Hugging Face cache, and "
+        "cannot be fetched"
+    )
 
 
 def repository_file(name: str, file: str, fetch: bool = True) -> Path | None:

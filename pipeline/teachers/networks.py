@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.errors import UserError
-from pipeline.storage import Location, exists, read_bytes
+from pipeline.storage import Location
+from pipeline.teachers.checkpoints import WeightsFile, read_checkpoint
 from pipeline.teachers.registry import SOURCES, find_source, scheme_of, source_forms
 from pipeline.teachers.source import error_line
+from pipeline.teachers.state_dicts import choose_state, expected_tensors, was_folded
+from pipeline.teachers.tensor_checks import broken_values, wrong_tensor
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """What :func:`load_weights` read.
+
+    Attributes:
+        files: The files, with the digests of the bytes that were read.
+        note: What the user may not expect about the choice of a state dict and its names.
+        doubtful: Whether the file holds another state dict that fits.
+    """
+
+    files: tuple[WeightsFile, ...]
+    note: str
+    doubtful: bool
 
 
 def build_network(
@@ -33,7 +49,8 @@ def build_network(
             which variant of the model to build.
 
     Raises:
-        UserError: The source is not found, fails, or does not return a ``torch.nn.Module``.
+        UserError: The source is not found, fails, or does not return a ``torch.nn.Module`` of
+            Python code whose weights exist.
     """
     origin, _, last = source.rpartition(":")
     if not origin or not last:
@@ -56,73 +73,71 @@ def build_network(
             f"{role}.source {source} returned TorchScript, whose layers cannot be inspected: "
             f"name a factory of the Python class, and save its state_dict() for {role}.weights"
         )
+    if lazy := next((n for n, p in network.named_parameters() if is_lazy(p)), None):
+        raise UserError(
+            f"{role}.source {source} has lazy layers (first: {lazy.rpartition('.')[0] or lazy}), "
+            "which have no weights before their first call: name their sizes, or call the network "
+            "once in its factory"
+        )
     return network.float()
 
 
-def load_weights(network: nn.Module, path: Location, role: str) -> None:
-    """Load the weights of ``network`` from a file. Every key and shape must match.
+def load_weights(
+    network: nn.Module,
+    path: Location,
+    role: str,
+    key: str | None = None,
+    sha256: str | None = None,
+) -> LoadedWeights:
+    """Load the weights of ``network`` from a file, which is read once.
+
+    Every name and shape must match. A prefix that all names share is taken off where everything
+    then matches.
+
+    Args:
+        network: The network, on the CPU.
+        path: The file.
+        role: The section of the parameters that error messages name.
+        key: ``weights_key``: which state dict of the file to take.
+        sha256: The expected digest of the file.
 
     Raises:
-        UserError: The file is missing, is not a state dict, does not fit, or holds NaN.
+        UserError: The file is missing, has another digest, is no state dict, does not fit, or holds
+            values that cannot be used.
     """
-    state = read_state_dict(path, role)
-    for kind in SOURCES.values():
-        state = kind.rename(network, state)
+    checkpoint = read_checkpoint(path, role, key, sha256)
+    choice = choose_state(network, checkpoint, lambda state: _renamed(network, state))
+    fit, expected, place = choice.fit, expected_tensors(network), f"{role}.weights {path}"
+    if (wrong := wrong_tensor(fit.state, expected)) != "":
+        raise UserError(f"{place} cannot be used: {wrong}")
     try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
+        missing, unexpected = network.load_state_dict(fit.state, strict=False)
     except RuntimeError as error:
         shapes = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         first = shapes[0] if shapes else error_line(error)
-        raise UserError(f"{role}.weights {path} does not fit {role}.source: {first}") from error
-    # Old checkpoints lack BatchNorm's step counter, which eval mode does not read.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+        raise UserError(
+            f"{place} does not fit {role}.source: {first.rstrip('.')}{choice.advice}. Set "
+            f"{role}.source and {role}.arguments to those of the trained network, as in "
+            "{num_classes: 20} for torchvision"
+        ) from error
+    missing = [name for name in missing if name in fit.missing]
     if missing or unexpected:
-        folded = any(key.endswith("running_mean") for key in missing) and any(
-            key.endswith(".bias") for key in unexpected
-        )
         why = ": its BatchNorm was folded into the convolutions, name the weights before folding"
         raise UserError(
-            f"{role}.weights {path} does not fit {role}.source: "
-            f"{len(missing)} keys missing{_first(missing)}, "
-            f"{len(unexpected)} unexpected{_first(unexpected)}{why if folded else ''}"
+            f"{place} does not fit {role}.source: {len(missing)} keys missing{_first(missing)}, "
+            f"{len(unexpected)} unexpected{_first(unexpected)}"
+            f"{why if was_folded(fit, expected) else choice.advice}"
         )
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise UserError(f"{role}.weights {path} holds NaN or infinite values{_first(broken)}")
+    if broken := broken_values(network):
+        raise UserError(f"{place} holds NaN or infinite values{_first(broken)}")
+    return LoadedWeights(checkpoint.files, choice.note, choice.doubtful)
 
 
-def read_state_dict(path: Location, role: str) -> dict[str, Tensor]:
-    """Read the named tensors of a safetensors or PyTorch file, on the CPU.
-
-    A PyTorch file is read with ``weights_only=True``: nothing in it is executed. One level of
-    wrapping (``{"state_dict": ...}``) and the prefix ``module.`` of DataParallel are removed.
-
-    Raises:
-        UserError: The file is missing, unreadable, or is not a state dict.
-    """
-    if not exists(path):
-        raise UserError(f"{role}.weights: there is no file {path}")
-    try:
-        data = read_bytes(path)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            return load(data)
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{role}.weights {path} holds more than tensors, and loading it could run code: "
-            "save its state_dict() and name that file"
-        ) from error
-    except Exception as error:
-        raise UserError(f"{role}.weights {path} cannot be read: {error_line(error)}") from error
-    for key in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{role}.weights {path} is not a state dict (names to tensors)")
-    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+def _renamed(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let the libraries rename the keys of an older version of their models."""
+    for kind in SOURCES.values():
+        state = kind.rename(network, state)
+    return state
 
 
 def weights_file(source: str, weights: str, role: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from pipeline.config.teacher import TeacherConfig
 from pipeline.device.seeding import seed_all
 from pipeline.device.threads import one_thread
 from pipeline.errors import TryAgainError, UserError
+from pipeline.teachers.checkpoints import WeightsFile
+from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
 from pipeline.teachers.networks import (
+    LoadedWeights,
     build_network,
     digest_network,
     factory_digest,
@@ -24,6 +28,8 @@ from pipeline.teachers.networks import (
     weights_file,
 )
 from pipeline.teachers.registry import find_source
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Teacher:
         shape: Channels, height and width of an image.
         classes: Number of classes.
         digest: SHA-256 of everything that decides the network's answers.
+        weights: The files of weights that were read, with the digests of the bytes read.
     """
 
     network: nn.Module
@@ -89,6 +96,7 @@ class Teacher:
     shape: tuple[int, int, int]
     classes: int
     digest: str
+    weights: tuple[WeightsFile, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -115,26 +123,49 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
         role: The section that error messages name.
 
     Raises:
-        UserError: The source, weights, input and number of classes do not fit together.
+        UserError: The source, weights, input and number of classes do not fit together, or the
+            network is no fixed function of one image.
     """
+    teacher, weights = _load(config, role)
+    if weights is not None and weights.note:
+        level = logging.WARNING if weights.doubtful else logging.INFO
+        log.log(level, "%s.weights %s: %s", role, config.weights, weights.note)
+    check_classes(teacher.network, teacher.shape, config.classes, role)
+    check_fixed_function(teacher.network, teacher.shape, teacher.preprocessing.normalise, role)
+    return teacher.to(device)
+
+
+def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | None]:
+    """The teacher on the CPU, before any of its answers was checked."""
     with torch.random.fork_rng(devices=[]):
         seed_all(0)  # random weights of a factory are then equal in all processes
         network = build_network(config.source, config.arguments, role, config.weights)
+    weights: LoadedWeights | None = None
+    files: tuple[WeightsFile, ...] = ()
     if config.weights is not None:
         path = weights_file(config.source, config.weights, role)
-        if config.sha256 is not None:
-            _check_file(path, config.sha256)
-        load_weights(network, path, role)
+        weights = load_weights(network, path, role, config.weights_key, config.sha256)
+        files = _public_files(config.weights, weights.files)
+    check_weights_exist(network, role)
     network.eval().requires_grad_(False)
-    shape = (config.input.channels, config.input.height, config.input.width)
-    check_classes(network, shape, config.classes, role)
-    return Teacher(
-        network=network.to(device),
-        preprocessing=preprocessing(config).to(device),
-        shape=shape,
+    teacher = Teacher(
+        network=network,
+        preprocessing=preprocessing(config),
+        shape=(config.input.channels, config.input.height, config.input.width),
         classes=config.classes,
-        digest=_digest(config, network),
+        digest=_digest(config, network),  # before any forward pass, which may change a counter
+        weights=files,
     )
+    return teacher, weights
+
+
+def _public_files(weights: str, files: tuple[WeightsFile, ...]) -> tuple[WeightsFile, ...]:
+    """The files under names without folders: their own, or the name of published weights."""
+    if Path(weights).is_file():
+        return files
+    if len(files) == 1:
+        return (replace(files[0], name=weights),)
+    return tuple(replace(file, name=f"{weights}/{file.name}") for file in files)
 
 
 @functools.lru_cache(maxsize=1)
@@ -149,12 +180,12 @@ def cached_teacher(section: str, digest: str, device: str) -> Teacher:
     Raises:
         TryAgainError: The teacher's files changed since the run began.
     """
-    loaded = load_teacher(TeacherConfig.model_validate_json(section), torch.device(device))
+    loaded, _ = one_thread()(_load)(TeacherConfig.model_validate_json(section), "teacher")
     if loaded.digest != digest:
         raise TryAgainError(
             "the teacher's files changed since the run began: run the same command again"
         )
-    return loaded
+    return loaded.to(torch.device(device))
 
 
 def preprocessing(config: TeacherConfig) -> Preprocessing:
@@ -192,8 +223,13 @@ def check_classes(
         )
     if logits.shape[1] != classes:
         raise UserError(
-            f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits"
+            f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits: "
+            f"correct teacher.classes, or set {role}.arguments so that the network has {classes} "
+            "outputs (num_classes for torchvision and timm, num_labels for Hugging Face)"
         )
+    if not logits.is_floating_point():
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise UserError(f"the {role} must return logits of floating point, but returns {kind}")
     if not torch.isfinite(logits).all():
         raise UserError(f"the {role} answers a blank image with NaN or infinite logits")
     if classes > 1 and logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-5:
@@ -230,14 +266,3 @@ def _digest(config: TeacherConfig, network: nn.Module) -> str:
         "code": factory_digest(config.source, "teacher"),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _check_file(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise UserError(f"teacher.weights: there is no file {path}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected.lower():
-        raise UserError(
-            f"teacher.weights {path} has sha256 {found}, teacher.sha256 says {expected}"
-        )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from pipeline.teachers.huggingface import required_file
+from pipeline.teachers.huggingface import published_weights
 from pipeline.teachers.source import PRETRAINED, Description, Source, import_package
 
 
@@ -34,7 +34,7 @@ class Timm(Source):
         reference = name.partition(":")[2] or model.pretrained_cfg.get("hf_hub_id")
         if not reference:
             raise UserError(f"{role}.weights: timm publishes no weights of {name!r}")
-        return required_file(str(reference), "model.safetensors", role)
+        return published_weights(str(reference), role)
 
     def describe(self, name: str, arguments: Mapping[str, Any], weights: str | None) -> Description:
         with torch.device("meta"):

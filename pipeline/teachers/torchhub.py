@@ -10,6 +10,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.teachers.source import Source
+from pipeline.teachers.user_code import user_code
 
 
 class TorchHub(Source):
@@ -27,15 +28,16 @@ class TorchHub(Source):
         local = Path(repository).is_dir()
         if not local and (repository.startswith(("/", ".")) or repository.count("/") != 1):
             raise UserError(f"{role}.source: there is no folder {repository} with a hubconf.py")
-        return torch.hub.load(
-            repository,
-            entry,
-            source="local" if local else "github",
-            trust_repo=True,
-            skip_validation=True,
-            verbose=False,
-            **arguments,
-        )
+        with user_code(f"hub:{name}", role, "loaded"):
+            return torch.hub.load(
+                repository,
+                entry,
+                source="local" if local else "github",
+                trust_repo=True,
+                skip_validation=True,
+                verbose=False,
+                **arguments,
+            )
 
     def code_file(self, name: str, role: str) -> Path | None:
         """The ``hubconf.py``, if it is on this machine."""

@@ -31,12 +31,14 @@ def test_status_tells_what_is_complete_stale_or_missing(
     status = ["status", "--params", str(params)]
     assert printed(capsys, *status) == ["2 missing: 000000-000001"]
     made = printed(capsys, "synthesize", "--params", str(params), "--shards", "1:2")
-    assert made == [f"made 1 shards in {dataset(tiny)}"]
-    assert printed(capsys, *status) == ["1 complete", "1 missing: 000000"]
-    assert printed(capsys, "synthesize", "--params", str(params))[0].startswith("made 1 shards")
-    assert printed(capsys, *status) == ["2 complete"]
+    assert made == [f"made 1 shard in {dataset(tiny)}"]
+    told = "teacher not compared with the records: `status --teacher` loads it"
+    assert printed(capsys, *status) == ["1 complete", "1 missing: 000000", told]
+    assert printed(capsys, *status, "--teacher") == ["1 complete", "1 missing: 000000"]
+    assert printed(capsys, "synthesize", "--params", str(params))[0].startswith("made 1 shard in")
+    assert printed(capsys, *status) == ["2 complete", told]
     (dataset(tiny) / "train" / "000001.tar").unlink()
-    assert printed(capsys, *status) == ["1 complete", "1 stale: 000001"]
+    assert printed(capsys, *status) == ["1 complete", "1 stale: 000001", told]
     assert main(["finalize", "--params", str(params)]) == 2
     assert "1 of 2 shards" in capsys.readouterr().err
     other = ["--set", "synthesis.iterations=9", "--set", "synthesis.images=240"]
@@ -101,3 +103,37 @@ def test_an_output_that_cannot_be_written(
     text = refused(capsys, "synthesize", "--params", str(params), "--set", setting)
     assert f"{key} {tmp_path}/file{below} cannot be written" in text
     assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_plan_status_and_summary_import_no_factory(
+    capsys: pytest.CaptureFixture[str], tiny: Params, tmp_path: Path
+) -> None:
+    rounds = changed(tiny, {"adaptive.rounds": 1})
+    params = write_params(rounds, tmp_path / "params.yaml")
+    assert main(["synthesize", "--params", str(params)]) == 0
+    (tmp_path / "tinynet.py").write_text("raise AssertionError('imported')\n")
+    told = "teacher not compared with the records: `status --teacher` loads it"
+    assert printed(capsys, "status", "--params", str(params)) == ["3 complete", told]
+    other = ["--params", str(params), "--set", "synthesis.objective.tv=0.5"]
+    assert printed(capsys, "status", *other) == ["3 stale: 000000-000002"]
+    assert printed(capsys, "plan", "--params", str(params))
+    assert printed(capsys, "summary", "--params", str(params))
+    assert "imported" in refused(capsys, "status", "--teacher", "--params", str(params))
+
+
+def test_status_tells_shards_of_two_teachers_apart(
+    capsys: pytest.CaptureFixture[str], tiny: Params, params: Path, tmp_path: Path
+) -> None:
+    main(["synthesize", "--params", str(params)])
+    other = ["--params", str(params), "--set", "teacher.input.std=[0.31]"]
+    assert printed(capsys, "status", *other)[0] == "2 complete"  # the teacher is not compared
+    assert printed(capsys, "status", "--teacher", *other) == ["2 stale: 000000-000001"]
+    assert main(["synthesize", *other, "--shards", "0:1"]) == 0
+    assert printed(capsys, "status", *other)[:2] == ["1 complete", "1 stale: 000001"]
+
+
+def test_a_range_beyond_the_plan_is_cut_and_said(
+    params: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["synthesize", "--params", str(params), "--shards", "1:99"]) == 0
+    assert "--shards 1:99: the plan ends at 2, so this run looks at 1:2 only" in caplog.text

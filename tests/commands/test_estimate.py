@@ -42,7 +42,7 @@ def test_what_a_plan_costs(capsys: pytest.CaptureFixture[str], params: Path) -> 
 
 def test_what_a_plan_costs_measured(capsys: pytest.CaptureFixture[str], params: Path) -> None:
     lines = printed(capsys, "plan", "--params", str(params), "--probe")
-    assert lines[3].startswith("measured on 1 devices")
+    assert lines[3].startswith("measured on 1 device at once")
     assert lines[-1].split()[0] == "1"
 
 
@@ -62,3 +62,17 @@ def test_plan_of_fewer_images_than_classes(
 def test_a_trial_of_no_time(capsys: pytest.CaptureFixture[str], params: Path, seconds: str) -> None:
     text = refused(capsys, "probe", "--params", str(params), "--seconds", seconds)
     assert "--seconds is" in text
+
+
+def test_plan_takes_the_speed_that_probe_measured(
+    capsys: pytest.CaptureFixture[str], params: Path, tmp_path: Path
+) -> None:
+    plan = ["plan", "--params", str(params)]
+    unknown = "time: measure it with --probe"
+    assert printed(capsys, *plan)[-1].startswith(unknown)
+    printed(capsys, "probe", "--params", str(params), "--seconds", "1")
+    assert any("as `probe` measured uncompiled" in line for line in printed(capsys, *plan))
+    # Not those of another teacher, nor a file that was cut off.
+    assert printed(capsys, *plan, "--set", "teacher.arguments.width=7")[-1].startswith(unknown)
+    (tmp_path / "reports" / "probe.json").write_text('{"image_iterations')
+    assert printed(capsys, *plan)[-1].startswith(unknown)

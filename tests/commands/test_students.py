@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.__main__ import main as flow
+from flows.command_line import main as flow
 from pipeline.cli import main
 from tests.command_line import printed, refused
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
@@ -51,7 +51,8 @@ def test_a_run_from_teacher_to_accuracy(
     assert printed(capsys, "verify", "--params", path) == ["26 images verified"]
     trained = printed(capsys, "distill", "--params", path)
     assert trained == [f"trained 3 students in {tiny['paths']['students']}"]
-    assert main(["evaluate", "--params", path]) == 0
+    (evaluated,) = printed(capsys, "evaluate", "--params", path)
+    assert evaluated.startswith("teacher ") and evaluated.endswith(" on 30 real images")
     reports = Path(tiny["paths"]["reports"])
     assert list(tree(reports)) == [
         "accuracy.csv",
@@ -75,7 +76,7 @@ def test_a_run_from_teacher_to_accuracy(
     assert (report["images"], report["classes"], report["real_images"]) == (26, 3, 30)
     summary = "\n".join(printed(capsys, "summary", "--params", path))
     assert f"26 images, 3 classes, 3 shards in {dataset(tiny)}/" in summary
-    assert "on 30 real images" in summary
+    assert "on 30 real images" in summary and "the same student trained on noise" in summary
     before = tree(dataset(tiny))
     assert printed(capsys, "synthesize", "--params", path)[0].startswith("made 0 shards")
     assert printed(capsys, "distill", "--params", path)[0].startswith("trained 0 students")
@@ -95,12 +96,43 @@ def test_an_evaluation_without_data(
     assert said in refused(capsys, "evaluate", "--params", str(params), "--set", setting)
 
 
-def test_an_evaluation_without_students(
-    capsys: pytest.CaptureFixture[str], params: Path, tmp_path: Path
+def test_an_evaluation_before_the_first_student(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    made: Params,
+    tmp_path: Path,
+) -> None:
+    """A wrong normalisation shows before days of work."""
+    write_blobs(tmp_path / "real.tar", 30)
+    params = changed(made, {"evaluation.data": str(tmp_path / "real.tar")})
+    path = str(write_params(params, tmp_path / "p.yaml"))
+    assert printed(capsys, "evaluate", "--params", path) == ["teacher 100.0% of 30 real images"]
+    assert "accuracy of the teacher alone" in caplog.text
+    reports = Path(made["paths"]["reports"])
+    report = json.loads((reports / "evaluation.json").read_bytes())
+    assert report["teacher_accuracy"] == 1 and "student_accuracy" not in report
+    assert (reports / "accuracy.csv").read_text() == "model,accuracy\nteacher,1.0\n"
+    assert main(["synthesize", "--params", path]) == 0
+    summary = "\n".join(printed(capsys, "summary", "--params", path))
+    assert "teacher   100.0% on 30 real images" in summary and "student   " not in summary
+    off = ["--set", "teacher.input.mean=[-1.5]"]
+    printed(capsys, "evaluate", "--params", path, *off)
+    assert json.loads((reports / "evaluation.json").read_bytes())["teacher_accuracy"] < 0.9
+
+
+def test_an_evaluation_without_some_students(
+    capsys: pytest.CaptureFixture[str], made: Params, tmp_path: Path
 ) -> None:
     write_blobs(tmp_path / "real.tar", 3)
-    setting = f"evaluation.data={tmp_path / 'real.tar'}"
-    text = refused(capsys, "evaluate", "--params", str(params), "--set", setting)
+    path = str(
+        write_params(
+            changed(made, {"evaluation.data": str(tmp_path / "real.tar")}), tmp_path / "p.yaml"
+        )
+    )
+    assert main(["distill", "--params", path]) == 0
+    setting = "distillation.seeds=[0, 1]"
+    capsys.readouterr()
+    text = refused(capsys, "evaluate", "--params", path, "--set", setting)
     assert "run distill first" in text
 
 
@@ -184,6 +216,6 @@ def test_a_bad_shard_is_told_with_what_mends_it(
 def test_the_flow_of_the_students_only_reads_the_dataset(
     params: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.__main__._run", lambda *arguments: None)
+    monkeypatch.setattr("flows.command_line._run", lambda *arguments: None)
     assert flow(["distill", "--params", str(params)]) == 0
     assert not dataset(tiny).exists()

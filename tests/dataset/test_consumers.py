@@ -1,13 +1,19 @@
-"""The contract: four consumers load a dataset unmodified and see the same images and labels."""
+"""The contract: consumers load a dataset unmodified and see the same images and labels."""
 
 from __future__ import annotations
 
 import io
+import json
+import re
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import mlcroissant
 import numpy as np
+import open_clip_train.data as open_clip
 import pyarrow.parquet as pq
 import pytest
 import timm.data
@@ -18,9 +24,15 @@ from PIL import Image
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
+from pipeline.storage import digest_file
 from pipeline.synthesis.check import load_checked_teacher
+from tests.conftest import Params, dataset, make
+from tests.test_inputs import unlike
 
+REPOSITORY = Path(__file__).parents[2]
 Loaded = list[tuple[np.ndarray, int]]
+# Each is a trap for a format: YAML 1.1, the end of a card's head, an escape, a repeated name.
+NAMES = ["no", '1:30\n---\n"a": {b} #', "\u2028\x85\x07 \U0001f600 \\ '", "no"]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "arguments": {"num_classes": 4},
                 "weights": None,
                 "classes": 4,
+                "class_names": NAMES,
                 "input": {
                     "channels": 3,
                     "height": 16,
@@ -51,6 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "precision": "float32",
                 "compile": False,
                 "soft_labels": True,
+                "captions": "a photo of a {}",
             },
             "execution": {"device": "cpu", "workers": 1},
             "paths": {"dataset": str(path / "synthetic")},
@@ -81,14 +95,25 @@ def assert_same(loaded: Loaded, published: Loaded) -> None:
         assert label == expected_label
 
 
+def tars(root: Path) -> str:
+    return str(root / "train" / "{000000..000002}.tar")
+
+
+def snippets(document: str, contains: str) -> list[str]:
+    """The Python code of a document that contains a text."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    codes: list[str] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [code for code in codes if contains in code]
+
+
 def test_webdataset(root: Path, published: Loaded) -> None:
-    urls = str(root / "train" / "{000000..000002}.tar")
+    urls = tars(root)
     stream = wds.WebDataset(urls, shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
     assert_same([(image, label) for image, label in stream], published)
 
 
 def test_webdataset_soft_labels(root: Path) -> None:
-    urls = str(root / "train" / "{000000..000002}.tar")
+    urls = tars(root)
     for sample in wds.WebDataset(urls, shardshuffle=False).decode():
         assert sample["logits.npy"].shape == (4,)
         assert sample["json"]["teacher_pred"] == int(sample["logits.npy"].argmax())
@@ -129,3 +154,126 @@ def test_one_shard_loads_too(root: Path, tmp_path: Path) -> None:
         (copy / "train" / f"{number:06d}.tar").unlink()
     table = datasets.load_dataset(str(copy), split="train", cache_dir=str(tmp_path / "cache"))
     assert table.num_rows == 8
+
+
+def test_hugging_face_knows_the_names_of_the_classes(root: Path, tmp_path: Path) -> None:
+    table = datasets.load_dataset(str(root), split="train", cache_dir=str(tmp_path))
+    assert table.features["cls"].names == ["no (0)", *NAMES[1:3], "no (3)"]
+    assert isinstance(table.features["png"], datasets.Image)
+    assert table[0]["json"]["class_name"] == NAMES[table[0]["cls"]]
+    (rename,) = snippets("docs/consumers.md", "rename_columns")
+    scope = {"data": table}
+    exec(rename, scope)
+    assert {"image", "label"} < set(scope["data"].column_names)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("names", [None, ["1", "on", ""]])
+def test_the_card_states_what_hugging_face_would_find(
+    tiny: Params, tmp_path: Path, channels: int, names: list[str] | None
+) -> None:
+    """Other than the class, whose names only the card knows."""
+    params = unlike(tiny, tmp_path, channels, 3, **{"teacher.class_names": names})
+    make(params)
+    arguments = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    stated = datasets.load_dataset(str(dataset(params)), **arguments)
+    (dataset(params) / "README.md").unlink()
+    files = str(dataset(params) / "train/*.tar")
+    found = datasets.load_dataset("webdataset", data_files=files, **arguments)
+    label = stated.features["cls"]
+    assert label.names == (names or ["0", "1", "2"])
+    assert {**stated.features, "cls": None} == {**found.features, "cls": None}
+    assert stated["cls"][:] == found["cls"][:]
+
+
+@pytest.fixture
+def open_clip_arguments(root: Path) -> SimpleNamespace:
+    return SimpleNamespace(
+        train_data=tars(root),
+        val_data=tars(root),
+        train_num_samples=None,
+        val_num_samples=None,
+        train_data_upsampling_factors=None,
+        batch_size=4,
+        workers=0,
+        world_size=1,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_open_clip(
+    open_clip_arguments: SimpleNamespace,
+    published: Loaded,
+    training: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its own loaders; the one of training needs the documented line with webdataset 1.x."""
+    monkeypatch.setattr(open_clip, "tar_file_expander", open_clip.tar_file_expander)
+    (line,) = snippets("docs/consumers.md", "open_clip_train")
+    exec(line, {})
+    info = open_clip.get_wds_dataset(
+        open_clip_arguments, np.asarray, training, tokenizer=lambda text: [text]
+    )
+    batches = list(info.dataloader)
+    loaded = [
+        (np.asarray(image), text) for pair in batches for image, text in zip(*pair, strict=True)
+    ]
+    captions = [(image, f"a photo of a {NAMES[label]}") for image, label in published]
+    if training:
+        assert info.dataloader.num_samples == 20
+        assert counted(loaded) == counted(captions)
+    else:
+        assert_same(loaded, captions)
+
+
+def counted(samples: list[tuple[np.ndarray, str]]) -> Counter[tuple[bytes, str]]:
+    return Counter((image.tobytes(), text) for image, text in samples)
+
+
+def test_open_clip_does_not_wait_for_captions_that_are_not_there(
+    open_clip_arguments: SimpleNamespace, made: Params
+) -> None:
+    """Without ``sizes.json`` it stops at once and says which option it lacks."""
+    open_clip_arguments.train_data = str(dataset(made) / "train/000000.tar")
+    with pytest.raises(RuntimeError, match="--train-num-samples"):
+        open_clip.get_wds_dataset(open_clip_arguments, np.asarray, True)
+
+
+def test_croissant(root: Path, published: Loaded) -> None:
+    data = mlcroissant.Dataset(root / "croissant.json")
+    assert data.metadata.issues.errors == set()
+    rows = list(data.records("rows"))
+    assert [row["rows/cls"] for row in rows] == [label for _, label in published]
+    names = [row["rows/class_name"].decode() for row in rows]
+    assert names == [NAMES[label] for _, label in published]
+    listed = {
+        node["contentUrl"]: node["sha256"]
+        for node in json.loads((root / "croissant.json").read_bytes())["distribution"]
+        if node["@type"] == "cr:FileObject"
+    }
+    found = [*root.glob("train/*.tar"), *root.glob("metadata/*.parquet")]
+    assert listed == {str(path.relative_to(root)): digest_file(path) for path in found}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/consumers.md"])
+@pytest.mark.parametrize("workers", ["min(4, len(tars))", "4"])
+def test_the_loader_of_the_documents_has_more_workers_than_shards(
+    root: Path, tmp_path: Path, document: str, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = sorted((root / "train").glob("*.tar"))[:2]
+    (tmp_path / "data/synthetic/train").mkdir(parents=True)
+    for shard in shards:
+        (tmp_path / "data/synthetic/train" / shard.name).symlink_to(shard)
+    monkeypatch.chdir(tmp_path)
+    (code,) = snippets(document, "WebLoader")
+    assert "num_workers=min(4, len(tars))" in code
+    code = code.replace("min(4, len(tars))", workers).replace("...", "seen += labels.tolist()")
+    seen: list[int] = []
+    exec(code, {"seen": seen})
+    assert Counter(seen) == Counter(labels_of(root)[:16])
+
+
+def labels_of(root: Path) -> list[int]:
+    tables = [pq.read_table(path) for path in sorted((root / "metadata").glob("*.parquet"))]
+    return [label for table in tables for label in table["cls"].to_pylist()]

@@ -13,6 +13,7 @@ from pipeline.dataset.layout import (
     LOCK,
     Layout,
     dataset_names,
+    index_names,
     is_leftover,
     is_lock,
     marker_name,
@@ -59,11 +60,17 @@ def test_layout_is_where_names_are_spelt() -> None:
     assert len(SPELLINGS.findall(text)) > 10
 
 
-@pytest.mark.parametrize("rounds", [0, 1])
-def test_the_names_are_those_of_a_finished_dataset(tiny: Params, rounds: int) -> None:
-    params = changed(tiny, {"adaptive.rounds": rounds})
+@pytest.mark.parametrize(("rounds", "captions"), [(0, None), (1, None), (0, "a {}")])
+def test_the_names_are_those_of_a_finished_dataset(
+    tiny: Params, rounds: int, captions: str | None
+) -> None:
+    params = changed(tiny, {"adaptive.rounds": rounds, "synthesis.captions": captions})
     make(params)
-    assert set(tree(dataset(params))) == dataset_names(2 + rounds, rounds)
+    names = set(tree(dataset(params)))
+    assert names == dataset_names(2 + rounds, rounds, captions is not None)
+    assert {name for name in names if "/" not in name or "sizes" in name} == set(
+        index_names(captions is not None)
+    )
 
 
 def test_names_and_locations_are_the_same_files() -> None:

@@ -620,8 +620,10 @@ def test_students_need_a_dataset(tiny: Params) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"distillation.batch_size": 21}, "batch_size is 21, but the dataset has 20 images"),
-        ({"student.arguments": {"classes": 4}}, "the student returns 4 logits"),
+        (
+            {"student.arguments": {"classes": 4}},
+            "the student returns 4 logits: .* set student.arguments",
+        ),
         ({"student.source": "nowhere.py:net"}, "student.source"),
         ({"distillation.imitation": 1.0}, "distillation.imitation must be 0"),
     ],
@@ -632,6 +634,38 @@ def test_students_that_cannot_be(made: Params, changes: dict[str, Any], said: st
         changes = {**changes, "student.source": flat, "student.arguments": {}}
     with pytest.raises(UserError, match=said):
         train(changed(made, changes))
+
+
+def test_a_batch_larger_than_the_dataset_takes_all_images(
+    made: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(changed(made, {"distillation.batch_size": 20}))
+    weights = tree(students(made))
+    train(changed(made, {"distillation.batch_size": 500}))
+    assert "distillation.batch_size is 500, but the dataset has 20 images" in caplog.text
+    assert tree(students(made)) == weights  # the same job: nothing was trained again
+    assert job_of(changed(made, {"distillation.batch_size": 19})).training.batch_size == 19
+
+
+def test_a_round_student_takes_all_images_there_are(
+    tiny: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(changed(tiny, {"adaptive.rounds": 1, "adaptive.training.batch_size": 128}))
+    assert "adaptive.training.batch_size is 128, but round 1 follows 20 images" in caplog.text
+    make(changed(tiny, {"adaptive.rounds": 1, "adaptive.training.batch_size": 20}))
+    assert caplog.text.count("adaptive.training.batch_size") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"synthesis.images": 1}, "distillation needs 2 images, but the dataset has 1"),
+        ({"synthesis.images": 3, "distillation.adversarial": 0.1}, "distillation needs 4 images"),
+    ],
+)
+def test_a_dataset_too_small_for_any_step(tiny: Params, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        train(changed(tiny, changes))
 
 
 def test_a_loss_that_is_not_finite_is_an_error(made: Params) -> None:

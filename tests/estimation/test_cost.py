@@ -94,9 +94,10 @@ def test_bytes_for_people(count: float, text: str) -> None:
     assert show_bytes(count) == text
 
 
-@pytest.mark.parametrize("soft_labels", [False, True])
-def test_a_dataset_is_no_larger_than_estimated(tiny: Params, soft_labels: bool) -> None:
-    changes = {"synthesis.images": 400, "synthesis.soft_labels": soft_labels}
+@pytest.mark.parametrize("changes", [{}, {"soft_labels": True}, {"captions": "a photo of a {}"}])
+def test_a_dataset_is_no_larger_than_estimated(tiny: Params, changes: Params) -> None:
+    changes = {f"synthesis.{name}": value for name, value in changes.items()}
+    changes["synthesis.images"] = 400
     params = changed(tiny, {**changes, "synthesis.shard_size": 200, "synthesis.batch_size": 200})
     make(params)
     estimate = dataset_bytes(400, 2, sample_bytes(parse_params(params)))

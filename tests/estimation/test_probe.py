@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from pipeline.cli import main
 from pipeline.device.checkpointing import blocks_of, checkpointed
-from pipeline.estimation.probe import LEAST, Trial, _suggested
+from pipeline.estimation.probe import LEAST, ProbeResult, Trial, _suggested, findings_text
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
-from pipeline.params import load_params
+from pipeline.params import load_params, parse_params
 from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, write_params
 
@@ -55,6 +55,27 @@ def test_a_probe_says_what_it_found_and_draws(
     assert (tmp_path / "reports" / "probe.png").read_bytes().startswith(b"\x89PNG")
     assert path.read_bytes() == before
     assert not (tmp_path / "dataset" / "train").exists()
+
+
+def test_a_probe_counts_no_worker_without_a_shard(tiny: Params) -> None:
+    findings = ProbeResult(
+        parameters=1,
+        precision="float32",
+        layers=1,
+        untrained=0,
+        factor=None,
+        speed=100.0,
+        memory=1.0,
+        trials=[Trial(25, 1.0, 1.0, 0.1)],
+        batch_size=16,
+        iterations=200,
+        checkpointing=False,
+    )
+    config = parse_params(tiny)  # 20 images in 2 shards
+    assert "run        20 images in about 40 s with 1 worker" in findings_text(findings, config, 1)
+    *_, run, idle = findings_text(findings, config, 4)
+    assert run == "run        20 images in about 20 s with 2 workers"
+    assert idle.strip().startswith("2 of 4 workers would be idle: lower synthesis.shard_size")
 
 
 def test_what_was_found_can_be_written(tiny: Params, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_command_line_takes_the_address(
     params = write_params(made, tmp_path / "params.yaml")
     address = f"execution.dask_address={cluster.scheduler_address}"
     assert main(["synthesize", "--params", str(params), "--set", address]) == 0
-    assert "made 1 shards" in capsys.readouterr().out
+    assert "made 1 shard " in capsys.readouterr().out
     assert tree(dataset(made)) == before
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.execution import executor
-from pipeline.execution.executor import InProcess, PerDevice, Stopped, create_executor
+from pipeline.execution import choice
+from pipeline.execution.choice import choose_executor, worker_environments
+from pipeline.execution.executor import Executor, InProcess, PerDevice, Stopped
 from pipeline.execution.runner import JobsFailed, local_runner
+from pipeline.params import parse_params
+from tests.conftest import Params, changed
 
 
 @dataclass
@@ -66,36 +72,49 @@ def test_nothing_is_begun_once_a_disk_is_full(number: int) -> None:
     assert len(begun) == (1 if number == errno.ENOSPC else 3)
 
 
+def choose(params: Params, device: str, workers: int | None) -> Executor:
+    named = {"execution.device": device, "execution.workers": workers}
+    return choose_executor(parse_params(changed(params, named)), 1, ("dataset",))
+
+
 @pytest.mark.parametrize(("workers", "given"), [(None, ["0", "4", "7"]), (2, ["0", "4"])])
 def test_each_gpu_has_a_worker(
-    monkeypatch: pytest.MonkeyPatch, workers: int | None, given: list[str]
+    tiny: Params, monkeypatch: pytest.MonkeyPatch, workers: int | None, given: list[str]
 ) -> None:
     made = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,4,7")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(executor, "PerDevice", lambda *arguments: made.append(arguments))
-    create_executor("auto", workers, 1)
+    monkeypatch.setattr(choice, "PerDevice", lambda *arguments: made.append(arguments))
+    choose(tiny, "auto", workers)
     assert made == [([{"CUDA_VISIBLE_DEVICES": name} for name in given], "cuda")]
 
 
-def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "threads", "given"), [(None, 2, 3), (None, 9, 1), (4, 9, 4)])
+def test_as_many_workers_as_the_cores_hold(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, threads: int, given: int
+) -> None:
+    monkeypatch.setattr(choice, "_cores", lambda: 6)
+    assert worker_environments("cpu", workers, threads) == [{}] * given
+
+
+def test_one_worker_is_this_process(tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with monkeypatch.context() as patch:
         patch.setattr("torch.cuda.is_available", lambda: True)
-        assert isinstance(create_executor("cuda", 1, 1), InProcess)
+        assert isinstance(choose(tiny, "cuda", 1), InProcess)
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "0"])
 def test_no_gpu_is_named_where_none_can_be_used(
-    monkeypatch: pytest.MonkeyPatch, hidden: str
+    tiny: Params, monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    executor = create_executor("auto", 1, 1)
+    executor = choose(tiny, "auto", 1)
     assert isinstance(executor, InProcess)
     assert executor.run(nap, 0) == "cpu"
     with pytest.raises(UserError, match="has no CUDA device"):
-        create_executor("cuda", None, 1)
+        choose(tiny, "cuda", None)
 
 
 def test_a_worker_has_its_environment() -> None:
@@ -114,7 +133,7 @@ def test_only_an_error_that_does_not_explain_itself_has_a_traceback(
         attempts.append(job)
         raise error
 
-    with pytest.raises(JobsFailed, match=f"2 of 2 jobs failed; the first: {error}"):
+    with pytest.raises(JobsFailed, match=f"2 of 2 jobs failed; the first: {error}. Run"):
         local_runner(InProcess("cpu"), retries=1)(work, [Job(), Job()], "odd jobs")
     expected = isinstance(error, ZeroDivisionError)
     assert caplog.text.count("Traceback") == expected
@@ -129,3 +148,24 @@ def environment(job: str, device: str, report: Callable[[float], None]) -> str:
 def nap(job: float, device: str, report: Callable[[float], None]) -> str:
     time.sleep(job)
     return device
+
+
+def test_a_script_without_a_guard_may_start_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pipeline.execution.executor import PerDevice\n"
+        "from tests.execution.test_executor import divide\n"
+        "print('started')\n"
+        "executor = PerDevice([{}, {}], 'cpu')\n"
+        "print(executor.run(divide, (7, 2)))\n"
+        "executor.close()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["started", "(3, 1)"], done.stderr[-500:]
+
+
+def divide(job: tuple[int, int], device: str, report: Callable[[float], None]) -> tuple[int, int]:
+    return divmod(*job)

@@ -135,6 +135,7 @@ def test_a_deployment_makes_the_bytes_of_the_command_line(
     assert (run["name"], run["state_type"]) == (f"synthesize {params}", "COMPLETED")
     (progress,) = server.find("artifacts", artifacts={"type": {"any_": ["progress"]}})
     assert progress["data"] == 100
+    wait_until(lambda: {"round 0: 100 %", "shard-000001 is complete"} <= messages(server))
     shards = {"shard-000000": "COMPLETED", "shard-000001": "COMPLETED"}
     wait_until(lambda: shards == states(server.find("task_runs")))  # the server writes them late
 
@@ -316,6 +317,11 @@ def copy_database(home: Path, other: Path) -> None:
 
 def states(runs: list[dict[str, Any]]) -> dict[str, str]:
     return {run["name"]: run["state_type"] for run in runs}
+
+
+def messages(server: Server) -> set[str]:
+    """The lines of the Logs tab of all runs."""
+    return {line["message"] for line in server.find("logs")}
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

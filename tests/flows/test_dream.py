@@ -15,7 +15,7 @@ import flows.synthesize
 import pipeline.params
 import pipeline.synthesis.check
 import pipeline.teachers.teacher
-from flows.__main__ import main
+from flows.command_line import main
 from pipeline.execution.runner import local_runner
 from tests.conftest import Params, changed, dataset, tree, write_blobs, write_params
 
@@ -35,7 +35,7 @@ def without_prefect(monkeypatch: pytest.MonkeyPatch) -> Callable[[AfterStage], N
         for module in (flows.running, flows.dream):
             monkeypatch.setattr(module, "run_as_flow", run)
         for stage in (flows.synthesize, flows.distill):
-            monkeypatch.setattr(stage, "prefect_runner", local_runner)
+            monkeypatch.setattr(stage, "job_runner", local_runner)
         for module in (flows.synthesize, flows.dream):
             monkeypatch.setattr(module, "publish", lambda send: None)
 
@@ -74,7 +74,7 @@ def test_one_run_loads_the_teacher_and_the_file_once(
         for module in (place, pipeline.synthesis.check, flows.dream, flows.distill):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, counted)
-        monkeypatch.setattr(f"flows.__main__.{name}", counted, raising=False)
+        monkeypatch.setattr(f"flows.command_line.{name}", counted, raising=False)
 
     count(pipeline.teachers.teacher, "load_teacher")
     count(pipeline.params, "load_params")

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import ast
-import inspect
-import itertools
+import pickle
 from dataclasses import fields, replace
 
 import pytest
+from pydantic import ValidationError
 
-from pipeline.config import objective as objective_section
 from pipeline.config.synthesis import ObjectiveConfig
-from pipeline.objective import presets
 from pipeline.objective.presets import PRESETS, Objective
 
 # One norm over the published batch of 256 against a mean of norms: sqrt(256) = 16.
@@ -50,28 +47,26 @@ def test_given_values_replace_those_of_the_preset() -> None:
     assert config.over("deepinversion-imagenet") == expected
 
 
-def test_every_field_of_an_objective_has_a_key_in_the_parameters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    objective_section._check_fields()
-    monkeypatch.setattr(objective_section, "_KEYS_OF_ADAPTIVE", ("compete",))
-    with pytest.raises(TypeError, match="Objective differ in masked: declare"):
-        objective_section._check_fields()
+def test_every_field_of_an_objective_is_a_key_of_the_parameters() -> None:
+    """The key has the docstring of the field and refuses the same values."""
+    keys = ObjectiveConfig.model_fields
+    names = {field.name for field in fields(Objective)}
+    assert keys.keys() == {"preset", *names} - {"compete", "masked"}
+    for name, field in Objective.__pydantic_fields__.items():
+        assert field.description
+        assert name not in keys or keys[name].description == field.description
 
 
-def test_every_field_of_an_objective_is_described() -> None:
-    """A docstring follows each field, with its purpose and its range."""
-    (definition,) = (
-        node
-        for node in ast.parse(inspect.getsource(presets)).body
-        if isinstance(node, ast.ClassDef) and node.name == "Objective"
-    )
-    described = {
-        field.target.id
-        for field, text in itertools.pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-    }
-    assert described == {field.name for field in fields(Objective)}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tv", -1.0), ("tv_spread", 11.0), ("betas", (0.5, 1.0)), ("jitter", 0.5), ("start", "black")],
+)
+def test_values_outside_of_their_range_are_refused(name: str, value: object) -> None:
+    for section in (Objective, ObjectiveConfig):
+        with pytest.raises(ValidationError, match=f"{name}"):
+            section(**{name: value})
+
+
+def test_a_section_reaches_another_process() -> None:
+    section = ObjectiveConfig(tv=0.5)
+    assert pickle.loads(pickle.dumps(section)) == section

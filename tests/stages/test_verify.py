@@ -27,7 +27,7 @@ FILES = [
     "_info.json",
     "index.json",
     "provenance.json",
-    "train/sizes.json",
+    "croissant.json",
     "train/000000.tar",
     "train/000001.tar",
     "metadata/000000.parquet",
@@ -85,7 +85,13 @@ def rewrite_record(root: Path, number: int) -> None:
 
 def samples_of(root: Path, number: int) -> list[Sample]:
     return [
-        Sample(key, decode_image(parts["png"]), int(parts["cls"]), json.loads(parts["json"]))
+        Sample(
+            key=key,
+            pixels=decode_image(parts["png"]),
+            label=int(parts["cls"]),
+            facts=json.loads(parts["json"]),
+            caption=parts["txt"].decode() if "txt" in parts else None,
+        )
         for key, parts, _ in read_tar(root / "train" / f"{number:06d}.tar")
     ]
 
@@ -283,6 +289,19 @@ def test_another_image_under_a_right_digest(made: Params, root: Path) -> None:
     rewrite_tar(root, 0, samples)
     rewrite_record(root, 0)
     assert "shard 000000: sample 000000003 differs from its row" in problems(made)
+
+
+@pytest.mark.parametrize("caption", [None, "a photo of another"])
+def test_another_caption_under_a_right_digest(tiny: Params, caption: str | None) -> None:
+    params = changed(tiny, {"synthesis.captions": "a photo of {}"})
+    make(params)
+    root = dataset(params)
+    samples = samples_of(root, 0)
+    samples[3] = replace(samples[3], caption=caption)
+    rewrite_tar(root, 0, samples)
+    rewrite_record(root, 0)
+    text = "sample 000000003 has another caption than synthesis.captions asks for"
+    assert f"shard 000000: {text}" in problems(params)
 
 
 @pytest.mark.parametrize("change", ["cls", "json"])

@@ -14,10 +14,10 @@ from tests.conftest import Params, load, tree
 WHOLE = [
     "README.md",
     "_info.json",
+    "croissant.json",
     "dreamshard.json",
     "index.json",
     "provenance.json",
-    "train/sizes.json",
 ]
 
 

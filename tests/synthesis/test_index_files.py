@@ -5,10 +5,11 @@ import json
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.dataset.tar import read_tar
 from pipeline.storage import digest_file
 from pipeline.synthesis import publish_shard as publish_shard_module
-from tests.conftest import Params, dataset, make, tree
-from tests.synthesis.shards import shard_files, verified
+from tests.conftest import Params, changed, dataset, make, tree
+from tests.synthesis.shards import rows, shard_files, verified
 
 
 def test_the_index_files(tiny: Params) -> None:
@@ -29,8 +30,7 @@ def test_the_index_files(tiny: Params) -> None:
     split = json.loads((root / "_info.json").read_bytes())["splits"]["train"]
     assert (split["filenames"], split["shard_lengths"]) == (names, [12, 8])
     assert split["num_samples"] == 20
-    sizes = json.loads((root / "train" / "sizes.json").read_bytes())
-    assert sizes == {"000000.tar": 12, "000001.tar": 8}
+    assert not (root / "train" / "sizes.json").exists()
 
 
 def test_the_card_tells_where_the_images_are(tiny: Params) -> None:
@@ -43,6 +43,23 @@ def test_the_card_tells_where_the_images_are(tiny: Params) -> None:
     assert len(list(dataset(tiny).glob(split["path"]))) == 2
     assert facts["size_categories"] == ["n<1K"]
     assert "20 images of 3 classes in 2 shards, 1 x 8 x 8" in text
+
+
+def test_captions_and_the_sizes_for_open_clip_come_and_go_together(tiny: Params) -> None:
+    root = dataset(tiny)
+    captioned = changed(tiny, {"synthesis.captions": "the {} one"})
+    make(captioned)
+    sizes = json.loads((root / "train" / "sizes.json").read_bytes())
+    assert sizes == {"000000.tar": 12, "000001.tar": 8}
+    for number in (0, 1):
+        samples = read_tar(root / "train" / f"{number:06d}.tar")
+        for row, (_, parts, _) in zip(rows(root, number), samples, strict=True):
+            assert parts["txt"].decode() == f"the {row['class_name']} one"
+    assert verified(captioned) == []
+    assert verified(tiny) != []
+    assert make(tiny) == [0, 1]
+    assert not (root / "train" / "sizes.json").exists()
+    assert verified(tiny) == []
 
 
 def test_provenance_names_every_shard_file_by_digest(competing: Params) -> None:

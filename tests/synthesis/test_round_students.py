@@ -112,7 +112,7 @@ def test_a_student_that_another_run_trained_anew_is_not_competed_with(competing:
     weights = dataset(competing) / "students/000001.safetensors"
     competitor = Competitor(weights, "0" * 64)
     (job,) = missing_jobs(config, teacher.digest, 1, competitor, [2])
-    with pytest.raises(UserError, match="not the student that the round began with"):
+    with pytest.raises(UserError, match="changed since the round began"):
         make_shard(job, "cpu", lambda images: None)
 
 

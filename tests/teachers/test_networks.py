@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.params import parse_params
+from pipeline.teachers.checkpoints import read_checkpoint
 from pipeline.teachers.networks import (
     build_network,
     digest_network,
     factory_digest,
     factory_file,
     load_weights,
-    read_state_dict,
 )
 from pipeline.teachers.teacher import load_teacher
 from tests.conftest import FACTORY, Params, changed, load
@@ -221,17 +221,17 @@ def test_weights_that_do_not_fit(tmp_path: Path, suffix: str, change: str, said:
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x02garbage", b"PK\x03\x04zip?"])
 def test_files_that_hold_no_weights(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    assert name in complaint(read_state_dict, tmp_path / name, "teacher")
+    assert name in complaint(read_checkpoint, tmp_path / name, "teacher")
 
 
 @pytest.mark.parametrize("value", [[1, 2], 3, {"state_dict": 3}, {"weight": "text"}])
 def test_a_pytorch_file_of_something_else(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "weights.pt")
-    assert "not a state dict" in complaint(read_state_dict, tmp_path / "weights.pt", "teacher")
+    assert "not a state dict" in complaint(read_checkpoint, tmp_path / "weights.pt", "teacher")
 
 
 def test_no_weights_file(tmp_path: Path) -> None:
-    text = complaint(read_state_dict, tmp_path / "weights.pt", "teacher")
+    text = complaint(read_checkpoint, tmp_path / "weights.pt", "teacher")
     assert "teacher.weights: there is no file" in text
 
 
@@ -258,7 +258,7 @@ def test_a_malicious_file_is_refused_and_runs_nothing(
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
-    text = complaint(read_state_dict, path, "teacher")
+    text = complaint(read_checkpoint, path, "teacher")
     assert "could run code" in text
     assert not marker.exists()
     with path.open("rb") as file:  # the file is what it claims to be
@@ -269,7 +269,7 @@ def test_a_malicious_file_is_refused_and_runs_nothing(
 
 def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
     torch.save(small(), tmp_path / "weights.pt")
-    assert "state_dict()" in complaint(read_state_dict, tmp_path / "weights.pt", "teacher")
+    assert "state_dict()" in complaint(read_checkpoint, tmp_path / "weights.pt", "teacher")
 
 
 def test_the_digest_of_a_network_sees_every_weight() -> None:
@@ -307,7 +307,7 @@ def test_the_digest_of_a_teacher_follows_all_that_it_computes(tiny: Params, tmp_
     source.write_text(text.replace("nn.ReLU()", "nn.ELU()", 1))
     assert digest(tiny) != plain
     source.write_text(text)
-    state = read_state_dict(tmp_path / "teacher.safetensors", "teacher")
+    state = load_file(tmp_path / "teacher.safetensors")
     state["8.bias"][0] += 1
     save_file(state, tmp_path / "teacher.safetensors")
     assert digest(tiny) != plain

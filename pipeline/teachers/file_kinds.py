@@ -1,0 +1,135 @@
+"""Recognise files that hold no PyTorch weights by their first bytes, and say what to do."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+_AGAIN = "copy or download it again"
+_UNPACK = "unpack it and name the weights file in it"
+# First bytes, what the file is, and what to do.
+_STARTS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
+    (
+        b"\x89HDF\r\n\x1a\n",
+        "an HDF5 file, as Keras and TensorFlow write",
+        "convert the network to PyTorch and save its state_dict()",
+    ),
+    (
+        b"\x93NUMPY",
+        "a NumPy array",
+        "load the arrays into the PyTorch network and save its state_dict()",
+    ),
+    (b"GGUF", "a GGUF file, usually quantised", "name the original PyTorch or safetensors file"),
+    (b"\x1f\x8b", "compressed with gzip", _UNPACK),
+    (b"BZh", "compressed with bzip2", _UNPACK),
+    (b"\xfd7zXZ\x00", "compressed with xz", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
+    (b"Rar!", "a RAR archive", _UNPACK),
+    (b"%PDF", "a PDF document", _AGAIN),
+)
+_WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script")
+_STEMS_OF_ONNX = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)  # fields of ModelProto after the first
+_TEXT = frozenset(range(32, 127)) | {9, 10, 13}
+
+
+def foreign_kind(data: bytes, suffix: str) -> str | None:
+    """Say what a file is if PyTorch weights cannot be read from it.
+
+    Args:
+        data: All bytes of the file.
+        suffix: The end of its name, such as ``.pb``.
+
+    Returns:
+        The rest of a sentence that begins with the file's name, such as "is empty: copy or download
+        it again". None where the bytes may be weights.
+
+    Example::
+
+        foreign_kind(b"<!DOCTYPE html>...", ".pth")  # "is a web page: ..."
+    """
+    if not data:
+        return f"is empty: {_AGAIN}"
+    for start, kind, remedy in _STARTS:
+        if data.startswith(start):
+            return f"is {kind}: {remedy}"
+    if data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_WEB_PAGE):
+        return (
+            "is a web page, not the file that the page offers: download the file by its direct "
+            "link (`raw` at GitHub, `resolve` at Hugging Face), signed in if necessary"
+        )
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _foreign_zip(data)
+    if data[257:262] == b"ustar":
+        return f"is a tar archive: {_UNPACK}"
+    if data[4:8] == b"TFL3":
+        return (
+            "is a TFLite file, made for inference: name the weights of the network that it was "
+            "converted from"
+        )
+    return _foreign_protobuf(data, suffix) or _foreign_text(data)
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether the bytes begin as safetensors do: the length of a JSON header, and the header."""
+    return len(data) > 9 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**32
+
+
+def _foreign_zip(data: bytes) -> str | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return f"is damaged or truncated (a zip archive, as torch.save writes): {_AGAIN}"
+    ends = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in ends:
+        return (
+            "is a TorchScript archive, whose layers cannot be inspected: save the state_dict() of "
+            "the Python network, or of torch.jit.load(...)"
+        )
+    if "archive_format" in ends or "serialized_exported_program.json" in ends:
+        return (
+            "is a program of torch.export, not a state dict: save the state_dict() of the network "
+            "that was exported"
+        )
+    if "data.pkl" in ends:
+        return None
+    if names and all(name.endswith(".npy") for name in names):
+        return (
+            "is a NumPy archive (npz): load its arrays into the PyTorch network and save its "
+            "state_dict()"
+        )
+    if "model.weights.h5" in ends:
+        return "is a Keras file: convert the network to PyTorch and save its state_dict()"
+    first = f" of {names[0]} and more" if names else " without files"
+    return f"is a zip archive{first}, and PyTorch did not write it: {_UNPACK}"
+
+
+def _foreign_protobuf(data: bytes, suffix: str) -> str | None:
+    """Recognise ONNX by its version and the field after it, and TensorFlow by the file's name."""
+    if suffix == ".pb":
+        return "is a TensorFlow graph: convert the network to PyTorch and save its state_dict()"
+    is_onnx = len(data) > 3 and data[0] == 8 and 3 <= data[1] <= 32 and data[2] in _STEMS_OF_ONNX
+    if not is_onnx and suffix != ".onnx":
+        return None
+    folded = ""
+    if b"Conv" in data and b"BatchNormalization" not in data:
+        folded = (
+            ". It has convolutions but no BatchNorm layer: if the network had some, the export "
+            "folded them, so that a converted network has no statistics to match. Then export the "
+            "network again with do_constant_folding=False and training=TrainingMode.PRESERVE, or "
+            "use its original weights"
+        )
+    return (
+        "is an ONNX file: convert it with the package onnx2torch, save the state_dict() of the "
+        f"result, and name a factory that builds the same network{folded}"
+    )
+
+
+def _foreign_text(data: bytes) -> str | None:
+    head = data[:200]
+    if not all(byte in _TEXT for byte in head):
+        return None
+    line = head.decode().strip().partition("\n")[0][:40].strip()
+    return f"is a text file that begins with {line!r}: name the file of the weights"

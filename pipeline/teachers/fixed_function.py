@@ -1,0 +1,157 @@
+"""Check that a network is a fixed, differentiable function of one image.
+
+Losses, answers in the rows and the verification all assume it: the same image must get the same
+logits alone, among other images and after other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.device.seeding import seed_all
+from pipeline.errors import UserError
+
+# Largest differences of logits, as a share of the largest logit. A batch of another size may use
+# another kernel, whose sums round differently; the same batch uses the same.
+SAME_BATCH, OTHER_BATCH = 1e-5, 1e-3
+_COUNT = 2  # images whose logits are compared
+
+
+def check_weights_exist(network: nn.Module, role: str) -> None:
+    """Check that all weights of a network have values, and are real numbers.
+
+    Raises:
+        UserError: A tensor is on the meta device, or a parameter is complex.
+    """
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.device.type == "meta":
+            raise UserError(
+                f"{role}.source returns a network on the meta device, where {name} has no value: "
+                "build it on the CPU"
+            )
+        if tensor.is_complex() and isinstance(tensor, nn.Parameter):
+            raise UserError(f"the {role}'s weight {name} is complex: only real weights are taken")
+
+
+def check_fixed_function(
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    normalise: Callable[[Tensor], Tensor],
+    role: str,
+) -> None:
+    """Check that the logits of an image depend on nothing but the image.
+
+    It asks for random images twice, alone, among others and after others: six forward passes of at
+    most four images.
+
+    Args:
+        network: The network in eval mode, on the CPU. It has passed
+            :func:`pipeline.teachers.teacher.check_classes`.
+        shape: Channels, height and width of an image.
+        normalise: From uint8 pixels to the network's input.
+        role: The network that error messages name.
+
+    Raises:
+        UserError: The logits differ, or have no gradient with respect to the image.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2 * _COUNT, *shape), generator=generator, dtype=torch.uint8)
+    inputs = normalise(pixels)
+    images, others = inputs[:_COUNT], inputs[_COUNT:]
+    with torch.no_grad():
+        logits = network(images)
+        if not bool(torch.isfinite(logits).all()):
+            raise UserError(f"the {role} answers random images with NaN or infinite logits")
+        if _differ(network(images), logits, SAME_BATCH):
+            raise UserError(f"the {role} is no fixed function: {_unsteady(network, images)}")
+        try:
+            alone = network(images[:1])
+        except Exception as error:
+            raise UserError(
+                f"the {role} cannot take a single image, so its logits depend on the whole batch: "
+                f"{_batch_layers(network)} ({str(error).strip().partition(chr(10))[0]})"
+            ) from error
+        mixed = network(torch.cat([others, images]))
+        if (
+            alone.shape != logits[:1].shape
+            or _differ(alone, logits[:1], OTHER_BATCH)
+            or mixed.shape[0] != 2 * _COUNT
+            or _differ(mixed[_COUNT:], logits, OTHER_BATCH)
+        ):
+            raise UserError(
+                f"the {role} is no function of one image: it gives an image other logits alone "
+                f"than among other images. {_batch_layers(network)}"
+            )
+        if _differ(network(images), logits, SAME_BATCH):
+            raise UserError(
+                f"the {role} is no fixed function: it gives an image other logits after it saw "
+                "other images. Remove what its forward pass remembers from call to call"
+            )
+    _check_gradient(network, images, role)
+
+
+def _check_gradient(network: nn.Module, images: Tensor, role: str) -> None:
+    images = images.clone().requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            total = network(images).sum()
+            gradient = torch.autograd.grad(total, images, allow_unused=True)[0]
+    except RuntimeError as error:
+        raise UserError(
+            f"the {role}'s logits have no gradient with respect to the image "
+            f"({str(error).strip().partition(chr(10))[0]}): remove torch.no_grad(), detach() and "
+            "rounding from its forward pass"
+        ) from error
+    if gradient is None:
+        raise UserError(f"the {role}'s logits do not depend on the image")
+
+
+def _differ(left: Tensor, right: Tensor, tolerance: float) -> bool:
+    if left.shape != right.shape:
+        return True
+    size = right.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return not bool((left - right).abs().max() <= tolerance * size)
+
+
+def _unsteady(network: nn.Module, images: Tensor) -> str:
+    """Why the same batch got other logits: chance or memory. It seeds the random generators."""
+    answers = []
+    for _ in range(2):
+        seed_all(0)
+        answers.append(network(images))
+    if _differ(answers[0], answers[1], SAME_BATCH):
+        return (
+            "the same images get other logits each time, because its forward pass changes the "
+            "network. Remove what it remembers from call to call"
+        )
+    names = [
+        name
+        for name, module in network.named_modules()
+        if module.training and isinstance(module, nn.modules.dropout._DropoutNd)
+    ]
+    where = f" (training mode: {names[0]})" if names else ""
+    return (
+        f"the same images get other logits each time, because it draws random numbers{where}. "
+        "Dropout must end in eval mode, as F.dropout(x, p, self.training) does"
+    )
+
+
+def _batch_layers(network: nn.Module) -> str:
+    """Name the layers that use the statistics of the batch in eval mode."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.training or module.running_mean is None
+        ):
+            reason = (
+                "is in training mode even after eval()"
+                if module.training
+                else "has no running statistics (track_running_stats=False)"
+            )
+            return f"Its BatchNorm layer {name} {reason}"
+    return (
+        "Its forward pass uses statistics of the batch: use those of each image, or running "
+        "statistics (F.batch_norm with training=self.training)"
+    )

@@ -1,0 +1,65 @@
+"""Run code of a user, such as a factory, so that it can end neither the program nor its output."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import sys
+from collections.abc import Iterator
+
+from pipeline.errors import StopRequested, UserError
+from pipeline.teachers.source import error_line
+
+_SCRIPT = (
+    'put what runs as a script below `if __name__ == "__main__":`, or move the factory to a file '
+    "that only defines the network"
+)
+
+
+@contextlib.contextmanager
+def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
+    """Turn whatever ends a user's code into one sentence that names its file.
+
+    The code sees no command line (``sys.argv`` holds its own name) and an empty standard input. It
+    prints to stderr, because stdout belongs to the command. ``os._exit`` and crashes of native code
+    end the process and cannot be caught.
+
+    Args:
+        origin: The file or module, for messages.
+        role: The section of the parameters that names it.
+        doing: "imported" or "called".
+
+    Raises:
+        UserError: The code ends the program, raises KeyboardInterrupt, or asks for input.
+    """
+    words, stdin = sys.argv, sys.stdin
+    sys.argv, sys.stdin = [origin], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except SystemExit as error:
+        code = "" if error.code is None else f"{error.code!r:.60}"
+        raise UserError(
+            f"{role}.source: {origin} ends the program (sys.exit({code})) when it is {doing}: "
+            f"{_SCRIPT}"
+        ) from error
+    except EOFError as error:
+        raise UserError(
+            f"{role}.source: {origin} asks for input when it is {doing}, but there is none: "
+            f"{_SCRIPT}"
+        ) from error
+    except (KeyboardInterrupt, GeneratorExit) as error:
+        if isinstance(error, KeyboardInterrupt) and _is_real(error):
+            raise
+        raise UserError(
+            f"{role}.source: {origin} raises {error_line(error)} when it is {doing}: {_SCRIPT}"
+        ) from error
+    finally:
+        sys.argv, sys.stdin = words, stdin
+
+
+def _is_real(error: KeyboardInterrupt) -> bool:
+    """Whether somebody pressed Ctrl-C; unknown, so True, where Python's own handler is active."""
+    own_handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, StopRequested) or own_handler

@@ -1,0 +1,131 @@
+"""Files that are no weights: the message says what each is and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.teachers.checkpoints import read_checkpoint
+from pipeline.teachers.file_kinds import foreign_kind
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def zipped(*names: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"content")
+    return file.getvalue()
+
+
+def arrays(function: Callable[..., None]) -> bytes:
+    file = io.BytesIO()
+    function(file, np.zeros(3))
+    return file.getvalue()
+
+
+def tarred() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("weights.pth"))
+    return file.getvalue()
+
+
+def onnx(*operators: bytes) -> bytes:
+    return b"\x08\x08\x12\x07pytorch\x1a\x052.4.0:" + b"".join(operators)
+
+
+STATE = {"weight": torch.zeros(40, 40)}
+KINDS: list[tuple[str, bytes, str]] = [
+    ("a.pth", b"", "is empty: copy or download it again"),
+    ("a.pth", b"<!DOCTYPE html><html>sign in", "is a web page"),
+    ("a.pth", b"\xef\xbb\xbf\n <HTML><body>404", "is a web page"),
+    ("a.safetensors", b'<?xml version="1.0"?><Error><Code>AccessDenied', "is a web page"),
+    ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "run `git lfs pull`"),
+    ("a.onnx", onnx(b"Conv", b"BatchNormalization"), "convert it with the package onnx2torch"),
+    ("a.pth", onnx(b"Conv", b"Relu"), "the export folded them"),
+    ("a.pb", b"\x08\x01\x12\x04", "is a TensorFlow graph"),
+    ("a.h5", b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file, as Keras and TensorFlow write"),
+    ("a.keras", zipped("config.json", "model.weights.h5"), "is a Keras file"),
+    ("a.tflite", b"\x1c\0\0\0TFL3\0\0", "is a TFLite file"),
+    ("a.zip", zipped("notes.txt", "weights.pth"), "zip archive of notes.txt and more"),
+    ("a.zip", zipped(), "zip archive|damaged or truncated"),
+    ("a.pth.gz", gzip.compress(saved(STATE)), "is compressed with gzip: unpack it"),
+    ("a.pth.bz2", b"BZh91AY", "is compressed with bzip2: unpack it"),
+    ("a.pth.zst", b"\x28\xb5\x2f\xfd\0", "is compressed with zstd: unpack it"),
+    ("a.tar", tarred(), "is a tar archive: unpack it"),
+    ("a.npz", arrays(np.savez), "is a NumPy archive"),
+    ("a.npy", arrays(np.save), "is a NumPy array"),
+    ("a.gguf", b"GGUF\x03\0\0\0", "is a GGUF file"),
+    ("a.pt2", zipped("a/archive_format", "a/data.pkl"), "is a program of torch.export"),
+    ("a.pth", saved(STATE)[:-100], "is damaged or truncated (a zip archive"),
+    ("a.safetensors", save(STATE)[:-100], "is damaged, truncated"),
+    ("a.yaml", b"model: resnet\n", "is a text file that begins with 'model: resnet'"),
+    ("a.pth", bytes(100), "is damaged, truncated or no file of weights"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "said"), KINDS, ids=[said for _, _, said in KINDS])
+def test_what_a_file_is(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(tmp_path / name, "teacher")
+    text = str(caught.value)
+    assert any(each in text for each in said.split("|"))
+    assert text.startswith(f"teacher.weights {tmp_path / name} ")
+    assert len(text.splitlines()) == 1
+
+
+def test_an_onnx_file_with_batchnorm_is_not_told_that_it_was_folded() -> None:
+    text = foreign_kind(onnx(b"Conv", b"BatchNormalization"), ".onnx")
+    assert text is not None and "folded" not in text
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.")
+def test_a_torchscript_archive(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "net.pt"))
+    with pytest.raises(UserError, match=r"is a TorchScript archive.*save the state_dict\(\)"):
+        read_checkpoint(tmp_path / "net.pt", "teacher")
+
+
+def test_a_truncated_file_of_the_old_format(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="damaged, truncated or no file of weights"):
+        read_checkpoint(path, "teacher")
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.pth").touch()
+    with pytest.raises(UserError, match=r"is a folder: name a file in it \(best.pth\)"):
+        read_checkpoint(tmp_path / "run", "teacher")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.bin", "w"])
+@pytest.mark.parametrize("writer", ["torch", "old torch", "safetensors"])
+def test_the_bytes_decide_about_the_format(tmp_path: Path, name: str, writer: str) -> None:
+    path = tmp_path / name
+    if writer == "safetensors":
+        path.write_bytes(save(STATE))
+    else:
+        torch.save(STATE, path, _use_new_zipfile_serialization=writer == "torch")
+    states = read_checkpoint(path, "teacher").states
+    assert torch.equal(states[""]["weight"], STATE["weight"])

@@ -1,0 +1,98 @@
+"""Factory files that are scripts: each command says so, and none ends as if it were done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.errors import StopRequested, UserError
+from pipeline.teachers.networks import build_network
+from tests.conftest import FACTORY, Params, changed, write_params
+
+ENDS = {
+    "sys.exit(0)": "ends the program (sys.exit(0))",
+    "sys.exit()": "ends the program (sys.exit())",
+    "sys.exit('usage: train.py')": "ends the program (sys.exit('usage: train.py'))",
+    "exit(3)": "ends the program (sys.exit(3))",
+    "raise SystemExit": "ends the program",
+    "raise KeyboardInterrupt": "raises KeyboardInterrupt",
+    "raise GeneratorExit": "raises GeneratorExit",
+    "input('epochs? ')": "asks for input",
+    "import argparse; argparse.ArgumentParser().parse_args(['--no'])": "ends the program",
+    "print(sys.argv[1])": "IndexError",
+    "sys.stdin.readline()[0]": "IndexError",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("where", ["import", "call"])
+def test_a_factory_that_ends_the_program(
+    capsys: pytest.CaptureFixture[str], tiny: Params, tmp_path: Path, end: str, where: str
+) -> None:
+    code = f"import sys\n{FACTORY}\n"
+    code += f"{end}\n" if where == "import" else f"def classifier():\n    {end}\n"
+    (tmp_path / "script.py").write_text(code)
+    changes = {"teacher.source": f"{tmp_path / 'script.py'}:classifier"}
+    params = write_params(changed(tiny, changes), tmp_path / "params.yaml")
+    for command in ("synthesize", "verify", "probe"):
+        assert main([command, "--params", str(params)]) == 2
+        out, err = capsys.readouterr()
+        last = err.splitlines()[-1]  # argparse and input print to stderr before
+        assert out == "" and "dreamshard: " in last
+        assert "script.py" in last and ENDS[end] in last
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_module_and_a_hub_folder_are_guarded_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ending_module.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "hubconf.py").write_text("raise SystemExit(0)\n")
+    for source in ("ending_module:net", f"hub:{tmp_path}:net"):
+        with pytest.raises(UserError, match=f"{role}.source: .* ends the program"):
+            build_network(source, {}, role)
+
+
+def test_prints_of_a_factory_go_to_stderr_and_argv_returns(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = (list(sys.argv), sys.stdin)
+    (tmp_path / "loud.py").write_text(f"print('hello')\nimport sys\nWORDS = sys.argv\n{FACTORY}")
+    build_network(f"{tmp_path / 'loud.py'}:classifier", {}, "teacher")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+    assert (sys.argv, sys.stdin) == before
+
+
+def test_a_real_stop_during_the_factory_stops(
+    capsys: pytest.CaptureFixture[str], tiny: Params, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        f"import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n{FACTORY}"
+    )
+    changes = {"teacher.source": f"{tmp_path / 'slow.py'}:classifier"}
+    params = write_params(changed(tiny, changes), tmp_path / "params.yaml")
+    assert main(["synthesize", "--params", str(params)]) == 130
+    assert "Stopped" in capsys.readouterr().err
+    assert issubclass(StopRequested, KeyboardInterrupt)
+
+
+def test_a_training_script_gives_a_sentence_from_a_shell(tiny: Params, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(f"{FACTORY}\ndef main():\n    print('done')\nimport sys\nsys.exit(main())\n")
+    params = write_params(
+        changed(tiny, {"teacher.source": f"{script}:classifier"}), tmp_path / "params.yaml"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "synthesize", "--params", str(params)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "train.py ends the program" in done.stderr.splitlines()[-1]

@@ -1,0 +1,124 @@
+"""Signals during the imports, readers that leave, and streams that are closed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StopRequested
+from pipeline.exit_codes import STOPPED, report_errors
+from tests.conftest import Params, changed, write_params
+
+ROOT = Path(__file__).parents[1]
+STARTS = {
+    "module": [sys.executable, "-m", "pipeline"],
+    "console": [sys.executable, "-c", "import sys; from pipeline.__main__ import run; "
+                "sys.exit(run())"],
+    "flows": [sys.executable, "-m", "flows"],
+}  # fmt: skip
+
+
+def shell(command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of bash in the repository; ``path`` comes first on Python's path."""
+    env = {**os.environ, "PYTHONPATH": f"{path}:{ROOT}" if path else str(ROOT)}
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_signal_during_the_imports_is_one_line(
+    tmp_path: Path, start: str, stop: str, swallowed: bool
+) -> None:
+    """The library ``torch`` of this test sends the signal to its own process."""
+    kill = f"os.kill(os.getpid(), signal.{stop})\ntime.sleep(60)\n"
+    if swallowed:  # as numpy's import does
+        kill = textwrap.indent(kill, "    ")
+        kill = f"try:\n{kill}except BaseException:\n    raise ImportError('torch is broken')\n"
+    (tmp_path / "torch.py").write_text(f"import os, signal, time\n{kill}")
+    words = [*STARTS[start], *(["synthesize"] if start == "flows" else ["plan"])]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr == f"dreamshard: {STOPPED}\n"
+    assert done.stdout == ""
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    """As of `nohup`, and of a background job of a script."""
+    kill = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise ImportError('went on')\n"
+    (tmp_path / "torch.py").write_text(kill)
+    done = shell("trap '' INT; python -m pipeline plan", tmp_path)
+    assert "went on" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["module", "console"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("plan --list --set synthesis.shard_size=1 | head -1", 141),
+        ("plan --list --set synthesis.shard_size=1 2>&1 | head -1", 141),
+        ("plan | true", 141),
+        ("--help | true", 0),
+        ("plan >&-", 0),
+        ("plan <&- >&- 2>&-", 0),
+        ("plan --set a=1 2>&-", 2),
+    ],
+)
+def test_a_stream_that_nothing_reads_is_no_error(start: str, words: str, code: int) -> None:
+    if code == 141 and words.endswith("true"):
+        words = words.replace("| true", "| sleep 0")
+    program = " ".join(f"'{word}'" for word in STARTS[start])
+    done = shell(f"{program} {words}")
+    assert done.stderr == ""
+    assert done.returncode == code
+
+
+def test_a_full_disk_below_stdout_is_an_error() -> None:
+    done = shell(f"{sys.executable} -m pipeline plan > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "dreamshard: [Errno 28] No space left on device\n" or (
+        done.stderr.startswith("dreamshard: the output cannot be written: ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (StopRequested(), 130, "Stopped"),
+        (MemoryError(), 1, "MemoryError"),
+        (BrokenPipeError(32, "a worker's pipe"), 1, "a worker's pipe"),
+        (OSError(36, "File name too long", "x" * 5000), 2, "x..."),
+        (RecursionError("maximum recursion depth exceeded"), 1, "recursion"),
+    ],
+)
+def test_errors_and_their_codes(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+) -> None:
+    with report_errors() as outcome:
+        raise error
+    assert outcome.code == code
+    text = capsys.readouterr().err
+    assert said in text and len(text) < 300
+
+
+@pytest.mark.parametrize("key", ["paths.dataset", "paths.students", "teacher.weights"])
+def test_a_path_of_5000_characters_is_wrong_input(tiny: Params, tmp_path: Path, key: str) -> None:
+    params = write_params(changed(tiny, {key: "x" * 5000}), tmp_path / "params.yaml")
+    command = "distill" if "students" in key else "synthesize"
+    done = shell(f"{sys.executable} -m pipeline {command} --params {params}")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and len(done.stderr) < 400
