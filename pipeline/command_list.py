@@ -81,6 +81,11 @@ def _synthesize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards", metavar="FIRST:END", help="make only these shards, as in 0:8 for 0 to 7"
     )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="refuse to replace shards that other parameters made",
+    )
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:

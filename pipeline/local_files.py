@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
+
+TEMPORARY = ".dreamshard."  # Every temporary file of ours begins with it, and no user's file does.
 
 
 class Stat(NamedTuple):
@@ -21,15 +23,17 @@ class Stat(NamedTuple):
 def replacing_local(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that is fsynced and renamed to ``path`` when the block ends.
 
-    After an exception ``path`` is unchanged and the temporary file is deleted.
+    The permissions follow the process's umask. After an exception ``path`` is unchanged and the
+    temporary file is deleted.
     """
     make_directory(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    name = str(path.with_name(temporary_name(path.name)))
+    # The kernel applies the process's umask to these permissions.
+    handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
-            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException as error:
@@ -40,6 +44,11 @@ def replacing_local(path: Path) -> Iterator[IO[bytes]]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_directory(path.parent)
+
+
+def temporary_name(name: str) -> str:
+    """Return a new temporary name for a file, in the same directory as the file."""
+    return f"{TEMPORARY}{name[:40]}.{uuid.uuid4().hex[:12]}.tmp"
 
 
 def make_directory(directory: Path) -> None:
@@ -67,6 +76,17 @@ def scan(directory: Path | os.DirEntry[str], prefix: str) -> Iterator[tuple[str,
             with contextlib.suppress(FileNotFoundError):
                 facts = entry.stat()
                 yield prefix + entry.name, Stat(facts.st_size, facts.st_mtime)
+
+
+def delete_all(paths: Iterable[Path]) -> None:
+    """Delete files that may be missing, so that the deletions survive a power loss."""
+    directories = set()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            directories.add(path.parent)
+    for directory in sorted(directories):
+        _sync_directory(directory)
 
 
 def _sync_directory(directory: Path) -> None:

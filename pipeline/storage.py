@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -24,7 +23,7 @@ from upath import UPath
 
 from pipeline.errors import UserError
 from pipeline.local_files import Stat as Stat
-from pipeline.local_files import delete, replacing_local, scan
+from pipeline.local_files import delete, delete_all, replacing_local, scan, temporary_name
 
 Location = Path | UPath
 """A local path, or a path on another file system. Both have the same methods for names."""
@@ -95,7 +94,7 @@ def replacing(path: Location) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
-        with _requesting(path):
+        with requesting(path):
             path.fs.pipe_file(path.path, file.read())
 
 
@@ -124,7 +123,7 @@ def read_bytes(path: Location) -> bytes:
     """
     if isinstance(path, Path):
         return path.read_bytes()
-    with _requesting(path):
+    with requesting(path):
         data: bytes = path.fs.cat_file(path.path)
         return data
 
@@ -144,7 +143,7 @@ def read_many(paths: Sequence[Location]) -> list[bytes | None]:
     if not paths or isinstance(paths[0], Path):
         return [_read_or_none(path) for path in paths]
     names = [path.path for path in paths if isinstance(path, UPath)]
-    with _requesting(paths[0]):
+    with requesting(paths[0]):
         results = paths[0].fs.cat_ranges(names, None, None, batch_size=REQUESTS, on_error="return")
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, FileNotFoundError):
@@ -156,7 +155,7 @@ def open_stream(path: Location) -> IO[bytes]:
     """Open a file to read it from its beginning, without loading all of it into memory."""
     if isinstance(path, Path):
         return path.open("rb")
-    with _requesting(path):
+    with requesting(path):
         file: IO[bytes] = path.fs.open(path.path, "rb")
         return file
 
@@ -165,7 +164,7 @@ def exists(path: Location) -> bool:
     """Return whether there is a file ``path``."""
     if isinstance(path, Path):
         return path.is_file()
-    with _requesting(path):
+    with requesting(path):
         return bool(path.fs.isfile(path.path))
 
 
@@ -174,7 +173,7 @@ def size_of(path: Location) -> int:
     try:
         if isinstance(path, Path):
             return path.stat().st_size
-        with _requesting(path):
+        with requesting(path):
             return int(path.fs.info(path.path)["size"])
     except (FileNotFoundError, NotADirectoryError):
         return -1
@@ -193,10 +192,10 @@ def listing(root: Location) -> dict[str, Stat]:
     if isinstance(root, Path):
         return dict(scan(root, "")) if root.is_dir() else {}
     prefix = root.path.rstrip("/") + "/"
-    with _requesting(root):
+    with requesting(root):
         files = root.fs.find(root.path, detail=True)
     return {
-        name.removeprefix(prefix): Stat(int(info["size"] or 0), _modified(info))
+        name.removeprefix(prefix): Stat(int(info["size"] or 0), modified(info))
         for name, info in sorted(files.items())
         if name.startswith(prefix) and info["type"] == "file" and not name.endswith("/")
     }
@@ -208,7 +207,7 @@ def remove(path: Location) -> None:
         if isinstance(path, Path):
             delete(path)
         else:
-            with _requesting(path):
+            with requesting(path):
                 path.fs.rm_file(path.path)
 
 
@@ -217,11 +216,10 @@ def remove_all(root: Location, names: Iterable[str]) -> None:
 
     Args:
         root: A directory.
-        names: Paths relative to ``root``. Local files are deleted in this order.
+        names: Paths relative to ``root``. On return the deletions survive a power loss.
     """
     if isinstance(root, Path):
-        for name in names:
-            (root / name).unlink(missing_ok=True)
+        delete_all(root / name for name in names)
     else:
         # fsspec's `rm` of many files reads brackets as patterns and stops at a missing file.
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -256,7 +254,7 @@ def check_writable(directory: Location, key: str) -> None:
     Raises:
         UserError: No file can be written there.
     """
-    probe = directory / f".{uuid.uuid4().hex}.tmp"
+    probe = directory / temporary_name("probe")
     try:
         if isinstance(directory, Path):
             directory.mkdir(parents=True, exist_ok=True)
@@ -271,7 +269,7 @@ def check_writable(directory: Location, key: str) -> None:
 
 
 @contextlib.contextmanager
-def _requesting(path: UPath) -> Iterator[None]:
+def requesting(path: UPath) -> Iterator[None]:
     """Turn any error of a store's library into an OSError that names ``path``."""
     try:
         yield
@@ -282,7 +280,7 @@ def _requesting(path: UPath) -> Iterator[None]:
         raise kind(f"{path}: {reason}") from error
 
 
-def _modified(info: dict[str, Any]) -> float:
+def modified(info: dict[str, Any]) -> float:
     """Return the time of an object's last change, whose name differs between file systems."""
     names = ("LastModified", "mtime", "updated", "last_modified", "created")
     value = next((info[name] for name in names if info.get(name) is not None), 0.0)

@@ -255,3 +255,37 @@ def test_settings_do_not_go_with_params(tiny: Params, tmp_path: Path) -> None:
         ds.verify(params, agreement=95)
     with pytest.raises(UserError, match=re.escape("there is no")):
         ds.verify(model=build(), out=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["mine-teacher.safetensors", "mine-params.yaml"])
+def test_a_file_of_a_user_beside_the_dataset_stays(
+    model: nn.Module, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("years of work")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=f"{name} was not written by pipeline.synthesize"):
+        ds.synthesize(
+            model=model, classes=CLASSES, input=INPUT, images=6, out=tmp_path / "mine", **QUICK
+        )
+    assert tree(tmp_path) == before
+
+
+def test_a_changed_model_replaces_the_files_of_its_earlier_run(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"classes": CLASSES, "input": INPUT, "images": 6, **QUICK}
+    out = tmp_path / "mine"
+    ds.synthesize(model=model, out=out, **given)
+    before = tree(tmp_path)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.01)
+    with pytest.raises(UserError, match="which keep protects"):
+        ds.synthesize(model=model, out=out, keep=True, **given)
+    assert tree(tmp_path) == before
+    ds.synthesize(model=model, out=out, **given)
+    after = tree(tmp_path)
+    assert after["mine-teacher.safetensors"] != before["mine-teacher.safetensors"]
+    weights = tmp_path / "mine-teacher.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(UserError, match="or was changed since"):
+        ds.synthesize(model=model, out=out, **given)

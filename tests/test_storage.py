@@ -27,9 +27,28 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "replace", rename)
     storage.write_bytes(tmp_path / "x", b"x")
     assert done == ["file", "name", "directory"]
-    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
     done.clear()
     storage.remove(tmp_path / "x")
     assert done == ["directory"]
     storage.write_bytes(tmp_path / "new" / "y", b"y")
     assert done == ["directory", "directory", "file", "name", "directory"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o007, 0o660)])
+def test_permissions_follow_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        storage.write_bytes(tmp_path / "new" / "x", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new" / "x").stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o777 & ~mask
+
+
+def test_deleted_files_stay_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their directory is synced, and a missing file is no error."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    (tmp_path / "x").touch()
+    storage.remove_all(tmp_path, ["x", "none"])
+    assert not (tmp_path / "x").exists() and synced == [tmp_path.stat().st_ino]

@@ -30,7 +30,7 @@ from benchmarks.faults.common import (
     parameters,
     tree,
 )
-from pipeline.dataset.layout import marker_of
+from pipeline.dataset.layout import is_lock, marker_of
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
@@ -128,7 +128,8 @@ def _record(params: Params) -> list[Operation]:
     def below(path: Any) -> str | None:
         inside = Path(path).is_relative_to(root)
         name = str(Path(path).relative_to(root)) if inside else None
-        return None if name and marker_of(name) else name  # No result relies on markers.
+        # No result relies on markers, and a lock ends with its process.
+        return None if name and (marker_of(name) or is_lock(name)) else name
 
     def note(kind: str, path: Any, **more: Any) -> None:
         name = below(path)

@@ -44,6 +44,7 @@ def synthesize(
     student: str | Mapping[str, Any] | None = None,
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
+    keep: bool = False,
     **settings: Any,
 ) -> Dataset:
     """Make the shards that are missing or stale, and return the dataset.
@@ -64,6 +65,7 @@ def synthesize(
         student: the source of the adaptive rounds' student, as in ``nets.py:factory``.
         device: ``auto``, ``cpu`` or ``cuda``.
         overrides: other sections, as in ``{"adaptive.rounds": 1}``.
+        keep: refuse to replace a dataset that other parameters made.
         settings: keys of the section ``synthesis``, as in ``iterations=200``.
 
     Raises:
@@ -92,9 +94,9 @@ def synthesize(
             synthesis = {"images": images, **settings}
             config = model_params(model, section, synthesis, device, student, beside, overrides)
             teacher = load_checked_teacher(without_weights_file(config), "dataset", "reports")
-            teacher = replace(teacher, weights=(save_run(config, beside),))
+            teacher = replace(teacher, weights=(save_run(config, beside, keep),))
         with open_runner(config, config.synthesis.threads) as run:
-            made = make_missing_shards(config, teacher, run)
+            made = make_missing_shards(config, teacher, run, keep=keep)
         report_synthesis(config, made)
     return Dataset(config.paths.dataset)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.params import load_params, parse_params
-from pipeline.storage import digest_bytes, write_bytes
+from pipeline.storage import digest_bytes, digest_file, write_bytes
 from pipeline.teachers.checkpoints import WeightsFile
 from pipeline.teachers.in_memory import register, registered
 
@@ -29,6 +30,9 @@ _HEADER = """\
 # The parameters of the dataset beside this file. Its teacher is a model in memory: only the Python
 # process that holds the model can make shards again, verify them or train students on them.
 """
+
+
+_SEAL = "# sha256 of the lines above: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +121,24 @@ def without_weights_file(config: Config) -> Config:
     return config.model_copy(update={"teacher": teacher})
 
 
-def save_run(config: Config, beside: Beside) -> WeightsFile:
+def save_run(config: Config, beside: Beside, keep: bool = False) -> WeightsFile:
     """Write the model's state dict and the parameters next to the dataset.
+
+    An existing file is replaced only if an earlier run wrote it: the parameters hold a digest of
+    themselves and the digest of the weights.
+
+    Args:
+        config: all parameters.
+        beside: the files of the run.
+        keep: refuse to replace the files of a run with another model or other parameters.
 
     Returns:
         The name of the file of weights, and the digest of the bytes that were written.
 
     Raises:
-        UserError: the state dict holds values that are not tensors.
+        UserError: ``keep`` is set and such files exist, the state dict holds values that are not
+            tensors, or a file that no run wrote is
+            in the way.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in registered(config.teacher.source).state_dict().items():
@@ -132,11 +146,43 @@ def save_run(config: Config, beside: Beside) -> WeightsFile:
             raise UserError(f"model: its state dict holds {name}, which is not a tensor")
         # A clone: safetensors refuses tensors that share memory.
         tensors[name] = value.detach().cpu().contiguous().clone()
-    data = save(tensors)
-    write_bytes(beside.weights, data)
-    text = _HEADER + json.dumps(config.model_dump(mode="json"), indent=1) + "\n"
-    write_bytes(beside.params, text.encode())
-    return WeightsFile(beside.weights.name, digest_bytes(data))
+    weights = save(tensors)
+    text = json.dumps(config.model_dump(mode="json"), indent=1) + "\n"
+    text = f"{_HEADER}# sha256 of the weights: {digest_bytes(weights)}\n{text}"
+    params = f"{text}{_SEAL}{digest_bytes(text.encode())}\n".encode()
+    written = _weights_digest(beside.params)
+    if beside.params.exists() and written is None:
+        raise _in_the_way(beside.params)
+    if beside.weights.exists() and digest_file(beside.weights) not in (
+        written,
+        digest_bytes(weights),
+    ):
+        raise _in_the_way(beside.weights)
+    if keep and beside.params.exists() and beside.params.read_bytes() != params:
+        raise UserError(
+            f"{beside.params} is of a run with other parameters or another model, which keep "
+            "protects: name another directory as out"
+        )
+    write_bytes(beside.weights, weights)
+    write_bytes(beside.params, params)
+    return WeightsFile(beside.weights.name, digest_bytes(weights))
+
+
+def _weights_digest(params: Path) -> str | None:
+    """The digest of the weights that a run wrote; None if no run wrote the parameters."""
+    if not params.is_file():
+        return None
+    text, _, seal = params.read_bytes().rpartition(_SEAL.encode())
+    found = re.search(rb"# sha256 of the weights: ([0-9a-f]{64})\n", text)
+    sealed = seal.strip() == digest_bytes(text).encode()
+    return found[1].decode() if sealed and found else None
+
+
+def _in_the_way(path: Path) -> UserError:
+    return UserError(
+        f"{path} was not written by pipeline.synthesize, or was changed since: move it elsewhere, "
+        "or name another directory as out"
+    )
 
 
 def read_run(model: nn.Module, out: str | Path) -> Config:

@@ -20,7 +20,7 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
     only = parse_range(options.shards)
     teacher = load_checked_teacher(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
-        made = synthesize(config, teacher, run, only)
+        made = synthesize(config, teacher, run, only, options.keep)
     print(f"made {counted(len(made), 'shard')} in {config.paths.dataset}")
     if only is None:
         print(f"images to look at: {report_synthesis(config, made)}")

@@ -30,6 +30,7 @@ from pipeline.estimation.stored_speed import read_speed, write_speed
 from pipeline.execution.choice import open_executor
 from pipeline.quantities import counted
 from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.outputs import claim_output
 
 
 def run_probe(config: Config, options: argparse.Namespace) -> int:
@@ -43,6 +44,7 @@ def run_probe(config: Config, options: argparse.Namespace) -> int:
     if config.execution.device != "cpu" and torch.cuda.is_available():
         teacher = teacher.to(torch.device("cuda"))
     use_threads(config.synthesis.threads)
+    claim_output(config, "reports")
     picture = Path(config.paths.reports) / "probe.png"
     findings = try_teacher(config, teacher, workers, options.seconds, picture)
     for line in findings_text(findings, config, workers):

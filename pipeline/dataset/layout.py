@@ -7,6 +7,8 @@
     metadata/000000.json                                     its record
     metadata/.000000.running.json                            a marker of an unfinished shard
     students/000001.safetensors                              the student of an adaptive round
+    dreamshard.json                                          the claim: this project may write here
+    .dreamshard.lock                                         the lock of a run that works now
 
 A *name* is the path of a file below the folder of the dataset, such as ``train/000000.tar``.
 """
@@ -18,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.local_files import TEMPORARY
 from pipeline.storage import Location
 
 MarkerKind = Literal["running", "failed"]
@@ -34,6 +37,13 @@ PROVENANCE = "provenance.json"
 CROISSANT = "croissant.json"
 TAR_SIZES = f"{_SHARDS}/sizes.json"  # only of a dataset with captions; open_clip reads it
 INDEX_FILES = (CARD, TIMM_INFO, WIDS_INDEX, CROISSANT, PROVENANCE)
+
+# The claim marks the dataset, the students and the reports as folders of this project.
+CLAIM = "dreamshard.json"
+# A lock is there during a run. At a URL each run of a shard range has another one, with a number.
+LOCK = f"{TEMPORARY}lock"
+# Files that other programs put into an empty folder.
+PLACEHOLDERS = frozenset({".gitkeep", ".gitignore", ".keep", ".DS_Store"})
 
 # Patterns over many shards, for programs that expand them.
 ALL_TARS = f"{_SHARDS}/*.tar"
@@ -53,7 +63,8 @@ _SHARD_FILE = re.compile(
 )
 _STUDENT_FILE = re.compile(rf"{_STUDENTS}/(\d{{6}})\.(?:{'|'.join(_STUDENT_KINDS)}|checkpoint)")
 _MARKER_FILE = re.compile(rf"{_METADATA}/\.(\d{{6,}})\.(running|failed)\.json")
-_LEFTOVER = re.compile(r"(?:.*/)?\.[^/]*\.tmp")
+_LEFTOVER = re.compile(rf"(?:.*/)?{re.escape(TEMPORARY)}[^/]+\.[0-9a-f]{{12}}\.tmp")
+_LOCK = re.compile(rf"{re.escape(LOCK)}(?:\.[0-9a-f]{{32}})?")
 
 
 def shard_name(number: int) -> str:
@@ -108,7 +119,7 @@ def dataset_names(shards: int, rounds: int, captions: bool) -> set[str]:
         rounds: the number of adaptive rounds, each of which has a student.
         captions: whether samples have captions.
     """
-    names = set(index_names(captions))
+    names = {*index_names(captions), CLAIM}
     for number in range(shards):
         names |= {tar_name(number), rows_name(number), record_name(number)}
     for round_ in range(1, rounds + 1):
@@ -137,13 +148,18 @@ def marker_of(name: str) -> tuple[int, MarkerKind] | None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether the file is a temporary one, which a killed run left behind."""
+    """Whether the name is that of a temporary file of ours, which a killed run left behind."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
-def is_metadata(name: str) -> bool:
-    """Whether the file lies in the folder of rows, records and markers."""
-    return name.startswith(f"{_METADATA}/")
+def is_lock(name: str) -> bool:
+    """Whether the name is that of a lock, of a run that works now or was killed."""
+    return _LOCK.fullmatch(name) is not None
+
+
+def shared_lock_name(token: str) -> str:
+    """The name, at a URL, of the lock of one run of a shard range."""
+    return f"{LOCK}.{token}"
 
 
 @dataclass(frozen=True, slots=True)

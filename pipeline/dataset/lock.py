@@ -1,86 +1,157 @@
-"""Locks on output directories: one run writes at a time, and a second one learns who does."""
+"""Locks on output directories: one run writes at a time, and a second one learns who does.
+
+The lock of a local directory is the kernel's, on a file inside the directory. So it holds for every
+path and every mount through which the directory is seen. The kernel releases the lock when the
+process ends, in whatever way, so a dead run never blocks the next one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from pipeline.errors import TryAgainError, UserError
+from pipeline.dataset.held_lock import (
+    Holder,
+    Lock,
+    NoLockError,
+    in_use,
+    other_parameters,
+    parse_holder,
+)
+from pipeline.dataset.layout import LOCK
+from pipeline.dataset.remote_lock import has_locks, locked_at_url
 from pipeline.storage import Location
 
-
-class NoLockError(UserError):
-    """The file system does not let anybody take the lock."""
+# Runs that share a lock hold it alone for a moment, when they write or delete its file.
+PATIENCE = 2.0  # Seconds that a run waits for such a moment to end.
 
 
 @contextlib.contextmanager
-def locked(directory: Location, key: str, shared: bool = False) -> Iterator[None]:
+def locked(directory: Location, key: str, parameters: str | None = None) -> Iterator[Lock]:
     """Lock ``directory`` during the block.
 
-    The lock is the kernel's, on a file next to the directory. The file names the process that holds
-    the lock. The kernel releases it when the process ends, in whatever way, so a dead run never
-    blocks the next one.
-
-    An object store has no such lock, and none is taken there. Two runs with the same parameters
-    write the same bytes, and each file is replaced in one step.
+    At a URL of S3 the lock is an object. At other URLs there is no lock: two runs with the same
+    parameters write the same bytes, and each file is replaced in one step.
 
     Args:
-        directory: the directory to lock. It need not exist.
+        directory: the directory to lock. It is created if it is missing.
         key: the parameter that names the directory, for errors.
-        shared: allow other holders that share the lock, such as runs on other shards of a dataset.
+        parameters: a digest of the dataset's parameters, to share the lock with other runs of the
+            same parameters, such as runs on other shards; None to hold it alone.
+
+    Yields:
+        The lock. Its ``check`` notices a lock that was lost.
 
     Raises:
-        TryAgainError: another run holds the lock.
+        TryAgainError: another run holds the lock, or holds it for other parameters.
         NoLockError: the lock cannot be taken, for example on a read-only file system.
     """
     if not isinstance(directory, Path):
-        yield
+        if has_locks(directory):
+            with locked_at_url(directory, key, parameters) as lock:
+                yield lock
+        else:
+            yield Lock(None, key, Holder.this_process(parameters))
         return
     directory = directory.resolve()
-    path = directory.parent / f".{directory.name}.lock"
-    with contextlib.ExitStack() as opened:
+    path = directory / LOCK
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file, holder = _acquire(path, key, parameters)
+    except OSError as error:
+        raise NoLockError(
+            f"{key} {directory} cannot be locked by {path} ({error.strerror}): name a directory "
+            "that can be written, on a file system with locks"
+        ) from error
+    with file:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = opened.enter_context(path.open("a+"))
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TryAgainError(
-                f"{key} {directory} is in use by another run ({_holder(path)}): "
-                "wait until that run ends, stop it, or name another directory"
-            ) from None
-        except OSError as error:
-            raise NoLockError(
-                f"{key} {directory} cannot be locked by {path} ({error.strerror}): name a "
-                "directory whose parent can be written, on a file system with locks"
-            ) from error
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
-        file.flush()
-        yield
+            yield Lock(path, key, holder)
+        finally:
+            _release(file, path, shared=parameters is not None)
 
 
 @contextlib.contextmanager
-def reading(directory: Location, key: str) -> Iterator[None]:
-    """Keep other runs from changing ``directory`` during the block.
+def reading(directory: Location, key: str, parameters: str) -> Iterator[Lock | None]:
+    """Keep runs with other parameters, and runs on all shards, out of ``directory``.
 
-    A directory that cannot be locked, because nobody can write there, is read without a lock.
+    A directory that does not exist, or in which nobody can write, is read without a lock.
+
+    Args:
+        directory: the directory to read.
+        key: the parameter that names the directory, for errors.
+        parameters: a digest of the dataset's parameters.
+
+    Yields:
+        The lock, or None without one.
     """
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(NoLockError):
-            held.enter_context(locked(directory, key, shared=True))
-        yield
+        lock = None
+        if not isinstance(directory, Path) or directory.is_dir():
+            with contextlib.suppress(NoLockError):
+                lock = held.enter_context(locked(directory, key, parameters))
+        yield lock
 
 
-def _holder(path: Path) -> str:
+def _acquire(path: Path, key: str, parameters: str | None) -> tuple[IO[bytes], Holder]:
+    """Open and lock the file of the lock, and find or write its holder."""
+    deadline = time.monotonic() + (0.0 if parameters is None else PATIENCE)
+    while True:
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(path.open("a+b"))
+            holder = None
+            if _flock(file, fcntl.LOCK_EX):
+                if not _is_at(file, path):
+                    continue  # The run before this one has just deleted its file.
+                holder = _write_holder(file, parameters)
+                if parameters is None or _flock(file, fcntl.LOCK_SH):
+                    opened.pop_all()
+                    return file, holder
+            elif parameters is not None and _flock(file, fcntl.LOCK_SH) and _is_at(file, path):
+                file.seek(0)
+                holder = parse_holder(file.read())
+                if holder is not None and holder.parameters == parameters:
+                    opened.pop_all()
+                    return file, holder
+                if holder is not None and holder.parameters is not None:
+                    raise other_parameters(key, path.parent, holder)
+            if time.monotonic() >= deadline:
+                file.seek(0)
+                raise in_use(key, path.parent, parse_holder(file.read()))
+        time.sleep(0.02)
+
+
+def _flock(file: IO[bytes], kind: int) -> bool:
+    """Take the kernel's lock if it is free."""
     try:
-        facts = json.loads(path.read_text())
-        return f"pid {facts['pid']} on {facts['host']}, since {facts['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "which has just started"
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether ``path`` still is the open file, and not another one of the same name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _write_holder(file: IO[bytes], parameters: str | None) -> Holder:
+    holder = Holder.this_process(parameters)
+    file.truncate(0)
+    file.write(holder.to_bytes())
+    file.flush()
+    return holder
+
+
+def _release(file: IO[bytes], path: Path, shared: bool) -> None:
+    """Delete the file if no other run shares the lock. Closing the file then ends the lock."""
+    with contextlib.suppress(OSError):
+        if (not shared or _flock(file, fcntl.LOCK_EX)) and _is_at(file, path):
+            path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from pipeline.config.distillation import DistillationConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.teacher import TeacherConfig
+from pipeline.dataset.held_lock import Lock
 from pipeline.source_digest import package_digest
 from pipeline.storage import (
     Location,
@@ -19,6 +21,7 @@ from pipeline.storage import (
     exists,
     json_bytes,
     read_bytes,
+    remove,
 )
 from pipeline.teachers.networks import (
     factory_digest,
@@ -55,6 +58,7 @@ class DistillJob:
         seed: Seed of the student's first weights, of the order of images and of augmentation.
         output: The ``.safetensors`` file to write.
         start: Weights to start from; None for random ones.
+        lock: The lock that the run holds on the output's folder, if any.
     """
 
     name: str
@@ -67,6 +71,7 @@ class DistillJob:
     seed: int
     output: Location
     start: Location | None = None
+    lock: Lock | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -122,6 +127,57 @@ def is_trained(job: DistillJob) -> bool:
     return student_problem(job.output) is None and (
         json.loads(read_bytes(job.record))["spec_sha256"] == digest_json(job.spec())
     )
+
+
+def proven_files(output: Location) -> list[Location]:
+    """The files of a student that are provably of this project: a run may delete them.
+
+    The student's record names the digests of its weights and its log. A checkpoint names its spec.
+
+    Args:
+        output: The student's ``.safetensors`` file.
+
+    Returns:
+        The files that exist and have the recorded content; the record is last.
+    """
+    record, checkpoint = output.with_suffix(".json"), output.with_suffix(".checkpoint")
+    found = [checkpoint] if is_checkpoint(checkpoint) else []
+    facts = _sealed_facts(record)
+    if facts is not None:
+        for path, name in ((output, "sha256"), (output.with_suffix(".csv"), "log_sha256")):
+            if exists(path) and digest_file(path) == facts.get(name):
+                found.append(path)
+        found.append(record)
+    return found
+
+
+def remove_checkpoint(path: Location) -> None:
+    """Delete a checkpoint of a stopped run, but no other file of that name."""
+    if is_checkpoint(path):
+        remove(path)
+
+
+def is_checkpoint(path: Location) -> bool:
+    """Whether the file is a checkpoint of a student, of any spec."""
+    if not exists(path):
+        return False
+    try:
+        data = io.BytesIO(read_bytes(path))
+        saved = torch.load(data, map_location="cpu", weights_only=True)
+        return bool(saved.keys() == {"spec_sha256", "precision", "training", "progress"})
+    except Exception:  # torch raises many kinds of errors for a file of another kind
+        return False
+
+
+def _sealed_facts(record: Location) -> dict[str, Any] | None:
+    """The content of a student's record; None if there is none or its spec was changed."""
+    try:
+        text = read_bytes(record)
+        facts: dict[str, Any] = json.loads(text)
+        sealed = text == json_bytes(facts) and facts["spec_sha256"] == digest_json(facts["spec"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return facts if sealed else None
 
 
 def student_problem(output: Location) -> str | None:

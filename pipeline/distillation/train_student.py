@@ -91,6 +91,8 @@ def _publish(
 ) -> None:
     """Write the weights, then the log, then the record, which makes both valid."""
     # Clones, because safetensors refuses names that share memory, as those of a module used twice.
+    if job.lock is not None:
+        job.lock.check()
     weights = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in network.state_dict().items()

@@ -33,6 +33,7 @@ from pipeline.reports.pictures import (
 from pipeline.stages.final_students import NOISE, STUDENT, weights_path
 from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.job import Made
+from pipeline.synthesis.outputs import GRIDS, claim_output
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
     Returns:
         The grid of the first round.
     """
-    reports, tally = Path(config.paths.reports), _Tally()
+    reports, tally = _claimed_reports(config), _Tally()
     for record in Dataset.planned(config).records():
         tally.add(record)
     if tally.flaws:
@@ -145,7 +146,7 @@ def report_measures(config: Config, report: dict[str, Any], pairs: Tensor) -> Pa
     Returns:
         The picture.
     """
-    reports = Path(config.paths.reports)
+    reports = _claimed_reports(config)
     write_json(reports / "measures.json", report)
     path = reports / "alike.png"
     draw_pairs([(first, second) for first, second in pairs.numpy()], path)
@@ -164,7 +165,7 @@ def report_distillation(
         trained: Results of the students that this run trained.
         held_out: From :func:`~pipeline.evaluation.held_out.held_out_agreement`.
     """
-    reports = Path(config.paths.reports)
+    reports = _claimed_reports(config)
     logs = [weights_path(config, STUDENT, s).with_suffix(".csv") for s in config.distillation.seeds]
     if config.distillation.noise_baseline:
         first = config.distillation.seeds[0]
@@ -191,7 +192,7 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
         config: The configuration.
         report: All accuracies, as fractions.
     """
-    reports = Path(config.paths.reports)
+    reports = _claimed_reports(config)
     rows = [{"model": "teacher", "accuracy": report["teacher_accuracy"]}]
     rows += [
         {"model": f"student, seed {seed}", "accuracy": accuracy}
@@ -240,9 +241,15 @@ def summarise(config: Config) -> str:
             lines.append(f"student   {describe_held_out(trained['held_out'])}")
     lines += [
         f"students  {config.paths.students}/",
-        f"look at   {reports / 'grids' / 'round-0.png'}",
+        f"look at   {reports / GRIDS / 'round-0.png'}",
     ]
     return "\n".join(lines)
+
+
+def _claimed_reports(config: Config) -> Path:
+    """Return the reports folder, marked as one of this project."""
+    claim_output(config, "reports")
+    return Path(config.paths.reports)
 
 
 def _curve_rows(curves: Mapping[int, Curve]) -> list[dict[str, Any]]:

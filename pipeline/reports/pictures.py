@@ -12,15 +12,18 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.config.schema import Config
 from pipeline.dataset.layout import CLASS, FACTS, Layout
 from pipeline.dataset.plan import Plan, plan_of
 from pipeline.dataset.tar import Pixels, decode_image, image_part, read_tar
-from pipeline.storage import Location, location, read_bytes, write_bytes
+from pipeline.storage import Location, digest_bytes, location, read_bytes, write_bytes
+from pipeline.synthesis.outputs import GRIDS
 
 matplotlib.use("Agg")
 ROWS, COLUMNS = 8, 16
+_SEAL = "dreamshard"  # Name of the text in a PNG file that holds the digest of its pixels.
 SIDE, TEXT = 64, 14
 Curve = dict[str, NDArray[np.float64]]
 """``iteration`` and, by name, the mean of each loss term at that iteration; ``[points]`` each."""
@@ -43,11 +46,11 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     paths = []
     for round_ in range(config.adaptive.rounds + 1):
         cells = _pick(layout, root, round_, config.teacher.classes)
-        path = reports / "grids" / f"round-{round_}.png"
+        path = reports / GRIDS / f"round-{round_}.png"
         draw_cells(cells, config.teacher.class_names, path)
         paths.append(path)
-    for path in (reports / "grids").glob("round-*.png"):
-        if path not in paths:
+    for path in (reports / GRIDS).glob("round-*.png"):
+        if path not in paths and _is_sealed(path):
             path.unlink()
     return paths
 
@@ -179,9 +182,20 @@ def _colours(pixels: Pixels) -> Pixels:
 
 
 def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    """Encode a picture with the digest of its pixels, which proves later who drew it."""
+    buffer, info = io.BytesIO(), PngInfo()
+    info.add_text(_SEAL, digest_bytes(image.tobytes()))
+    image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether this project drew a picture, and nobody changed it."""
+    try:
+        with Image.open(path) as image:
+            return bool(digest_bytes(image.tobytes()) == image.info.get(_SEAL))
+    except (OSError, SyntaxError, ValueError):  # Pillow raises these for files of other kinds.
+        return False
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 
 from pipeline.config.schema import Config
-from pipeline.dataset.lock import locked, reading
 from pipeline.distillation.train_student import distill
 from pipeline.execution.runner import Runner
 from pipeline.execution.torchrun import from_first, is_first
@@ -21,6 +21,7 @@ from pipeline.stages.final_students import (
 )
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location
+from pipeline.synthesis.claim import held, reading_dataset
 from pipeline.synthesis.shard_states import check_complete, shard_states
 from pipeline.teachers.teacher import Teacher
 
@@ -45,11 +46,13 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
     """
     check_distillation(config, teacher)
     directory = location(config.paths.students)
-    with contextlib.ExitStack() as held:
+    lock = None
+    with contextlib.ExitStack() as entered:
         if is_first():  # until the end no other run may replace the dataset or these students
-            held.enter_context(reading(location(config.paths.dataset), "paths.dataset"))
-            held.enter_context(locked(directory, "paths.students"))
+            entered.enter_context(reading_dataset(config, teacher.digest))
         check_complete(shard_states(config, teacher.digest))
+        if is_first():
+            lock = entered.enter_context(held(config, "students"))
         jobs = ours = student_jobs(config, teacher)
         if config.distillation.noise_baseline:
             noise = noise_config(config)
@@ -59,13 +62,13 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
                 )
             )
             if is_first():
-                held.enter_context(reading(location(noise.paths.dataset), "paths.dataset"))
+                entered.enter_context(reading_dataset(noise, teacher.digest))
             jobs = ours + jobs_of(noise, teacher, NOISE, config.distillation.seeds[:1])
         todo = from_first(lambda: untrained(directory, jobs))
         if not todo:
             return []
         try:
-            return run(distill, todo, "distillation")
+            return run(distill, [replace(job, lock=lock) for job in todo], "distillation")
         finally:
             if is_first():
                 refuse_changed(config, [job for job in todo if job in ours])

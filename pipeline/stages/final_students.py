@@ -7,8 +7,9 @@ import re
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.layout import is_leftover
 from pipeline.dataset.plan import plan_of
-from pipeline.distillation.job import DistillJob, is_trained
+from pipeline.distillation.job import DistillJob, is_trained, proven_files, remove_checkpoint
 from pipeline.errors import TryAgainError, UserError
 from pipeline.storage import Location, exists, listing, location, remove, remove_all
 from pipeline.teachers.teacher import Teacher
@@ -97,7 +98,7 @@ def refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
     if any(job.dataset != now for job in jobs):
         for job in jobs:
             remove(job.record)
-            remove(job.checkpoint)
+            remove_checkpoint(job.checkpoint)
         raise TryAgainError(
             f"paths.dataset {dataset.root} was changed while students learnt from it: complete "
             "it with synthesize, then run this command again"
@@ -110,14 +111,20 @@ def untrained(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:
     todo = []
     for job in jobs:
         if is_trained(job):
-            remove(job.checkpoint)  # of a stopped run with other parameters
+            remove_checkpoint(job.checkpoint)  # of a stopped run with other parameters
         else:
             todo.append(job)
     return todo
 
 
 def _remove_others(directory: Location, jobs: list[DistillJob]) -> None:
-    """Remove the students of seeds that the parameters no longer name."""
-    names = {job.name for job in jobs}
-    matches = [(name, _STUDENT_FILE.fullmatch(name)) for name in listing(directory)]
-    remove_all(directory, [name for name, match in matches if match and match[1] not in names])
+    """Remove the students of seeds that the parameters no longer name, and temporary files.
+
+    A file stays if no record of a student names its digest: a user may have put it there.
+    """
+    files, names = listing(directory), {job.name for job in jobs}
+    remove_all(directory, [name for name in files if is_leftover(name) and "/" not in name])
+    students = {match[1] for name in files if (match := _STUDENT_FILE.fullmatch(name))}
+    for student in sorted(students - names):
+        for path in proven_files(directory / f"{student}.safetensors"):
+            remove(path)

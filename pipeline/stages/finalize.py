@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pipeline.config.schema import Config
-from pipeline.dataset.lock import locked
-from pipeline.storage import location
 from pipeline.synthesis.check import check_outputs
+from pipeline.synthesis.claim import held
 from pipeline.synthesis.finalize import write_dataset_files
 from pipeline.teachers.teacher import Teacher
 
@@ -18,8 +17,8 @@ def finalize(config: Config, teacher: Teacher) -> None:
         teacher: The teacher of ``config``.
 
     Raises:
-        UserError: Shards are missing or stale.
+        UserError: Shards are missing or stale, or the folder holds other files.
     """
-    check_outputs(config, "dataset", "reports")
-    with locked(location(config.paths.dataset), "paths.dataset"):
+    check_outputs(config, "reports")
+    with held(config, "dataset"):
         write_dataset_files(config, teacher)

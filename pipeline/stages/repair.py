@@ -5,13 +5,13 @@ from __future__ import annotations
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import Layout, shard_name, student_name
-from pipeline.dataset.lock import locked
 from pipeline.dataset.record_files import records_of
 from pipeline.distillation.job import student_problem
 from pipeline.execution.runner import Runner
 from pipeline.stages.shard_problems import changed_files, read_shard
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location, remove
+from pipeline.synthesis.claim import held
 from pipeline.teachers.teacher import Teacher
 
 
@@ -28,11 +28,12 @@ def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
         The names of the shards and students that were made again.
 
     Raises:
-        UserError: another run works on the dataset. Nothing was changed.
+        UserError: another run works on the dataset, or the folder holds other files. Nothing was
+            changed.
     """
     root, again = location(config.paths.dataset), []
     layout = Layout(root)
-    with locked(root, "paths.dataset"):
+    with held(config, "dataset"):
         for round_ in range(1, config.adaptive.rounds + 1):
             path = layout.student(round_)
             if student_problem(path) is not None:
@@ -40,7 +41,9 @@ def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
                 again.append(student_name(round_))
         numbers = range(len(Dataset.planned(config).plan))
         for number, record, _ in records_of(root, numbers):
-            if record is None or list(changed_files(record, read_shard(root, number))):
+            if record is None:  # synthesize replaces what lies there
+                again.append(f"shard {shard_name(number)}")
+            elif list(changed_files(record, read_shard(root, number))):
                 remove(layout.record(number))
                 again.append(f"shard {shard_name(number)}")
     synthesize(config, teacher, run)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from pipeline.config.schema import Config
-from pipeline.distillation.job import is_trained
+from pipeline.dataset.held_lock import Lock
+from pipeline.distillation.job import is_trained, remove_checkpoint
 from pipeline.distillation.train_student import distill
 from pipeline.execution.runner import Runner
-from pipeline.storage import digest_file, remove
+from pipeline.storage import digest_file
 from pipeline.synthesis.job import Competitor
 from pipeline.synthesis.round_students import round_job
 
 log = logging.getLogger(__name__)
 
 
-def competitor_of(config: Config, teacher_digest: str, round_: int, run: Runner) -> Competitor:
+def competitor_of(
+    config: Config, teacher_digest: str, round_: int, run: Runner, lock: Lock
+) -> Competitor:
     """The student of the round, trained now if it is missing or stale."""
-    job = round_job(config, teacher_digest, round_)
+    job = replace(round_job(config, teacher_digest, round_), lock=lock)
     if not is_trained(job):
         given, used = config.adaptive.training.batch_size, job.training.batch_size
         if used < given:
@@ -30,5 +34,5 @@ def competitor_of(config: Config, teacher_digest: str, round_: int, run: Runner)
             )
         run(distill, [job], f"student of round {round_}")
     else:
-        remove(job.checkpoint)  # of a stopped run with other parameters
+        remove_checkpoint(job.checkpoint)  # of a stopped run with other parameters
     return Competitor(job.output, digest_file(job.output))

@@ -7,13 +7,14 @@ which this student and the teacher disagree.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from pipeline.config.schema import Config
+from pipeline.dataset.held_lock import Lock
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
 from pipeline.stages.round_competitor import competitor_of
-from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.claim import claimed
 from pipeline.synthesis.finalize import write_dataset_files
 from pipeline.synthesis.job import Made
@@ -25,7 +26,11 @@ log = logging.getLogger(__name__)
 
 
 def synthesize(
-    config: Config, teacher: Teacher, run: Runner, only: range | None = None
+    config: Config,
+    teacher: Teacher,
+    run: Runner,
+    only: range | None = None,
+    keep: bool = False,
 ) -> list[Made]:
     """Make the shards that are missing or stale, and the dataset-level files.
 
@@ -36,18 +41,19 @@ def synthesize(
         run: Runs the jobs (see :mod:`pipeline.execution.runner`).
         only: Make only shards in this range, and leave the dataset-level files to
             :func:`~pipeline.stages.finalize.finalize`: other runs may be making other ranges.
+        keep: Refuse to replace a dataset that other parameters made.
 
     Returns:
         The shards that this call made.
 
     Raises:
-        UserError: Before any work, if a path is not writable, another run holds the dataset, or
-            ``only`` begins after the last shard.
+        UserError: Before any work, if a path is not writable or holds other files, another run
+            holds the dataset, ``only`` begins after the last shard, or ``keep`` protects a dataset.
+        TryAgainError: Another run took the lock of the dataset.
     """
-    check_outputs(config, "dataset", "reports")
     only = _planned(config, only)
-    with claimed(config, shared=only is not None):
-        return _rounds(config, teacher, run, only)
+    with claimed(config, teacher.digest, only, keep) as lock:
+        return _rounds(config, teacher, run, only, lock)
 
 
 def _planned(config: Config, only: range | None) -> range | None:
@@ -62,17 +68,19 @@ def _planned(config: Config, only: range | None) -> range | None:
     return range(only.start, shards)
 
 
-def _rounds(config: Config, teacher: Teacher, run: Runner, only: range | None) -> list[Made]:
+def _rounds(
+    config: Config, teacher: Teacher, run: Runner, only: range | None, lock: Lock
+) -> list[Made]:
     layout = plan_of(config)
     made: list[Made] = []
     for round_ in range(config.adaptive.rounds + 1):
-        competitor = competitor_of(config, teacher.digest, round_, run) if round_ else None
+        competitor = competitor_of(config, teacher.digest, round_, run, lock) if round_ else None
         numbers = layout.of_round(round_)
         last = round_ == config.adaptive.rounds or (only is not None and only.stop <= numbers.stop)
         if only is not None and last:
             numbers = range(max(only.start, numbers.start), min(only.stop, numbers.stop))
         missing = missing_jobs(config, teacher.digest, round_, competitor, numbers)
-        todo = [job for job in missing if only is None or job.number in only]
+        todo = [replace(job, lock=lock) for job in missing if only is None or job.number in only]
         if todo:
             made += run(make_shard, todo, f"round {round_}")
         if last:
@@ -83,5 +91,6 @@ def _rounds(config: Config, teacher: Teacher, run: Runner, only: range | None) -
                 f"{len(missing) - len(todo)} shards of round {round_} are missing: make those first"
             )
     if only is None:
+        lock.check()
         write_dataset_files(config, teacher)
     return made

@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.layout import Layout, dataset_names, marker_of
+from pipeline.dataset.layout import (
+    CLAIM,
+    PLACEHOLDERS,
+    Layout,
+    dataset_names,
+    is_lock,
+    marker_of,
+)
 from pipeline.distillation.job import student_problem
 from pipeline.stages.shard_problems import shard_problems
 from pipeline.storage import Location, exists, listing, location, read_bytes
 from pipeline.synthesis.entries import Entry, entries_of
 from pipeline.synthesis.index_files import index_files
+from pipeline.synthesis.outputs import claim_bytes
 from pipeline.synthesis.shard_states import survey
 from pipeline.teachers.teacher import Teacher
 
@@ -57,15 +65,16 @@ def verify(
             f"the teacher confirms {confirmed / total:.1%} of labels, less than {agreement:.1%}"
         )
     if len(entries) == len(plan):  # else a shard is missing, which has been reported
-        problems += _index_file_problems(index_files(config, entries, teacher), root)
+        expected = {**index_files(config, entries, teacher), CLAIM: claim_bytes("dataset")}
+        problems += _index_file_problems(expected, root)
     problems += _student_problems(config, root)
-    expected = dataset_names(
+    names = dataset_names(
         len(plan), config.adaptive.rounds, captions=config.synthesis.captions is not None
     )
     problems += [
         f"{name} does not belong to the dataset: move it elsewhere, or delete it"
         for name in files
-        if name not in expected and not marker_of(name)
+        if name not in {*names, *PLACEHOLDERS} and not marker_of(name) and not is_lock(name)
     ]
     return problems
 

@@ -14,6 +14,7 @@ from pipeline.device.threads import one_thread
 from pipeline.distillation.feature_maps import FeatureMaps, Imitation
 from pipeline.errors import UserError, first_line
 from pipeline.storage import check_writable, location
+from pipeline.synthesis.outputs import check_claim
 from pipeline.teachers.batchnorm_check import check_soundness
 from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
 from pipeline.teachers.networks import build_network
@@ -56,13 +57,15 @@ def load_checked_teacher(config: Config, *outputs: str) -> Teacher:
 
 
 def check_outputs(config: Config, *outputs: str) -> None:
-    """Check that fields of ``paths`` are writable.
+    """Check that the folders of ``paths`` may and can be written.
 
     Raises:
-        UserError: One of them is not.
+        UserError: A folder holds other files, or nothing can be written there.
     """
     for name in outputs:
-        check_writable(location(getattr(config.paths, name)), f"paths.{name}")
+        root = location(getattr(config.paths, name))
+        check_claim(root, name)
+        check_writable(root, f"paths.{name}")
 
 
 @one_thread()

@@ -7,9 +7,9 @@ from pipeline.dataset.layout import (
     marker_of,
 )
 from pipeline.storage import listing, location, read_bytes, remove_all, write_bytes
-from pipeline.synthesis.claim import prune
 from pipeline.synthesis.entries import Entry, entries_of
 from pipeline.synthesis.index_files import index_files
+from pipeline.synthesis.prune import prune
 from pipeline.synthesis.shard_states import check_complete, survey
 from pipeline.teachers.teacher import Teacher
 

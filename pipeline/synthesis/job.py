@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema import Config
+from pipeline.dataset.held_lock import Lock
 from pipeline.dataset.layout import Layout, shard_name
 from pipeline.dataset.record_files import read_record
 from pipeline.dataset.records import is_current
@@ -35,6 +36,7 @@ class ShardJob:
         spec: everything that the bytes of the shard depend on.
         competitor: the student of its round; None in round 0.
         images: the number of its images.
+        lock: the lock that the run holds on the dataset, if any.
     """
 
     config: Config
@@ -42,6 +44,7 @@ class ShardJob:
     spec: dict[str, Any]
     competitor: Competitor | None
     images: int
+    lock: Lock | None = None
 
     def __str__(self) -> str:
         return f"shard-{shard_name(self.number)}"

@@ -8,11 +8,23 @@ from typing import IO, Any
 
 from pipeline.dataset.layout import Layout, rows_name, tar_name
 from pipeline.dataset.plan import Batch, ShardPlan
+from pipeline.dataset.record_files import read_record
 from pipeline.dataset.records import ShardRecord, encode_rows, versions
 from pipeline.dataset.tar import write_tar
 from pipeline.device.precision import Precision
+from pipeline.errors import TryAgainError
 from pipeline.inversion.selection import Kept, flaw_counts
-from pipeline.storage import digest_json, location, remove, replacing, write_bytes, write_json
+from pipeline.storage import (
+    Location,
+    digest_file,
+    digest_json,
+    exists,
+    location,
+    remove,
+    replacing,
+    write_bytes,
+    write_json,
+)
 from pipeline.synthesis.job import ShardJob, is_done
 from pipeline.synthesis.rows import class_counts, mean_curve, rows_of, samples_of
 from pipeline.synthesis.spec import teacher_facts
@@ -28,9 +40,14 @@ def publish_shard(
         shard: its plan.
         batches: the batches that were optimised together, with the images that were kept.
         precision: the number format in which the networks computed.
+
+    Raises:
+        TryAgainError: another run wrote to the dataset meanwhile. The shard is not complete.
     """
     if is_done(job):  # another run was faster
         return
+    if job.lock is not None:
+        job.lock.check()
     root = location(job.config.paths.dataset)
     record_path = Layout(root).record(shard.number)
     remove(record_path)  # from here on the shard is not complete
@@ -69,6 +86,25 @@ def publish_shard(
         versions=versions(),
     )
     write_json(record_path, record.to_json())
+    _check_files(root, record)
+
+
+def _check_files(root: Location, record: ShardRecord) -> None:
+    """Make sure that a record names the files that are in the dataset, and not another run's.
+
+    Raises:
+        TryAgainError: a file has other bytes. The record is deleted.
+    """
+    for name, facts in record.files.items():
+        if not exists(root / name) or digest_file(root / name) != facts["sha256"]:
+            path = Layout(root).record(int(record.shard))
+            found = read_record(path)
+            if found is not None and found.sha256 == record.sha256:
+                remove(path)
+            raise TryAgainError(
+                f"{root / name} was replaced by another run while shard {record.shard} was "
+                "written: stop the other run, then run this command again"
+            )
 
 
 def file_facts(file: IO[bytes]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.dataset.plan import ShardPlan
+from pipeline.dataset.plan import ShardPlan, plan_of
 from pipeline.objective.presets import Objective
 from pipeline.source_digest import package_digest
 from pipeline.storage import digest_bytes, digest_json
@@ -62,6 +62,40 @@ def round_spec(
         "code": package_digest(SHARD_CODE),
         "torch": torch.__version__.partition("+")[0],
     }
+
+
+def parameters_digest(config: Config, teacher_digest: str) -> str:
+    """The digest of all parameters that decide the bytes of the dataset.
+
+    Runs with the same digest may make ranges of its shards at the same time.
+    """
+    plan, rounds = plan_of(config), range(config.adaptive.rounds + 1)
+    return digest_json(
+        {
+            "rounds": [round_spec(config, round_, teacher_digest, None) for round_ in rounds],
+            "labels": digest_bytes(plan.labels.astype("<i2").tobytes()),
+            "plan": [plan.bounds, plan.batch_size, plan.keep, plan.seed],
+            "student": [
+                public_source(config.student.source),
+                config.student.arguments,
+                config.adaptive.training.model_dump(mode="json"),
+            ]
+            if config.adaptive.rounds
+            else None,
+        }
+    )
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys of two specs whose values differ, as ``objective.tv``, in order of their names."""
+    keys: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            keys += changed_keys(before, after, f"{prefix}{key}.")
+        elif digest_json(before) != digest_json(after):
+            keys.append(prefix + key)
+    return keys
 
 
 def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.dataset import dataset as dataset_module
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.layout import CLAIM
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.stream import ordered_batches
 from pipeline.errors import BadShardError, UserError
@@ -97,7 +98,8 @@ def test_a_digest_changes_with_any_tar(made: Params, opened: Dataset) -> None:
 def test_paths_are_all_files(made: Params, opened: Dataset) -> None:
     paths = opened.paths
     files = [*paths.tars, *paths.rows, *paths.records, *paths.index_files]
-    assert {str(path.relative_to(dataset(made))) for path in files} == set(tree(dataset(made)))
+    names = {str(path.relative_to(dataset(made))) for path in files}
+    assert {*names, CLAIM} == set(tree(dataset(made)))
 
 
 def test_batches_in_order(opened: Dataset) -> None:

@@ -8,22 +8,26 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset.layout import (
+    CLAIM,
     INDEX_FILES,
+    LOCK,
     Layout,
     dataset_names,
     index_names,
     is_leftover,
-    is_metadata,
+    is_lock,
     marker_name,
     marker_of,
     record_name,
     rows_name,
     sample_key,
     shard_of,
+    shared_lock_name,
     student_name,
     student_of,
     tar_name,
 )
+from pipeline.local_files import temporary_name
 from pipeline.source_digest import PACKAGE
 from tests.conftest import Params, changed, dataset, make, tree
 
@@ -99,8 +103,13 @@ def test_other_files_belong_to_no_shard_and_no_student() -> None:
     assert student_of("students/000003.checkpoint") == 3
 
 
-def test_leftovers_and_metadata() -> None:
-    assert is_leftover("train/.000000.tar.x1.tmp") and is_leftover(".README.md.z3.tmp")
-    assert not is_leftover("train/000000.tmp") and not is_leftover(tar_name(0))
-    assert is_metadata(record_name(0)) and is_metadata("metadata/labels.csv")
-    assert not is_metadata(tar_name(0))
+def test_leftovers() -> None:
+    assert is_leftover(temporary_name("README.md"))
+    assert is_leftover(f"train/{temporary_name('x' * 300)}")
+    for name in (".notes.tmp", "train/.000000.tar.x1.tmp", "train/000000.tmp", tar_name(0), LOCK):
+        assert not is_leftover(name)
+
+
+def test_locks() -> None:
+    assert is_lock(LOCK) and is_lock(shared_lock_name("0" * 32))
+    assert not is_lock(".lock") and not is_lock(f"{LOCK}.bak") and not is_lock(CLAIM)

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.dataset import stream as stream_module
-from pipeline.dataset.lock import NoLockError, locked, reading
+from pipeline.dataset.held_lock import NoLockError
+from pipeline.dataset.layout import CLAIM, LOCK
+from pipeline.dataset.lock import locked, reading
 from pipeline.dataset.stream import ImageStream, ordered_batches
 from pipeline.dataset.tar import decode_image, read_tar
 from pipeline.distillation import loss_gradient
@@ -496,14 +498,17 @@ def test_students_are_trained_on_record(made: Params) -> None:
         for kind in ("csv", "json", "safetensors")
     ]
     before = tree(students(params))
-    assert list(before) == expected
+    assert list(before) == [CLAIM, *expected]
     assert train(params) == []
     assert tree(students(params)) == before
     (students(params) / "student-3.safetensors").unlink()
     assert len(train(params)) == 1
     assert tree(students(params)) == before
     assert train(made) == []
-    assert list(tree(students(params))) == [n for n in expected if n.startswith("student-0")]
+    assert list(tree(students(params))) == [
+        CLAIM,
+        *(name for name in expected if name.startswith("student-0")),
+    ]
 
 
 def test_the_noise_is_as_many_images_that_nothing_was_made_of(made: Params) -> None:
@@ -562,6 +567,9 @@ def test_students_of_images_that_a_range_run_changed_meanwhile_do_not_count(
     def run(work: Any, jobs: list[Any], description: str) -> list[Any]:
         rows = [work(job, "cpu", lambda images: None) for job in jobs]
         with open_runner(others) as other:
+            with pytest.raises(TryAgainError, match="by a run with other parameters"):
+                synthesize(others, their_teacher, other, range(0, 1))
+            (dataset(made) / LOCK).unlink()  # as where no lock can be taken
             synthesize(others, their_teacher, other, range(0, 1))
         if half:
             (dataset(made) / "metadata" / "000000.json").unlink()
@@ -575,13 +583,14 @@ def test_students_of_images_that_a_range_run_changed_meanwhile_do_not_count(
 
 def test_a_dataset_where_nothing_can_be_written_is_read_without_a_lock() -> None:
     nowhere = Path("/proc/dreamshard/dataset")  # not even root can write there
-    with reading(nowhere, "paths.dataset"):
+    with reading(nowhere, "paths.dataset", "digest"):
         pass
     with (
         pytest.raises(
-            NoLockError, match=r"paths.dataset .* cannot be locked by .*\.dataset\.lock \(No such"
+            NoLockError,
+            match=r"paths.dataset .* cannot be locked by .*/\.dreamshard\.lock \(No such",
         ),
-        locked(nowhere, "paths.dataset", shared=True),
+        locked(nowhere, "paths.dataset", "digest"),
     ):
         pass
 
@@ -589,7 +598,8 @@ def test_a_dataset_where_nothing_can_be_written_is_read_without_a_lock() -> None
 def test_a_checkpoint_of_a_stopped_run_to_other_parameters_is_swept_up(made: Params) -> None:
     train(made)
     left = students(made) / "student-0.checkpoint"
-    left.write_bytes(b"of 100,000 steps")
+    saved = {"spec_sha256": "", "precision": "", "training": {}, "progress": {}}
+    torch.save(saved, left)
     assert train(made) == []
     assert not left.exists()
 

@@ -219,6 +219,7 @@ def test_a_truncated_file_is_found_and_named(made: Params, root: Path, name: str
         "metadata/000007.json",
         "deep/er/file",
         "train/.000000.tar.x.tmp",
+        ".dreamshard.txt",
         "students/000001.safetensors",
     ],
 )

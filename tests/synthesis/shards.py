@@ -11,7 +11,14 @@ from pipeline.stages.verify import verify
 from pipeline.synthesis.shard_states import shard_states
 from tests.conftest import Params, load, tree
 
-WHOLE = ["README.md", "_info.json", "croissant.json", "index.json", "provenance.json"]
+WHOLE = [
+    "README.md",
+    "_info.json",
+    "croissant.json",
+    "dreamshard.json",
+    "index.json",
+    "provenance.json",
+]
 
 
 Row = dict[str, Any]

@@ -12,6 +12,7 @@ import torch
 from pipeline.distillation.train_student import distill
 from pipeline.errors import UserError
 from pipeline.execution.runner import JobsFailed
+from pipeline.local_files import temporary_name
 from pipeline.stages import synthesize as synthesize_module
 from pipeline.stages.final_students import student_jobs
 from pipeline.synthesis.job import ShardJob
@@ -49,7 +50,7 @@ def test_a_first_run_that_was_killed_after_its_first_tar_goes_on(tiny: Params) -
     make(tiny)
     before = tree(dataset(tiny))
     for path in sorted(dataset(tiny).rglob("*")):
-        if path.is_file() and path.name != "000000.tar":
+        if path.is_file() and path.name not in ("000000.tar", "dreamshard.json"):
             path.unlink()
     assert make(tiny) == [0, 1]
     assert tree(dataset(tiny)) == before
@@ -111,7 +112,7 @@ def test_a_failed_shard_leaves_the_others_complete(
         ):
             make(again)
     assert states(again) == {0: "complete", 1: "missing", 2: "complete"}
-    assert files(tmp_path / "again") == sorted(shard_files(0, 2))
+    assert files(tmp_path / "again") == sorted(["dreamshard.json", *shard_files(0, 2)])
     assert make(again) == [1]
     assert tree(tmp_path / "again") == tree(dataset(three))
 
@@ -205,14 +206,14 @@ def test_a_crash_at_any_write_is_made_good(
 
 
 def test_a_first_run_that_power_ended_goes_on(competing: Params) -> None:
-    """The disk holds the first tar and half of the first Parquet file, and no marker."""
+    """The disk holds the claim, the first tar and half of the first Parquet file, no marker."""
     make(competing)
     root = dataset(competing)
     before = tree(root)
     for path in [path for path in root.rglob("*") if path.is_file()]:
-        if path.name != "000000.tar":
+        if path.name not in ("000000.tar", "dreamshard.json"):
             path.unlink()
-    (root / "metadata" / ".000000.parquet.x1.tmp").write_bytes(b"half")
+    (root / "metadata" / temporary_name("000000.parquet")).write_bytes(b"half")
     make(competing)
     assert tree(root) == before
 
@@ -221,9 +222,9 @@ def test_leftovers_of_a_killed_run_are_swept_up(competing: Params) -> None:
     make(competing)
     root = dataset(competing)
     before = tree(root)
-    for name in ("train/.000000.tar.x1.tmp", "metadata/.000001.json.y2.tmp", ".README.md.z3.tmp"):
-        (root / name).write_bytes(b"half")
-    (root / "students" / ".000001.safetensors.w4.tmp").write_bytes(b"half")
+    for name in ("train/000000.tar", "metadata/000001.json", "README.md", "students/1.safetensors"):
+        path = root / name
+        path.with_name(temporary_name(path.name)).write_bytes(b"half")
     make(competing)
     assert tree(root) == before
 

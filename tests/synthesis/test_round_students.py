@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.dataset.records import NULLABLE
 from pipeline.errors import UserError
@@ -120,7 +121,8 @@ def test_a_checkpoint_of_a_stopped_round_to_other_parameters_is_swept_up(
 ) -> None:
     make(competing)
     before = tree(dataset(competing))
-    (dataset(competing) / "students/000001.checkpoint").write_bytes(b"of 100,000 steps")
+    saved = {"spec_sha256": "", "precision": "", "training": {}, "progress": {}}
+    torch.save(saved, dataset(competing) / "students/000001.checkpoint")
     assert make(competing) == []
     assert tree(dataset(competing)) == before
 
@@ -131,7 +133,7 @@ def test_rounds_in_shard_ranges(competing: Params, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="make those first"):
         make(parts, range(1, 3))
     assert make(parts, range(0, 2)) == [0]
-    assert files(tmp_path / "parts") == sorted(shard_files(0, 1))
+    assert files(tmp_path / "parts") == sorted(["dreamshard.json", *shard_files(0, 1)])
     assert make(parts, range(2, 3)) == [2]
     finalize(*load(parts))
     assert tree(tmp_path / "parts") == tree(dataset(competing))
