@@ -153,7 +153,7 @@ COMMANDS = (
     ),
     Command(
         name="probe",
-        function="estimate.run_probe",
+        function="probe.run_probe",
         summary="try the teacher for two minutes and suggest parameters",
         description="Invert a few images with several settings and print what fits this teacher. "
         "Makes no dataset.",
@@ -162,7 +162,7 @@ COMMANDS = (
     ),
     Command(
         name="plan",
-        function="estimate.run_plan",
+        function="plan.run_plan",
         summary="print what would be made, and what it would cost",
         description="Print the number of images, shards and bytes, and with a speed the time. "
         "Makes nothing. Only --probe loads the teacher.",

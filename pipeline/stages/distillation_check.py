@@ -9,7 +9,8 @@ from pipeline.dataset.plan import plan_of
 from pipeline.distillation.augmentation import GROUP
 from pipeline.errors import UserError
 from pipeline.execution.torchrun import own_share
-from pipeline.synthesis.check import check_outputs, check_student
+from pipeline.synthesis.check import check_outputs
+from pipeline.synthesis.student_check import check_student
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ SPELLINGS = re.compile(
     r"""(?:train|metadata|students)/(?:\{|\*|\.|\(|\d|sizes)
     | /\s*"(?:train|metadata|students)"
     | :06d | \\d\{6
-    | _info\.json | \bindex\.json | provenance\.json | sizes\.json
+    | _info\.json | (?<![.\w])index\.json | provenance\.json | sizes\.json
     | "(?:png|npy)" | logits\.npy
     | parts\[" | sample\["(?:cls|json) """,
     re.VERBOSE,
@@ -68,9 +68,10 @@ def test_the_names_are_those_of_a_finished_dataset(
     make(params)
     names = set(tree(dataset(params)))
     assert names == dataset_names(2 + rounds, rounds, captions is not None)
-    assert {name for name in names if "/" not in name or "sizes" in name} == set(
-        index_names(captions is not None)
-    )
+    assert {name for name in names if "/" not in name or "sizes" in name} == {
+        *index_names(captions is not None),
+        CLAIM,
+    }
 
 
 def test_names_and_locations_are_the_same_files() -> None:

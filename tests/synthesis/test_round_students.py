@@ -142,7 +142,6 @@ def test_rounds_in_shard_ranges(competing: Params, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"adaptive.training.batch_size": 21},
         {"student.source": "torch.nn:Nothing"},
         {"student.arguments": {"classes": 4}},
     ],

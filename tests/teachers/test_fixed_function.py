@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.params import parse_params
-from pipeline.synthesis.check import check_student, load_checked_teacher
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.student_check import check_student
 from pipeline.teachers.fixed_function import check_fixed_function
 from tests.conftest import Params, changed, dataset, load, write_params
 

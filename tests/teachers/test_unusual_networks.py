@@ -25,7 +25,8 @@ from pipeline.execution.torchrun import Share
 from pipeline.inversion.engine import Engine
 from pipeline.objective.presets import Objective
 from pipeline.stages.distill import distill_students
-from pipeline.synthesis.check import check_student, load_checked_teacher
+from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.student_check import check_student
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.teacher import Preprocessing, Teacher
 from tests.conftest import Params, changed, dataset, load, make, tree

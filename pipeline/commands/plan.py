@@ -1,18 +1,12 @@
-"""The commands that make nothing: probe tries the teacher, plan counts images and cost."""
+"""The command plan, which counts images, shards, bytes and cost."""
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections import Counter
-from pathlib import Path
-
-import torch
 
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import Plan, plan_of
-from pipeline.device.threads import use_threads
-from pipeline.errors import UserError
 from pipeline.estimation.cost import RoundSpeed, cost_table, dataset_bytes, show_bytes
 from pipeline.estimation.device_timing import (
     describe_timing,
@@ -20,44 +14,8 @@ from pipeline.estimation.device_timing import (
     probe_devices,
     sample_bytes,
 )
-from pipeline.estimation.normalisation import (
-    describe_distances,
-    normalisation_distances,
-    read_images,
-)
-from pipeline.estimation.probe import findings_text, try_teacher, write_findings
-from pipeline.estimation.stored_speed import read_speed, write_speed
-from pipeline.execution.choice import open_executor
+from pipeline.estimation.stored_speed import read_speed
 from pipeline.quantities import counted
-from pipeline.synthesis.check import load_checked_teacher
-from pipeline.synthesis.outputs import claim_output
-
-
-def run_probe(config: Config, options: argparse.Namespace) -> int:
-    """Print the findings about the teacher; with ``--write`` put them into the parameter file."""
-    if not 0 < options.seconds < math.inf:
-        raise UserError(f"--seconds is {options.seconds}: write a time in seconds, as 120")
-    teacher = load_checked_teacher(config, "reports")
-    real = None if options.images is None else read_images(teacher, Path(options.images))
-    with open_executor(config, config.synthesis.threads) as executor:
-        workers = executor.workers
-    if config.execution.device != "cpu" and torch.cuda.is_available():
-        teacher = teacher.to(torch.device("cuda"))
-    use_threads(config.synthesis.threads)
-    claim_output(config, "reports")
-    picture = Path(config.paths.reports) / "probe.png"
-    findings = try_teacher(config, teacher, workers, options.seconds, picture)
-    for line in findings_text(findings, config, workers):
-        print(line)
-    distances = normalisation_distances(teacher, real)
-    kind = "procedural" if real is None else "real"
-    print(f"normalised {describe_distances(distances, kind)}")
-    print(f"look at    {picture}")
-    write_speed(config, findings.speed)
-    if options.write:
-        write_findings(Path(options.params), config, findings)
-        print(f"written    {options.params}")
-    return 0
 
 
 def run_plan(config: Config, options: argparse.Namespace) -> int:
