@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -24,7 +25,7 @@ from upath import UPath
 
 from pipeline.errors import UserError
 from pipeline.local_files import Stat as Stat
-from pipeline.local_files import delete, replacing_local, scan
+from pipeline.local_files import delete, read_local, read_small, replacing_local, scan
 
 Location = Path | UPath
 """A local path, or a path on another file system. Both have the same methods for names."""
@@ -123,26 +124,27 @@ def read_bytes(path: Location) -> bytes:
         OSError: The file cannot be read.
     """
     if isinstance(path, Path):
-        return path.read_bytes()
+        return read_local(path)
     with _requesting(path):
         data: bytes = path.fs.cat_file(path.path)
         return data
 
 
-def read_many(paths: Sequence[Location]) -> list[bytes | None]:
+def read_many(paths: Sequence[Location], most: float = math.inf) -> list[bytes | None]:
     """Read several files of one file system, ``REQUESTS`` at a time.
 
     Args:
         paths: Files on the same file system.
+        most: Largest local file to read, in bytes.
 
     Returns:
-        The content of each file, or None where there is no such file.
+        The content of each file; None for a missing one, a larger one, and a local pipe or device.
 
     Raises:
         OSError: A file cannot be read.
     """
     if not paths or isinstance(paths[0], Path):
-        return [_read_or_none(path) for path in paths]
+        return [_read_or_none(path, most) for path in paths]
     names = [path.path for path in paths if isinstance(path, UPath)]
     with _requesting(paths[0]):
         results = paths[0].fs.cat_ranges(names, None, None, batch_size=REQUESTS, on_error="return")
@@ -291,8 +293,8 @@ def _modified(info: dict[str, Any]) -> float:
     return value.timestamp() if isinstance(value, datetime) else float(value)
 
 
-def _read_or_none(path: Location) -> bytes | None:
+def _read_or_none(path: Location, most: float) -> bytes | None:
     try:
-        return read_bytes(path)
+        return read_small(path, most) if isinstance(path, Path) else read_bytes(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None

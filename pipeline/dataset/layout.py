@@ -23,6 +23,7 @@ MarkerKind = Literal["running", "failed"]
 
 SPLIT = "train"
 _SHARDS, _METADATA, _STUDENTS = SPLIT, "metadata", "students"
+FOLDERS = (_SHARDS, _METADATA, _STUDENTS)
 
 # The index files: what other programs read to find the shards.
 CARD = "README.md"

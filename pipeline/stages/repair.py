@@ -4,44 +4,67 @@ from __future__ import annotations
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.layout import Layout, shard_name, student_name
+from pipeline.dataset.layout import Layout, dataset_names, student_name
 from pipeline.dataset.lock import locked
-from pipeline.dataset.record_files import records_of
 from pipeline.distillation.job import student_problem
+from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
-from pipeline.stages.shard_problems import changed_files, read_shard
+from pipeline.stages.answers import Judges
+from pipeline.stages.file_problems import odd_files, refuse_linked_folders
+from pipeline.stages.shard_problems import shard_problems
 from pipeline.stages.synthesize import synthesize
-from pipeline.storage import location, remove
+from pipeline.storage import Location, listing, location, remove
+from pipeline.synthesis.shard_states import survey
 from pipeline.teachers.teacher import Teacher
 
 
 def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
     """Make damaged shards, students and index files again, with the same bytes as before.
 
-    Shards that are complete stay as they are, and so do files that do not belong to the dataset.
+    A shard is damaged if ``verify`` finds a problem in it. Other shards keep their files, and so
+    do files that do not belong to the dataset. A link in the place of a file is replaced by a
+    file; the file that it points to is not changed.
 
     Args:
         config: all parameters.
+        teacher: the teacher.
         run: how the jobs run (see :mod:`pipeline.execution.runner`).
 
     Returns:
         The names of the shards and students that were made again.
 
     Raises:
-        UserError: another run works on the dataset. Nothing was changed.
+        UserError: another run works on the dataset, or a folder is a link or in the place of a
+            file. Nothing was changed.
     """
     root, again = location(config.paths.dataset), []
     layout = Layout(root)
+    refuse_linked_folders(root)
     with locked(root, "paths.dataset"):
-        for round_ in range(1, config.adaptive.rounds + 1):
+        shards, rounds = len(Dataset.planned(config).plan), config.adaptive.rounds
+        _remove_odd_files(root, dataset_names(shards, rounds))
+        for round_ in range(1, rounds + 1):
             path = layout.student(round_)
             if student_problem(path) is not None:
                 remove(path.with_suffix(".json"))
                 again.append(student_name(round_))
-        numbers = range(len(Dataset.planned(config).plan))
-        for number, record, _ in records_of(root, numbers):
-            if record is None or list(changed_files(record, read_shard(root, number))):
-                remove(layout.record(number))
-                again.append(f"shard {shard_name(number)}")
+        files, judges = listing(root), Judges(config, teacher, root)
+        for found in survey(config, teacher.digest, files=files):
+            if found.record is None or shard_problems(found, files, judges).problems:
+                remove(layout.record(found.shard.number))
+                again.append(f"shard {found.shard.name}")
     synthesize(config, teacher, run)
     return again
+
+
+def _remove_odd_files(root: Location, expected: set[str]) -> None:
+    """Remove links, pipes and devices in the place of the dataset's files."""
+    odd = {name: kind for name, kind in odd_files(root, expected).items() if name in expected}
+    for name in odd:
+        if (root / name).is_dir() and not odd[name].startswith("a link"):
+            raise UserError(
+                f"paths.dataset {root}: {name} is a folder, not a file: move it elsewhere, then "
+                "run verify --repair"
+            )
+    for name in odd:
+        remove(root / name)

@@ -10,7 +10,9 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
+from pipeline.stages.file_problems import refuse_linked_folders
 from pipeline.stages.round_competitor import competitor_of
+from pipeline.storage import location
 from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.claim import claimed
 from pipeline.synthesis.finalize import write_dataset_files
@@ -37,14 +39,15 @@ def synthesize(
         The shards that this call made.
 
     Raises:
-        UserError: Before any work, if a path is not writable, another run holds the dataset, or
-            ``only`` begins after the last shard.
+        UserError: Before any work, if a path is not writable, a folder of the dataset is a link,
+            another run holds the dataset, or ``only`` begins after the last shard.
     """
     check_outputs(config, "dataset", "reports")
     if only is not None and only.start >= len(plan_of(config)):
         raise UserError(
             f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
         )
+    refuse_linked_folders(location(config.paths.dataset))
     with claimed(config, shared=only is not None):
         return _rounds(config, teacher, run, only)
 

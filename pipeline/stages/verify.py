@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.layout import Layout, dataset_names, marker_of
+from pipeline.dataset.layout import Layout, dataset_names
 from pipeline.distillation.job import student_problem
+from pipeline.stages.answers import Judges
+from pipeline.stages.file_problems import file_problems, odd_files
 from pipeline.stages.shard_problems import shard_problems
 from pipeline.storage import Location, exists, listing, location, read_bytes
 from pipeline.synthesis.entries import Entry, entries_of
@@ -23,10 +25,11 @@ def verify(
     """Check that a dataset is complete and correct.
 
     Of each shard: the record exists and was made to today's parameters; tar and Parquet file have
-    the recorded digests; every image decodes to the teacher's input and has exactly one row; the
-    labels are the planned ones; the teacher answers each image as its row says. Of the dataset: the
-    class balance, the index files, the students of adaptive rounds, the share of labels that the
-    teacher confirms, and that its folder holds no other file.
+    the recorded digests; the tar holds the planned samples and nothing else; every image decodes
+    to the teacher's input and has exactly one row. All columns of a row that follow from the plan,
+    the tar or the networks are computed again and compared. Of the dataset: the class balance, the
+    index files, the students of adaptive rounds, the share of labels that the teacher confirms,
+    and that its folder holds no other file and no link.
 
     Args:
         config: all parameters.
@@ -39,12 +42,15 @@ def verify(
     """
     root, plan = location(config.paths.dataset), Dataset.planned(config).plan
     files = listing(root)
+    expected = dataset_names(len(plan), config.adaptive.rounds)
+    odd = odd_files(root, expected)
+    judges = Judges(config, teacher, root)
     problems: list[str] = []
     labels: Counter[int] = Counter()
     entries: list[Entry] = []
     confirmed = 0
     for found in survey(config, teacher.digest, files=files):
-        shard = shard_problems(found, root, teacher)
+        shard = shard_problems(found, files, judges)
         problems += [f"shard {found.shard.name}: {text}" for text in shard.problems]
         labels.update(shard.labels)
         confirmed += shard.confirmed
@@ -59,12 +65,7 @@ def verify(
     if len(entries) == len(plan):  # else a shard is missing, which has been reported
         problems += _index_file_problems(index_files(config, entries, teacher.digest), root)
     problems += _student_problems(config, root)
-    expected = dataset_names(len(plan), config.adaptive.rounds)
-    problems += [
-        f"{name} does not belong to the dataset: move it elsewhere, or delete it"
-        for name in files
-        if name not in expected and not marker_of(name)
-    ]
+    problems += file_problems(files, odd, expected)
     return problems
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,9 +92,14 @@ def samples_of(
     images = (image for _, kept in batches for image in kept.images.pixels.numpy())
     logits = (values for _, kept in batches for values in kept.images.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
-        facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
-        facts["teacher_prob"] = float(f"{row['teacher_prob']:.6g}")
-        yield Sample(row["key"], pixels, row["cls"], facts, values if soft_labels else None)
+        logits_or_none = values if soft_labels else None
+        yield Sample(row["key"], pixels, row["cls"], facts_of_row(row), logits_or_none)
+
+
+def facts_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a row that the sample's JSON member holds."""
+    facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
+    return {**facts, "teacher_prob": float(f"{row['teacher_prob']:.6g}")}
 
 
 def class_counts(shard: ShardPlan) -> dict[str, int]:

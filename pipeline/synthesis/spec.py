@@ -88,6 +88,19 @@ def round_objective(config: Config, round_: int) -> Objective:
     return replace(base, compete=config.compete, masked=config.adaptive.masked)
 
 
+def row_facts(config: Config, spec: dict[str, Any]) -> dict[str, Any]:
+    """The facts in the metadata of a shard's Parquet schema.
+
+    Args:
+        config: all parameters.
+        spec: the spec of the shard.
+    """
+    facts = teacher_facts(config)
+    # The spec does not cover these two, so the bytes of a shard must not depend on them.
+    del facts["license"], facts["input"]["interpolation"]
+    return {"spec": spec, "teacher": facts}
+
+
 def teacher_facts(config: Config) -> dict[str, Any]:
     """The teacher's configuration without the paths of this machine."""
     facts = config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
