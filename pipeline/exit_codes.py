@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from pipeline.errors import BadShardError, TryAgainError, UserError
+from pipeline.redaction import redact_secrets
 
 STOPPED = "Stopped. Finished work is kept: run the same command again to continue."
 
@@ -52,5 +53,5 @@ def _stop(signum: int, frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"dreamshard: {' '.join(message.split())}", file=sys.stderr)
+    print(f"dreamshard: {redact_secrets(' '.join(message.split()))}", file=sys.stderr)
     return code

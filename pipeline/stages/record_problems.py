@@ -30,7 +30,8 @@ def record_problems(found: Found, record: ShardRecord) -> Iterator[str]:
     yield from _differing(record, facts)
     if spec["precision"] not in ("auto", record.precision):
         yield f"its record says precision {record.precision}, its spec {spec['precision']}"
-    if record.versions.get("torch", "").partition("+")[0] != record.spec.get("torch"):
+    version = record.versions.get("torch")
+    if version is not None and version.partition("+")[0] != record.spec.get("torch"):
         yield "its record names another version of torch than its spec"
 
 

@@ -25,6 +25,7 @@ from pipeline.dataset.layout import (
 )
 from pipeline.dataset.tar import image_kind
 from pipeline.storage import json_bytes
+from pipeline.synthesis.card_text import code_span, plain_text
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.provenance import provenance
 from pipeline.teachers.networks import public_source
@@ -66,6 +67,9 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     yaml.default_flow_style = False
     yaml.dump(head, text)
     shape = config.teacher.input
+    resized = ""
+    if shape.interpolation:
+        resized = f"; real images are resized to it with {plain_text(shape.interpolation)}"
     soft_labels = ""
     if config.synthesis.soft_labels:
         soft_labels = f", `<key>.{LOGITS}` (teacher logits, float16)"
@@ -79,11 +83,11 @@ for the label it carries (DeepInversion, Yin et al., CVPR 2020).
 
 | | |
 |---|---|
-| teacher | `{public_source(config.teacher.source)}`, sha256 `{teacher_digest[:16]}...` |
-| its licence | {config.teacher.license or "not stated by its source"} |
+| teacher | {code_span(public_source(config.teacher.source))}, sha256 `{teacher_digest[:16]}...` |
+| its licence | {plain_text(config.teacher.license or "not stated by its source")} |
 | its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)}\
-{f"; real images are resized to it with {shape.interpolation}" if shape.interpolation else ""} |
-| objective | `{config.preset}`, {config.synthesis.iterations} iterations |
+{resized} |
+| objective | {code_span(config.preset)}, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 | label that the teacher confirms | {agreement:.1%} of images |
 

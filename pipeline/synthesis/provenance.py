@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.config.teacher import TeacherConfig
+from pipeline.redaction import redact
 from pipeline.storage import digest_file
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.spec import teacher_facts
@@ -60,7 +61,7 @@ def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) ->
                     "teacher": teacher_facts(config),
                     "student": {
                         "source": public_source(config.student.source),
-                        "arguments": config.student.arguments,
+                        "arguments": redact(config.student.arguments),
                     },
                     "synthesis": _synthesis_facts(config),
                     "objective": asdict(config.objective),
@@ -92,7 +93,7 @@ def _weights(teacher: TeacherConfig) -> list[dict[str, Any]]:
     return [
         {
             "name": "weights of the teacher",
-            "uri": path.name if Path(teacher.weights).is_file() else teacher.weights,
+            "uri": path.name if Path(teacher.weights).is_file() else redact(teacher.weights),
             "digest": {"sha256": digest_file(path)},
             "annotations": {"license": teacher.license or "not stated by its source"},
         }

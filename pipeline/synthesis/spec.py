@@ -11,6 +11,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import ShardPlan
 from pipeline.objective.presets import Objective
+from pipeline.redaction import redact
 from pipeline.source_digest import source_digest, source_files
 from pipeline.storage import digest_bytes, digest_json
 from pipeline.teachers.networks import public_source
@@ -25,6 +26,7 @@ SHARD_CODE = (
     "synthesis",
     "teachers",
     "local_files.py",
+    "redaction.py",
     "source_digest.py",
     "storage.py",
 )
@@ -102,9 +104,10 @@ def row_facts(config: Config, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def teacher_facts(config: Config) -> dict[str, Any]:
-    """The teacher's configuration without the paths of this machine."""
+    """The teacher's configuration without secrets and the paths of this machine."""
     facts = config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
-    return {**facts, "source": public_source(config.teacher.source)}
+    arguments = redact(facts["arguments"])
+    return {**facts, "source": public_source(config.teacher.source), "arguments": arguments}
 
 
 @functools.cache
