@@ -1,6 +1,7 @@
 """Where every file of a dataset lies. No other module spells a folder, a name or a number of one.
 
     README.md  _info.json  index.json  provenance.json      the index files, with train/sizes.json
+    provenance.json.dsse                                     the signature, where there is one
     train/000000.tar                                         a shard: samples of the members below
     metadata/000000.parquet                                  its rows, one for each image
     metadata/000000.json                                     its record
@@ -31,6 +32,7 @@ TIMM_INFO = "_info.json"
 WIDS_INDEX = "index.json"
 PROVENANCE = "provenance.json"
 TAR_SIZES = f"{_SHARDS}/sizes.json"
+SIGNATURE = f"{PROVENANCE}.dsse"  # of the provenance; only a signed dataset has it
 INDEX_FILES = (CARD, TIMM_INFO, WIDS_INDEX, PROVENANCE, TAR_SIZES)
 
 # Patterns over many shards, for programs that expand them.

@@ -15,16 +15,18 @@ from pipeline.dataset.layout import (
     CARD,
     CLASS,
     FACTS,
+    INDEX_FILES,
     LOGITS,
     PROVENANCE,
     SPLIT,
     TAR_SIZES,
     TIMM_INFO,
     WIDS_INDEX,
+    dataset_names,
     shard_name,
 )
 from pipeline.dataset.tar import image_kind
-from pipeline.storage import json_bytes
+from pipeline.storage import digest_bytes, digest_file, exists, json_bytes, location
 from pipeline.synthesis.card_text import code_span, plain_text
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.provenance import provenance
@@ -41,13 +43,22 @@ def index_files(config: Config, entries: Sequence[Entry], teacher_digest: str) -
         entries: one for each shard, in order.
         teacher_digest: the digest of the teacher.
     """
-    return {
+    files = {
         TIMM_INFO: json_bytes(_timm_info(entries)),
         WIDS_INDEX: json_bytes(_wids_index(entries)),
         TAR_SIZES: json_bytes({f"{shard_name(e.number)}.tar": e.images for e in entries}),
         CARD: card(config, entries, teacher_digest).encode(),
-        PROVENANCE: json_bytes(provenance(config, entries, teacher_digest)),
     }
+    others = {name: digest_bytes(data) for name, data in files.items()} | _student_digests(config)
+    statement = provenance(config, entries, teacher_digest, others)
+    return {**files, PROVENANCE: json_bytes(statement)}
+
+
+def _student_digests(config: Config) -> dict[str, str]:
+    """The digest of each file of the rounds' students, by its name."""
+    root = location(config.paths.dataset)
+    names = sorted(dataset_names(0, config.adaptive.rounds) - set(INDEX_FILES))
+    return {name: digest_file(root / name) for name in names if exists(root / name)}
 
 
 def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,19 @@ from pipeline.teachers.networks import public_source, weights_file
 BUILDER = "dreamshard"
 
 
-def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) -> dict[str, Any]:
-    """The provenance of the dataset: an unsigned in-toto statement with SLSA provenance v1.
+def provenance(
+    config: Config, entries: Sequence[Entry], teacher_digest: str, others: Mapping[str, str]
+) -> dict[str, Any]:
+    """The provenance of the dataset: an in-toto statement with SLSA provenance v1.
 
     :class:`~pipeline.dataset.dataset.Dataset` reads its ``externalParameters``.
+
+    Args:
+        config: all parameters.
+        entries: one for each shard, in order.
+        teacher_digest: the digest of the teacher.
+        others: the name and the SHA-256 of each file that belongs to no shard, without the
+            provenance itself.
     """
     inputs = [
         {
@@ -49,6 +58,9 @@ def provenance(config: Config, entries: Sequence[Entry], teacher_digest: str) ->
     subjects += [
         {"name": name, "digest": {"sha256": digest}}
         for name, digest in (entry.digests[-1] for entry in entries)
+    ]
+    subjects += [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(others.items())
     ]
     return {
         "_type": "https://in-toto.io/Statement/v1",
