@@ -203,7 +203,7 @@ COMMANDS = (
         name="sign",
         function="signature.run_sign",
         summary="sign the dataset with a key of yours",
-        description="Write provenance.json.dsse, a signature of the digests of all files. "
+        description="Sign the digests of all files, and put the signature into the dataset. "
         "Run verify first. A dataset that changes must be signed again.",
         example="sign --new-key mine.key",
         add=_sign_options,

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.dataset.layout import PROVENANCE, SIGNATURE, marker_of
 from pipeline.dataset.lock import locked
+from pipeline.dataset.odd_files import odd_files
 from pipeline.dataset.signature import is_signed, payload_of, sign
 from pipeline.errors import UserError
-from pipeline.stages.file_problems import odd_files
 from pipeline.storage import Location, digest_file, listing, read_many, write_bytes
 
 if TYPE_CHECKING:

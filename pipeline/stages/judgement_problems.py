@@ -36,7 +36,9 @@ def judgement_problems(content: ShardContent, answers: Answers) -> Iterator[str]
     if answers.student_logits is not None:
         expected |= _student_columns(answers, answers.student_logits)
         predictions["student_pred"] = answers.student_logits
-    elif not content.shard.round:  # in a later round the student is damaged, a problem of its own
+    elif (
+        not content.shard.round
+    ):  # in a later round the student is damaged, which is another problem
         for name in _STUDENT_COLUMNS:
             empty = [row[name] is None for row in content.rows]
             yield from _first(content, name, torch.tensor(empty))

@@ -6,15 +6,12 @@ from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import Layout, dataset_names, student_name
 from pipeline.dataset.lock import locked
+from pipeline.dataset.odd_files import refuse_linked_folders, remove_odd_files
 from pipeline.distillation.job import student_problem
-from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
-from pipeline.stages.answers import Judges
-from pipeline.stages.file_problems import odd_files, refuse_linked_folders
-from pipeline.stages.shard_problems import shard_problems
+from pipeline.stages.damaged_shards import damaged_shards
 from pipeline.stages.synthesize import synthesize
-from pipeline.storage import Location, listing, location, remove
-from pipeline.synthesis.shard_states import survey
+from pipeline.storage import location, remove
 from pipeline.teachers.teacher import Teacher
 
 
@@ -42,29 +39,14 @@ def repair(config: Config, teacher: Teacher, run: Runner) -> list[str]:
     refuse_linked_folders(root)
     with locked(root, "paths.dataset"):
         shards, rounds = len(Dataset.planned(config).plan), config.adaptive.rounds
-        _remove_odd_files(root, dataset_names(shards, rounds))
+        remove_odd_files(root, dataset_names(shards, rounds))
         for round_ in range(1, rounds + 1):
             path = layout.student(round_)
             if student_problem(path) is not None:
                 remove(path.with_suffix(".json"))
                 again.append(student_name(round_))
-        files, judges = listing(root), Judges(config, teacher, root)
-        for found in survey(config, teacher.digest, files=files):
-            if found.record is None or shard_problems(found, files, judges).problems:
-                remove(layout.record(found.shard.number))
-                again.append(f"shard {found.shard.name}")
+        for shard in damaged_shards(config, teacher):
+            remove(layout.record(shard.number))
+            again.append(f"shard {shard.name}")
     synthesize(config, teacher, run)
     return again
-
-
-def _remove_odd_files(root: Location, expected: set[str]) -> None:
-    """Remove links, pipes and devices in the place of the dataset's files."""
-    odd = {name: kind for name, kind in odd_files(root, expected).items() if name in expected}
-    for name in odd:
-        if (root / name).is_dir() and not odd[name].startswith("a link"):
-            raise UserError(
-                f"paths.dataset {root}: {name} is a folder, not a file: move it elsewhere, then "
-                "run verify --repair"
-            )
-    for name in odd:
-        remove(root / name)

@@ -10,9 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.execution.runner import Runner
-from pipeline.stages.file_problems import refuse_linked_folders
 from pipeline.stages.round_competitor import competitor_of
-from pipeline.storage import location
 from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.claim import claimed
 from pipeline.synthesis.finalize import write_dataset_files
@@ -47,7 +45,6 @@ def synthesize(
         raise UserError(
             f"--shards {only.start}:{only.stop}: the plan ends at {len(plan_of(config))}"
         )
-    refuse_linked_folders(location(config.paths.dataset))
     with claimed(config, shared=only is not None):
         return _rounds(config, teacher, run, only)
 

@@ -10,8 +10,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import SIGNATURE, Layout, dataset_names
 from pipeline.distillation.job import student_problem
 from pipeline.stages.answers import Judges
-from pipeline.stages.authenticate import signature_problems
-from pipeline.stages.file_problems import file_problems, odd_files
+from pipeline.stages.file_problems import file_problems
 from pipeline.stages.shard_problems import shard_problems
 from pipeline.storage import Location, exists, listing, location, read_bytes
 from pipeline.synthesis.entries import Entry, entries_of
@@ -44,7 +43,6 @@ def verify(
     root, plan = location(config.paths.dataset), Dataset.planned(config).plan
     files = listing(root)
     expected = dataset_names(len(plan), config.adaptive.rounds) | {SIGNATURE}
-    odd = odd_files(root, expected)
     judges = Judges(config, teacher, root)
     problems: list[str] = []
     labels: Counter[int] = Counter()
@@ -66,8 +64,7 @@ def verify(
     if len(entries) == len(plan):  # else a shard is missing, which has been reported
         problems += _index_file_problems(index_files(config, entries, teacher.digest), root)
     problems += _student_problems(config, root)
-    problems += signature_problems(root, None)
-    problems += file_problems(files, odd, expected)
+    problems += file_problems(root, files, expected)
     return problems
 
 

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.config.distillation import DistillationConfig
 from pipeline.config.schema import Config
+from pipeline.dataset.odd_files import refuse_linked_folders
 from pipeline.dataset.plan import plan_of
 from pipeline.device.threads import one_thread
 from pipeline.distillation.feature_maps import FeatureMaps, Imitation
@@ -54,9 +55,11 @@ def check_outputs(config: Config, *outputs: str) -> None:
     """Check that fields of ``paths`` are writable.
 
     Raises:
-        UserError: One of them is not.
+        UserError: One of them is not, or a folder of the dataset is a link.
     """
     for name in outputs:
+        if name == "dataset":
+            refuse_linked_folders(location(config.paths.dataset))
         check_writable(location(getattr(config.paths, name)), f"paths.{name}")
 
 
