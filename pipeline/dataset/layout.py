@@ -60,9 +60,14 @@ def shard_name(number: int) -> str:
     return f"{number:06d}"
 
 
-def sample_key(index: int) -> str:
-    """The key of the dataset's ``index``-th image: ``000000000``."""
-    return f"{index:09d}"
+def sample_key(prefix: str, index: int) -> str:
+    """The key of the dataset's ``index``-th image: ``a1b2c3d4-000000000``.
+
+    Args:
+        prefix: eight hexadecimal digits, the same for all images of the dataset.
+        index: the number of the image in the dataset.
+    """
+    return f"{prefix}-{index:09d}"
 
 
 def tar_name(number: int) -> str:

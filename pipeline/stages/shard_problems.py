@@ -105,7 +105,7 @@ def _content_problems(found: Found, contents: Mapping[str, bytes], judges: Judge
     samples = list(parse_tar(tar, io.BytesIO(contents[tar])))
     keys = [key for key, _, _ in samples]
     problems: list[str] = []
-    if keys != [shard.key(index) for index in range(len(shard.labels))]:
+    if keys != [shard.key(found.spec["keys"], index) for index in range(len(shard.labels))]:
         problems.append("the keys of its samples are not the planned ones")
     try:
         rows, facts = read_rows(rows_file, contents[rows_file], len(shard.labels))

@@ -40,7 +40,7 @@ def rows_of(
         for position in range(batch.size):
             label = int(shard.labels[index])
             yield {
-                "key": shard.key(index),
+                "key": shard.key(job.spec["keys"], index),
                 "shard": f"{shard.name}.tar",
                 "index": index,
                 "cls": label,

@@ -35,7 +35,7 @@ SHARD_CODE = (
 def round_spec(
     config: Config, round_: int, teacher_digest: str, student: str | None
 ) -> dict[str, Any]:
-    """The part of the spec that all shards of a round share.
+    """The part of the spec that all shards of a round share, with the prefix of the keys.
 
     Args:
         config: all parameters.
@@ -43,6 +43,39 @@ def round_spec(
         teacher_digest: the digest of the teacher.
         student: the digest of the weights of the round's student; None where there is none.
     """
+    spec = _round_facts(config, round_, teacher_digest, student)
+    return {**spec, "keys": key_prefix(config, teacher_digest)}
+
+
+def key_prefix(config: Config, teacher_digest: str) -> str:
+    """The first part of every sample key: eight hexadecimal digits that tell datasets apart.
+
+    It is a digest of the teacher and of the parameters that all shards of the first round share.
+    The number of images and the adaptive rounds do not count, so that a dataset keeps its keys
+    when it grows. Code and versions do not count, so that the same pixels give the same tar.
+
+    Args:
+        config: all parameters.
+        teacher_digest: the digest of the teacher.
+    """
+    synthesis = config.synthesis
+    table = synthesis.images_per_class
+    facts = {
+        **_round_facts(config, 0, teacher_digest, None),
+        "code": None,
+        "torch": None,
+        "seed": synthesis.seed,
+        "shard_size": synthesis.shard_size,
+        "batch_size": synthesis.batch_size,
+        "table": sorted(table.items()) if isinstance(table, dict) else None,
+    }
+    return digest_json(facts)[:8]
+
+
+def _round_facts(
+    config: Config, round_: int, teacher_digest: str, student: str | None
+) -> dict[str, Any]:
+    """What the bytes of a round's shards depend on. :func:`round_spec` adds the keys."""
     return {
         "round": round_,
         "class_names": digest_json(config.teacher.class_names),

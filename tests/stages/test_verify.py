@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.schema import Config
+from pipeline.dataset.layout import sample_key
 from pipeline.dataset.tar import Sample
 from pipeline.stages.verify import verify
 from pipeline.storage import write_json
 from pipeline.synthesis.shard_states import shard_states
+from pipeline.synthesis.spec import key_prefix
 from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.stages.forging import rewrite_record, rewrite_tar, samples_of, seal
@@ -55,6 +57,11 @@ def named(name: str, found: list[str]) -> bool:
     """Whether a problem says in which file, or at least in which shard, it lies."""
     stem = Path(name).stem
     return any(name in problem or f"shard {stem}:" in problem for problem in found)
+
+
+def key_of(params: Params, index: int) -> str:
+    config, teacher = load(params)
+    return sample_key(key_prefix(config, teacher.digest), index)
 
 
 def says(found: list[str], beginning: str) -> bool:
@@ -253,7 +260,7 @@ def test_another_image_under_a_right_digest(made: Params, root: Path) -> None:
     samples[3] = Sample(samples[3].key, pixels, samples[3].label, samples[3].facts)
     rewrite_tar(root, 0, samples)
     rewrite_record(root, 0)
-    assert says(problems(made), "shard 000000: sample 000000003 differs from its row")
+    assert says(problems(made), f"shard 000000: sample {key_of(made, 3)} differs from its row")
 
 
 @pytest.mark.parametrize("change", ["cls", "json"])
@@ -267,7 +274,7 @@ def test_another_label_under_a_right_digest(made: Params, root: Path, change: st
     rewrite_tar(root, 1, samples)
     rewrite_record(root, 1)
     found = problems(made)
-    assert says(found, "shard 000001: sample 000000014 differs from its row")
+    assert says(found, f"shard 000001: sample {key_of(made, 14)} differs from its row")
     if change == "cls":
         assert any(text.startswith("balance: 2 classes") for text in found)
 
@@ -283,7 +290,7 @@ def test_a_sample_too_few(made: Params, root: Path) -> None:
 def test_a_sample_without_an_image(made: Params, root: Path) -> None:
     path = root / "train" / "000001.tar"
     data = path.read_bytes()
-    path.write_bytes(data.replace(b"000000013.png", b"000000013.gif"))
+    path.write_bytes(data.replace(b"-000000013.png", b"-000000013.gif"))
     assert named("train/000001.tar", problems(made))
 
 
@@ -315,7 +322,7 @@ def test_answers_that_the_teacher_never_gave(made: Params, root: Path) -> None:
     rewrite_tar(root, 0, samples)  # of the same lengths: the offsets stay
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
     rewrite_record(root, 0)
-    expected = "shard 000000: sample 000000000: the networks do not give teacher_pred"
+    expected = f"shard 000000: sample {key_of(made, 0)}: the networks do not give teacher_pred"
     assert says(problems(made), expected)
 
 
@@ -381,7 +388,7 @@ def test_a_row_that_does_not_fit_its_sample(made: Params, column: str, file: str
         table = pa.Table.from_pylist(rows, schema=pq.read_schema(path))
         pq.write_table(table, path, compression="zstd")
     rewrite_record(root, 0)
-    assert says(problems(made), "shard 000000: sample 000000003 differs from its row")
+    assert says(problems(made), f"shard 000000: sample {key_of(made, 3)} differs from its row")
 
 
 def test_images_of_another_size_under_right_digests(made: Params) -> None:
@@ -389,5 +396,5 @@ def test_images_of_another_size_under_right_digests(made: Params) -> None:
     samples = [replace(sample, pixels=sample.pixels[:, :6, :6]) for sample in samples_of(root, 0)]
     rewrite_tar(root, 0, samples)
     rewrite_record(root, 0)
-    expected = "sample 000000000: its image is (1, 6, 6), not (1, 8, 8)"
+    expected = f"sample {key_of(made, 0)}: its image is (1, 6, 6), not (1, 8, 8)"
     assert f"shard 000000: a sample cannot be read: {expected}" in problems(made)
