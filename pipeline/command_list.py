@@ -100,6 +100,25 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
         help="the least share of labels that the teacher must confirm (default: 0.9)",
     )
 
+    parser.add_argument(
+        "--key", metavar="FILE", help="the public key of the signer; checks the signature too"
+    )
+
+
+def _sign_options(parser: argparse.ArgumentParser) -> None:
+    key = parser.add_mutually_exclusive_group(required=True)
+    key.add_argument("--key", metavar="FILE", help="the private key (Ed25519, PEM)")
+    key.add_argument(
+        "--new-key", metavar="FILE", help="make a private key FILE and a public key FILE.pub"
+    )
+
+
+def _authenticate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DIR", help="the directory or URL of the dataset")
+    parser.add_argument(
+        "--key", metavar="FILE", required=True, help="the public key of the signer whom you trust"
+    )
+
 
 def _status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -195,6 +214,25 @@ COMMANDS = (
         "one.",
         example="verify --repair",
         add=_verify_options,
+    ),
+    Command(
+        name="sign",
+        function="signature.run_sign",
+        summary="sign the dataset with a key of yours",
+        description="Sign the digests of all files, and put the signature into the dataset. "
+        "Run verify first. A dataset that changes must be signed again.",
+        example="sign --new-key mine.key",
+        add=_sign_options,
+    ),
+    Command(
+        name="authenticate",
+        function="signature.run_authenticate",
+        summary="check the signature and the files of somebody's dataset",
+        description="Check who signed a dataset, and that no file was changed since. Needs no "
+        "parameters and no teacher. Exits with 1 if something differs.",
+        example="authenticate data/synthetic --key mine.key.pub",
+        add=_authenticate_options,
+        reads_params=False,
     ),
     Command(
         name="status",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from pipeline.errors import BadShardError, StopRequested, TryAgainError, UserError, first_line
+from pipeline.redaction import redact_secrets
 
 STOPPED = "Stopped. Finished work is kept: run the same command again to continue."
 INTERRUPTED = 130
@@ -142,7 +143,8 @@ def _drop_output() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    text = _LONG_WORD.sub(lambda word: f"{word[0][:100]}...", " ".join(message.split()))
+    text = redact_secrets(" ".join(message.split()))
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:100]}...", text)
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"dreamshard: {text}", file=sys.stderr)

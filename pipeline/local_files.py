@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -59,6 +61,25 @@ def make_directory(directory: Path) -> None:
         _sync_directory(directory.parent)
 
 
+def read_local(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        OSError: The file cannot be read, or it is a pipe, which could wait for its writer for ever.
+    """
+    if stat.S_ISFIFO(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is a pipe, not a file", str(path))
+    return path.read_bytes()
+
+
+def read_small(path: Path, most: float) -> bytes | None:
+    """Read a file of at most ``most`` bytes; None if it is larger, or a pipe or a device."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+        return None
+    return path.read_bytes()
+
+
 def delete(path: Path) -> None:
     """Delete a file, so that the deletion survives a power loss."""
     path.unlink()
@@ -66,16 +87,44 @@ def delete(path: Path) -> None:
 
 
 def scan(directory: Path | os.DirEntry[str], prefix: str) -> Iterator[tuple[str, Stat]]:
-    """Yield the name, below ``prefix``, and the size and time of each file in a directory tree."""
+    """Yield the name, below ``prefix``, and the size and time of each file in a directory tree.
+
+    Links to directories are not followed. Pipes, devices and links to nothing are left out.
+    """
+    for name, entry in _walk(directory, prefix):
+        # Another process may delete its temporary file during the listing.
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_file():
+                facts = entry.stat()
+                yield name, Stat(facts.st_size, facts.st_mtime)
+
+
+def irregular(directory: Path) -> dict[str, str]:
+    """Find what is neither a plain file nor a directory in a directory tree.
+
+    Returns:
+        The name of each link, pipe, socket and device, and what it is in a few words.
+    """
+    found: dict[str, str] = {}
+    for name, entry in _walk(directory, ""):
+        if entry.is_symlink():
+            missing = "" if os.path.exists(entry.path) else ", which does not exist"
+            found[name] = f"a link to {os.readlink(entry.path)!a}{missing}"
+        elif not entry.is_file(follow_symlinks=False):
+            found[name] = "a pipe, a socket or a device"
+    return found
+
+
+def _walk(
+    directory: Path | os.DirEntry[str], prefix: str
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the name of everything below a directory that is not a directory itself."""
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield from scan(entry, f"{prefix}{entry.name}/")
-                continue
-            # Another process may delete its temporary file during the listing.
-            with contextlib.suppress(FileNotFoundError):
-                facts = entry.stat()
-                yield prefix + entry.name, Stat(facts.st_size, facts.st_mtime)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name, entry
 
 
 def delete_all(paths: Iterable[Path]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -23,7 +24,14 @@ from upath import UPath
 
 from pipeline.errors import UserError
 from pipeline.local_files import Stat as Stat
-from pipeline.local_files import delete, delete_all, replacing_local, scan, temporary_name
+from pipeline.local_files import (
+    delete,
+    delete_all,
+    read_local,
+    read_small,
+    replacing_local,
+    scan,
+)
 
 Location = Path | UPath
 """A local path, or a path on another file system. Both have the same methods for names."""
@@ -122,26 +130,27 @@ def read_bytes(path: Location) -> bytes:
         OSError: The file cannot be read.
     """
     if isinstance(path, Path):
-        return path.read_bytes()
+        return read_local(path)
     with requesting(path):
         data: bytes = path.fs.cat_file(path.path)
         return data
 
 
-def read_many(paths: Sequence[Location]) -> list[bytes | None]:
+def read_many(paths: Sequence[Location], most: float = math.inf) -> list[bytes | None]:
     """Read several files of one file system, ``REQUESTS`` at a time.
 
     Args:
         paths: Files on the same file system.
+        most: Largest local file to read, in bytes.
 
     Returns:
-        The content of each file, or None where there is no such file.
+        The content of each file; None for a missing one, a larger one, and a local pipe or device.
 
     Raises:
         OSError: A file cannot be read.
     """
     if not paths or isinstance(paths[0], Path):
-        return [_read_or_none(path) for path in paths]
+        return [_read_or_none(path, most) for path in paths]
     names = [path.path for path in paths if isinstance(path, UPath)]
     with requesting(paths[0]):
         results = paths[0].fs.cat_ranges(names, None, None, batch_size=REQUESTS, on_error="return")
@@ -244,30 +253,6 @@ def digest_json(value: Any) -> str:
     return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
-def check_writable(directory: Location, key: str) -> None:
-    """Check before a long run that a file can be written to a directory.
-
-    Args:
-        directory: Directory, which is created if it is missing.
-        key: Parameter that names the directory, for the message.
-
-    Raises:
-        UserError: No file can be written there.
-    """
-    probe = directory / temporary_name("probe")
-    try:
-        if isinstance(directory, Path):
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):
-                pass
-        else:
-            write_bytes(probe, b"")
-            remove(probe)
-    except OSError as error:
-        reason = error.strerror or str(error).removeprefix(f"{probe}: ")
-        raise UserError(f"{key} {directory} cannot be written: {reason}") from error
-
-
 @contextlib.contextmanager
 def requesting(path: UPath) -> Iterator[None]:
     """Turn any error of a store's library into an OSError that names ``path``."""
@@ -289,8 +274,8 @@ def modified(info: dict[str, Any]) -> float:
     return value.timestamp() if isinstance(value, datetime) else float(value)
 
 
-def _read_or_none(path: Location) -> bytes | None:
+def _read_or_none(path: Location, most: float) -> bytes | None:
     try:
-        return read_bytes(path)
+        return read_small(path, most) if isinstance(path, Path) else read_bytes(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None

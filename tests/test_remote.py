@@ -249,7 +249,7 @@ def test_commands(url: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main([command, "--params", path, *["--agreement=0"] * (command == "verify")]) == 0
         said += capsys.readouterr().out.splitlines()
     assert "made 3 shards in memory://tank/dataset" in said
-    assert "3 complete" in said and "26 images verified" in said
+    assert "3 complete" in said and "26 images verified, unsigned" in said
     assert "students  memory://tank/students/" in said
 
 

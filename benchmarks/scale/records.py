@@ -156,7 +156,7 @@ def _tar(shard: ShardPlan) -> bytes:
     def samples() -> Iterator[Sample]:
         for index, label in enumerate(shard.labels.tolist()):
             pixels = np.full((1, 1, 1), label % 256, dtype=np.uint8)
-            yield Sample(shard.key(index), pixels, label, {"teacher_prob": 0.9})
+            yield Sample(shard.key("00000000", index), pixels, label, {"teacher_prob": 0.9})
 
     file = io.BytesIO()
     write_tar(file, samples())

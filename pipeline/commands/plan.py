@@ -56,10 +56,10 @@ def _print_size(config: Config, planned: Plan) -> None:
 
 
 def _list_shards(planned: Plan) -> None:
-    print(f"{'shard':>8} {'round':>5} {'images':>7} {'batches':>8} {'classes':>8}  first key")
+    print(f"{'shard':>8} {'round':>5} {'images':>7} {'batches':>8} {'classes':>8}  first image")
     for shard in planned:
         classes = len(set(shard.labels.tolist()))
         print(
             f"{shard.name:>8} {shard.round:>5} {len(shard.labels):>7} {len(shard.batches):>8} "
-            f"{classes:>8}  {shard.key(0)}"
+            f"{classes:>8}  {shard.first}"
         )

@@ -2,6 +2,7 @@
 
     README.md  _info.json  index.json  croissant.json        index files
     provenance.json  train/sizes.json                        more index files
+    provenance.json.dsse                                     the signature, where there is one
     train/000000.tar                                         a shard: samples of the members below
     metadata/000000.parquet                                  its rows, one for each image
     metadata/000000.json                                     its record
@@ -27,6 +28,7 @@ MarkerKind = Literal["running", "failed"]
 
 SPLIT = "train"
 _SHARDS, _METADATA, _STUDENTS = SPLIT, "metadata", "students"
+FOLDERS = (_SHARDS, _METADATA, _STUDENTS)
 
 # The index files, each about the whole dataset: lists of shards for other programs, the card, and
 # the provenance.
@@ -36,6 +38,7 @@ WIDS_INDEX = "index.json"
 PROVENANCE = "provenance.json"
 CROISSANT = "croissant.json"
 TAR_SIZES = f"{_SHARDS}/sizes.json"  # only of a dataset with captions; open_clip reads it
+SIGNATURE = f"{PROVENANCE}.dsse"  # of the provenance; only a signed dataset has it
 INDEX_FILES = (CARD, TIMM_INFO, WIDS_INDEX, CROISSANT, PROVENANCE)
 
 # The claim marks the dataset, the students and the reports as folders of this project.
@@ -72,9 +75,14 @@ def shard_name(number: int) -> str:
     return f"{number:06d}"
 
 
-def sample_key(index: int) -> str:
-    """The key of the dataset's ``index``-th image: ``000000000``."""
-    return f"{index:09d}"
+def sample_key(prefix: str, index: int) -> str:
+    """The key of the dataset's ``index``-th image: ``a1b2c3d4-000000000``.
+
+    Args:
+        prefix: eight hexadecimal digits, the same for all images of the dataset.
+        index: the number of the image in the dataset.
+    """
+    return f"{prefix}-{index:09d}"
 
 
 def tar_name(number: int) -> str:

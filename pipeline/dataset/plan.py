@@ -58,9 +58,14 @@ class ShardPlan:
         """The shard's name, such as ``000000``."""
         return shard_name(self.number)
 
-    def key(self, index: int) -> str:
-        """The sample key of the shard's ``index``-th image."""
-        return sample_key(self.first + index)
+    def key(self, prefix: str, index: int) -> str:
+        """The sample key of the shard's ``index``-th image.
+
+        Args:
+            prefix: the entry ``keys`` of the shard's spec.
+            index: the position of the image in the shard.
+        """
+        return sample_key(prefix, self.first + index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,17 @@ import io
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
 
-from pipeline.dataset.layout import tar_name
+from pipeline.config.fields import Count, Fraction, Positive, Section
+from pipeline.dataset.layout import rows_name, tar_name
+from pipeline.device.precision import Precision
 from pipeline.objective import terms
 from pipeline.storage import digest_bytes, digest_json, json_bytes
 
@@ -92,8 +95,27 @@ def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
     return sink.getvalue()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardRecord:
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Number = Annotated[float, Field(allow_inf_nan=True)]  # a candidate that diverged may be in a mean
+
+
+class FileFacts(TypedDict):
+    """Digests and size of a file.
+
+    Attributes:
+        sha256: the digest, in hexadecimal.
+        md5: another digest, which wids reads.
+        size: in bytes.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    sha256: Sha256
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    size: Annotated[int, Field(ge=0, lt=2**48)]
+
+
+class ShardRecord(Section):
     """The record of a shard, written last: the shard is complete, and was made to this spec.
 
     Attributes:
@@ -103,7 +125,7 @@ class ShardRecord:
         images: the number of images.
         spec: everything that the bytes of the shard depend on.
         spec_sha256: the digest of ``spec``.
-        files: the name of each file to its ``sha256``, ``md5`` and ``size`` in bytes.
+        files: the names of the tar and the Parquet file to their digests and sizes.
         class_counts: the images of each class.
         batches: the sizes of the batches that were optimised together. They are smaller than the
             spec's where the memory did not hold those.
@@ -117,23 +139,33 @@ class ShardRecord:
         sha256: the digest of everything above.
     """
 
-    shard: str
-    round: int
-    first: int
-    images: int
+    shard: Annotated[str, Field(pattern=r"^[0-9]{6,12}$")]
+    round: Count
+    first: Count
+    images: Positive
     spec: dict[str, Any]
-    spec_sha256: str
-    files: dict[str, dict[str, Any]]
-    class_counts: dict[str, int]
-    batches: list[int]
-    precision: str
-    agreement: float
-    confidence: float
-    replaced: dict[str, int]
-    flaws: dict[str, int]
-    curve: list[dict[str, float]]
+    spec_sha256: Sha256
+    files: dict[str, FileFacts]
+    class_counts: dict[str, Positive]
+    batches: list[Positive]
+    precision: Precision
+    agreement: Fraction
+    confidence: Fraction
+    replaced: dict[str, Positive]
+    flaws: dict[str, Positive]
+    curve: list[dict[str, _Number]]
     versions: dict[str, str]
-    sha256: str
+    sha256: Sha256
+
+    @model_validator(mode="after")
+    def _names_its_files_and_inputs(self) -> Self:
+        number = int(self.shard)
+        if set(self.files) != {tar_name(number), rows_name(number)}:
+            raise ValueError("files must be the shard's tar and its Parquet file")
+        student, code = self.spec.get("student", 0), self.spec.get("code")
+        if not (student is None or isinstance(student, str)) or not isinstance(code, str):
+            raise ValueError("spec must name the code, and the student or null")
+        return self
 
     @classmethod
     def of(cls, **facts: Any) -> ShardRecord:
@@ -141,23 +173,24 @@ class ShardRecord:
         return cls(**facts, sha256=digest_bytes(json_bytes(facts)))
 
     @property
-    def tar(self) -> dict[str, Any]:
+    def tar(self) -> FileFacts:
         """Digests and size of the shard's tar."""
         return self.files[tar_name(int(self.shard))]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The facts of the record as JSON values."""
+        return self.model_dump()
 
 
 def parse_record(text: bytes | None) -> ShardRecord | None:
-    """Parse a record; None if one byte of it is not as it was written."""
+    """Parse a record; None if one byte of it was changed, or if a fact is not of its kind."""
     try:
-        record = ShardRecord(**json.loads(text or b""))
-        # Each key has its own line, so without the line of the digest the text is that of the
-        # facts that the digest covers.
-        rest = (text or b"").replace(f'\n "sha256": "{record.sha256}",\n'.encode(), b"\n", 1)
-    except (ValueError, TypeError):
+        record = ShardRecord.model_validate_json(text or b"")
+    except ValueError:
         return None
+    # Each key has its own line, so without the line of the digest the text is that of the facts
+    # that the digest covers.
+    rest = (text or b"").replace(f'\n "sha256": "{record.sha256}",\n'.encode(), b"\n", 1)
     return record if record.sha256 == digest_bytes(rest) else None
 
 

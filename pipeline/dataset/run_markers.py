@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.dataset.layout import Layout, MarkerKind, marker_name, marker_of
 from pipeline.execution.executor import Stopped
+from pipeline.redaction import redact_text
 from pipeline.storage import Location, Stat, json_bytes, read_many, remove_all, write_bytes
 
 REFRESH = 60.0  # seconds between two updates of a running marker
@@ -50,7 +51,7 @@ def marked(root: Location, number: int) -> Iterator[Callable[[], None]]:
         raise
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        _write(root, number, "failed", {**facts, "error": text})
+        _write(root, number, "failed", {**facts, "error": redact_text(text)})
         raise
     finally:
         _remove(root, number, "running")

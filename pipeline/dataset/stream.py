@@ -18,7 +18,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.dataset.layout import CLASS
 from pipeline.dataset.plan import derive_seed
-from pipeline.dataset.tar import Pixels, decode_image, image_part, parse_tar
+from pipeline.dataset.tar import MOST_CLASSES, Pixels, decode_image, image_part, parse_tar
 from pipeline.errors import BadShardError, first_line
 from pipeline.execution.torchrun import WHOLE, Share
 from pipeline.storage import Location, open_stream
@@ -33,16 +33,27 @@ AHEAD = 4  # batches that are decoded, or being decoded, before they are needed
 class _Image:
     """An image as the tar holds it. It is decoded when it is first needed."""
 
-    __slots__ = ("_data", "label")
+    __slots__ = ("_data", "_name", "label")
 
-    def __init__(self, parts: dict[str, bytes]) -> None:
-        self._data: bytes | Pixels = image_part(parts)
-        self.label = int(parts[CLASS])
+    def __init__(self, parts: dict[str, bytes], name: str) -> None:
+        try:
+            self._data: bytes | Pixels = image_part(parts)
+            self.label = int(parts[CLASS])
+        except KeyError as error:
+            raise BadShardError(f"{name} has no part {error}") from error
+        except ValueError as error:
+            raise BadShardError(f"{name}: {first_line(error)}") from error
+        if not 0 <= self.label <= MOST_CLASSES:
+            raise BadShardError(f"{name} has no class index from 0 to {MOST_CLASSES}")
+        self._name = name
 
     def pixels(self) -> Pixels:
         data = self._data
         if isinstance(data, bytes):
-            data = self._data = decode_image(data)
+            try:
+                data = self._data = decode_image(data)
+            except ValueError as error:
+                raise BadShardError(f"{self._name}: {first_line(error)}") from error
         return data
 
 
@@ -170,24 +181,14 @@ def _ordered(
 ) -> Iterator[Batch]:
     images = (image for path in tars for image in read(path))
     while group := tuple(islice(images, batch_size)):
-        try:
-            yield _collate(group)
-        except ValueError as error:
-            raise BadShardError(
-                f"{tars[0]}: a batch cannot be made of its images: {first_line(error)}"
-            ) from error
+        yield _collate(group)
 
 
 def _shard_images(path: Location) -> Iterator[_Image]:
     """The images of a shard of this project, by its own fast parser."""
     with open_stream(path) as file:
         for key, parts, _ in parse_tar(path.name, file):
-            try:
-                yield _Image(parts)
-            except KeyError as error:
-                raise BadShardError(f"{path.name}: sample {key} has no part {error}") from error
-            except ValueError as error:
-                raise BadShardError(f"{path.name}: sample {key}: {first_line(error)}") from error
+            yield _Image(parts, f"{path.name}: sample {key}")
 
 
 def _foreign_images(path: Location) -> Iterator[_Image]:
@@ -196,11 +197,7 @@ def _foreign_images(path: Location) -> Iterator[_Image]:
         with open_stream(path) as stream:
             shard = {"url": str(path), "stream": stream}
             for sample in group_by_keys(tar_file_expander([shard])):
-                image = _Image(sample)
-                image.pixels()  # decoded here, so that an error names the file
-                yield image
-    except KeyError as error:
-        raise BadShardError(f"{path}: a sample has no part {error}") from error
+                yield _Image(sample, f"{path}: sample {sample['__key__']}")
     except (tarfile.TarError, ValueError) as error:
         raise BadShardError(f"{path}: {first_line(error)}") from error
 
@@ -228,5 +225,10 @@ def _ahead(groups: Iterator[_Group]) -> Iterator[Batch]:
 
 
 def _collate(images: Sequence[_Image]) -> Batch:
-    pixels = torch.from_numpy(np.stack([image.pixels() for image in images]))
+    decoded = [image.pixels() for image in images]
+    if len(shapes := {array.shape for array in decoded}) > 1:
+        raise BadShardError(
+            f"the images have different shapes {sorted(shapes)}: they cannot be one batch"
+        )
+    pixels = torch.from_numpy(np.stack(decoded))
     return pixels, torch.tensor([image.label for image in images])

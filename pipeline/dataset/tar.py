@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -18,6 +19,7 @@ import webdataset as wds
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.dataset.arrays import decode_array, encode_array
 from pipeline.dataset.layout import CAPTION, CLASS, FACTS, IMAGES, LOGITS, NPY, PNG
 from pipeline.errors import BadShardError
 from pipeline.storage import Location, digest_bytes, read_bytes
@@ -27,6 +29,9 @@ _NUMPY_START = b"\x93NUMPY"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by the number of channels
 _BLOCK = 512  # bytes; a tar consists of such blocks
 _CHECKSUM = slice(148, 156)  # of a header
+_MEMBERS = frozenset({CAPTION, CLASS, FACTS, LOGITS, *IMAGES})
+MOST_CLASSES = 32767
+MOST_PIXELS = 4096  # a side of an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def encode_image(pixels: Pixels) -> bytes:
     """
     channels = pixels.shape[0]
     if image_kind(channels) == NPY:
-        return _npy(pixels)
+        return encode_array(pixels)
     array = pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     buffer = io.BytesIO()
     Image.fromarray(array, _MODES[channels]).save(buffer, "PNG")
@@ -102,18 +107,24 @@ def decode_image(data: bytes) -> Pixels:
             colour mode, such as one with a palette.
     """
     if data.startswith(_NUMPY_START):
-        array: Pixels = np.load(io.BytesIO(data), allow_pickle=False)
+        array: Pixels = decode_array(data)
         if array.ndim != 3 or array.dtype != np.uint8:
             raise ValueError(f"an image is {array.dtype} {array.shape}, not uint8 [C, H, W]")
         return array
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if max(image.size) > MOST_PIXELS:
+                raise ValueError(
+                    f"an image has {image.width} x {image.height} pixels; the limit is "
+                    f"{MOST_PIXELS} a side"
+                )
             if image.mode not in _MODES.values():  # the values of a palette are no brightness
                 raise ValueError(
                     f"an image has Pillow's mode {image.mode}, not {', '.join(_MODES.values())}"
                 )
             array = np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow raises these for damaged files
+    # Pillow raises these for damaged files, and for files that decode to very many pixels.
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"an image cannot be read: {error}") from error
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
@@ -142,7 +153,7 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
                 image_kind(sample.pixels.shape[0]): image,
             }
             if sample.logits is not None:
-                parts[LOGITS] = _npy(sample.logits)
+                parts[LOGITS] = encode_array(sample.logits)
             if sample.caption is not None:
                 parts[CAPTION] = sample.caption.encode()
             tar.write(parts)
@@ -185,7 +196,7 @@ def parse_tar(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes
 
     Raises:
         BadShardError: the file is not a plain tar, it is cut off, a member occurs twice, or a
-            member is a link, a device or a path.
+            member is a link, a device, a path, or of another kind than this project writes.
     """
     key, offset = "", -1
     parts: dict[str, bytes] = {}
@@ -194,6 +205,11 @@ def parse_tar(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes
         stem, _, extension = member.partition(".")
         if not stem or not extension or "/" in member:
             raise BadShardError(f"{name}: member {member!r} is not a plain file of a sample")
+        if extension not in _MEMBERS:
+            raise BadShardError(
+                f"{name}: member {member!r} is not of this project: do not open the tar with "
+                "programs that decode every member, because some run code"
+            )
         if member in seen:
             raise BadShardError(f"{name}: member {member!r} occurs twice")
         seen.add(member)
@@ -210,10 +226,12 @@ def parse_tar(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes
 
 def _members(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes, int]]:
     """The name, the content and the content's offset of each member."""
-    offset = 0
+    offset, length = 0, _length(file)
     while (header := file.read(_BLOCK)) and header[0]:
         member, size = _read_header(name, header)
         padded = -(-size // _BLOCK) * _BLOCK
+        if offset + _BLOCK + padded > length:  # before memory is allocated for it
+            raise BadShardError(f"{name}: cut off in {member!r}")
         data = file.read(padded)
         if len(data) < padded:
             raise BadShardError(f"{name}: cut off in {member!r}")
@@ -222,6 +240,16 @@ def _members(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes, int]]:
     rest = header + file.read()
     if len(rest) < 2 * _BLOCK or rest.strip(b"\0"):
         raise BadShardError(f"{name}: cut off, or something follows the last sample")
+
+
+def _length(file: IO[bytes]) -> float:
+    """The size of a file in bytes, or infinity where the file cannot tell."""
+    if not file.seekable():
+        return math.inf
+    place = file.tell()
+    length = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    return length
 
 
 def _read_header(name: str, header: bytes) -> tuple[str, int]:
@@ -239,9 +267,3 @@ def _read_header(name: str, header: bytes) -> tuple[str, int]:
     if header[156:157] != b"0" or header[345]:  # the kind of a plain file; the start of a path
         raise BadShardError(f"{name}: member {member!r} is not a plain file of a sample")
     return member, size
-
-
-def _npy(values: NDArray[np.generic]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
-    return buffer.getvalue()

@@ -13,6 +13,7 @@ from pipeline.config.distillation import DistillationConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.held_lock import Lock
+from pipeline.redaction import redact
 from pipeline.source_digest import package_digest
 from pipeline.storage import (
     Location,
@@ -37,6 +38,7 @@ STUDENT_CODE = (
     "execution/torchrun.py",
     "local_files.py",
     "objective",
+    "redaction.py",
     "source_digest.py",
     "storage.py",
     "teachers",
@@ -105,7 +107,7 @@ class DistillJob:
         """Return everything that determines the trained weights, as JSON values."""
         return {
             "teacher": self.teacher_digest,
-            "student": [public_source(self.student.source), self.student.arguments],
+            "student": [public_source(self.student.source), *_published(self.student.arguments)],
             "training": self.training.model_dump(
                 mode="json",
                 include=set(DistillationConfig.model_fields),
@@ -120,6 +122,13 @@ class DistillJob:
             ],
             "torch": torch.__version__.partition("+")[0],
         }
+
+
+def _published(arguments: dict[str, Any]) -> list[Any]:
+    """Arguments without secrets; where one was removed, also the digest of all arguments."""
+    redacted = redact(arguments)
+    changed = digest_json(redacted) != digest_json(arguments)
+    return [redacted, digest_json(arguments)] if changed else [redacted]
 
 
 def is_trained(job: DistillJob) -> bool:

@@ -49,7 +49,7 @@ def invert_in_parts(
         RuntimeError: A size that fitted before does not fit now (:class:`Capacity`).
     """
     known = engine.capacity.too_large
-    for parts in _partitions(batch):
+    for parts in partitions(batch):
         largest = parts[0].candidates
         if not engine.capacity.may_hold(largest):
             continue
@@ -69,10 +69,13 @@ def invert_in_parts(
     )
 
 
-def _partitions(batch: Batch) -> Iterator[list[Batch]]:
+def partitions(batch: Batch) -> Iterator[list[Batch]]:
     """The batch as one part, two, four and so on: parts of nearly equal size, the largest first.
 
     The candidates of a part decide how much memory it needs.
+
+    Args:
+        batch: the planned batch.
     """
     yield [batch]
     number, most = 1, batch.size // SMALLEST

@@ -135,6 +135,35 @@ def invert(
     return _finish(engine, images, labels, factors, seed, iterations, recorded)
 
 
+def drawn_factors(
+    objective: Objective,
+    shape: tuple[int, int, int],
+    count: int,
+    seed: int,
+    iterations: int,
+    warm: bool,
+) -> Tensor:
+    """Draw the factors that :func:`invert` drew for a batch, without inverting it.
+
+    Args:
+        objective: The objective of the batch.
+        shape: Channels, height and width of an image.
+        count: The number of images in the batch, B.
+        seed: The seed of the batch and attempt.
+        iterations: The number of gradient steps.
+        warm: Whether the batch started from earlier images.
+
+    Returns:
+        Factors, float32 ``[B, F]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    starting_images(count, shape, objective.start, generator)
+    if warm:
+        torch.rand(count, generator=generator)  # as Pool.warmed draws
+    Views(objective, iterations, generator)
+    return draw_factors(objective, count, generator)
+
+
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """The iterations ``steps`` out of ``iterations``: all of them at one size of the images."""

@@ -137,8 +137,9 @@ def _pick(
     wanted = np.sort(np.concatenate(places))
     cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
     for index in np.unique(np.searchsorted(firsts, wanted, side="right") - 1):
-        for key, parts, _ in read_tar(Layout(root).tar(numbers[index])):
-            if int(key) in wanted:
+        samples = read_tar(Layout(root).tar(numbers[index]))
+        for place, (_, parts, _) in enumerate(samples, start=firsts[index]):
+            if place in wanted:
                 row = cells[int(parts[CLASS])]
                 row.append((decode_image(image_part(parts)), _probability(parts[FACTS])))
     return cells

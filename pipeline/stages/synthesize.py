@@ -47,8 +47,9 @@ def synthesize(
         The shards that this call made.
 
     Raises:
-        UserError: Before any work, if a path is not writable or holds other files, another run
-            holds the dataset, ``only`` begins after the last shard, or ``keep`` protects a dataset.
+        UserError: Before any work, if a path is not writable or holds other files, a folder of
+            the dataset is a link, another run holds the dataset, ``only`` begins after the last
+            shard, or ``keep`` protects a dataset.
         TryAgainError: Another run took the lock of the dataset.
     """
     only = _planned(config, only)

@@ -7,15 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.layout import (
-    CLAIM,
-    PLACEHOLDERS,
-    Layout,
-    dataset_names,
-    is_lock,
-    marker_of,
-)
-from pipeline.distillation.job import student_problem
+from pipeline.dataset.layout import CLAIM, SIGNATURE, dataset_names
+from pipeline.stages.answers import Judges
+from pipeline.stages.file_problems import file_problems, student_problems
 from pipeline.stages.shard_problems import shard_problems
 from pipeline.storage import Location, exists, listing, location, read_bytes
 from pipeline.synthesis.entries import Entry, entries_of
@@ -31,10 +25,11 @@ def verify(
     """Check that a dataset is complete and correct.
 
     Of each shard: the record exists and was made to today's parameters; tar and Parquet file have
-    the recorded digests; every image decodes to the teacher's input and has exactly one row; the
-    labels are the planned ones; the teacher answers each image as its row says. Of the dataset: the
-    class balance, the index files, the students of adaptive rounds, the share of labels that the
-    teacher confirms, and that its folder holds no other file.
+    the recorded digests; the tar holds the planned samples and nothing else; every image decodes
+    to the teacher's input and has exactly one row. All columns of a row that follow from the plan,
+    the tar or the networks are computed again and compared. Of the dataset: the class balance, the
+    index files, the students of adaptive rounds, the share of labels that the teacher confirms,
+    and that its folder holds no other file and no link.
 
     Args:
         config: all parameters.
@@ -47,12 +42,15 @@ def verify(
     """
     root, plan = location(config.paths.dataset), Dataset.planned(config).plan
     files = listing(root)
+    captions = config.synthesis.captions is not None
+    names = dataset_names(len(plan), config.adaptive.rounds, captions) | {SIGNATURE}
+    judges = Judges(config, teacher, root)
     problems: list[str] = []
     labels: Counter[int] = Counter()
     entries: list[Entry] = []
     confirmed = 0
     for found in survey(config, teacher.digest, files=files):
-        shard = shard_problems(found, root, teacher)
+        shard = shard_problems(found, files, judges)
         problems += [f"shard {found.shard.name}: {text}" for text in shard.problems]
         labels.update(shard.labels)
         confirmed += shard.confirmed
@@ -67,15 +65,8 @@ def verify(
     if len(entries) == len(plan):  # else a shard is missing, which has been reported
         expected = {**index_files(config, entries, teacher), CLAIM: claim_bytes("dataset")}
         problems += _index_file_problems(expected, root)
-    problems += _student_problems(config, root)
-    names = dataset_names(
-        len(plan), config.adaptive.rounds, captions=config.synthesis.captions is not None
-    )
-    problems += [
-        f"{name} does not belong to the dataset: move it elsewhere, or delete it"
-        for name in files
-        if name not in {*names, *PLACEHOLDERS} and not marker_of(name) and not is_lock(name)
-    ]
+    problems += student_problems(config, root)
+    problems += file_problems(root, files, names)
     return problems
 
 
@@ -96,11 +87,3 @@ def _index_file_problems(expected: Mapping[str, bytes], root: Location) -> Itera
             yield f"{name} is missing"
         elif read_bytes(root / name) != content:
             yield f"{name} differs from what the records say: run finalize, which writes it again"
-
-
-def _student_problems(config: Config, root: Location) -> Iterator[str]:
-    for round_ in range(1, config.adaptive.rounds + 1):
-        path = Layout(root).student(round_)
-        problem = student_problem(path)
-        if problem:
-            yield f"{path.parent.name}/{problem}"

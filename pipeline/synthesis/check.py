@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from pipeline.config.schema import Config
+from pipeline.dataset.odd_files import refuse_linked_folders
 from pipeline.dataset.plan import plan_of
 from pipeline.device.threads import one_thread
 from pipeline.errors import UserError
-from pipeline.storage import check_writable, location
-from pipeline.synthesis.outputs import check_claim
+from pipeline.storage import location
+from pipeline.synthesis.outputs import check_claim, check_writable
 from pipeline.synthesis.student_check import check_student
 from pipeline.teachers.batchnorm_check import check_soundness
 from pipeline.teachers.registry import find_source
@@ -54,9 +55,12 @@ def check_outputs(config: Config, *outputs: str) -> None:
     """Check that the folders of ``paths`` may and can be written.
 
     Raises:
-        UserError: A folder holds other files, or nothing can be written there.
+        UserError: A folder holds other files, nothing can be written there, or a folder of the
+            dataset is a link.
     """
     for name in outputs:
         root = location(getattr(config.paths, name))
+        if name == "dataset":
+            refuse_linked_folders(root)
         check_claim(root, name)
         check_writable(root, f"paths.{name}")

@@ -23,10 +23,13 @@ from pipeline.dataset.layout import (
     TAR_SIZES,
     TIMM_INFO,
     WIDS_INDEX,
+    dataset_names,
     shard_name,
+    student_of,
 )
 from pipeline.dataset.tar import image_kind
-from pipeline.storage import json_bytes
+from pipeline.storage import digest_bytes, digest_file, exists, json_bytes, location
+from pipeline.synthesis.card_text import code_span, plain_text
 from pipeline.synthesis.croissant import croissant
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.hugging_face import features
@@ -51,12 +54,20 @@ def index_files(config: Config, entries: Sequence[Entry], teacher: Teacher) -> d
         WIDS_INDEX: json_bytes(_wids_index(entries)),
         CROISSANT: json_bytes(croissant(NAME, config, entries)),
         CARD: card(config, entries, teacher.digest).encode(),
-        PROVENANCE: json_bytes(provenance(config, entries, teacher)),
     }
     if config.synthesis.captions is not None:
         sizes = {f"{shard_name(entry.number)}.tar": entry.images for entry in entries}
         files[TAR_SIZES] = json_bytes(sizes)
-    return files
+    others = {name: digest_bytes(data) for name, data in files.items()} | _student_digests(config)
+    return {**files, PROVENANCE: json_bytes(provenance(config, entries, teacher, others))}
+
+
+def _student_digests(config: Config) -> dict[str, str]:
+    """The digest of each file of the rounds' students, by its name."""
+    root = location(config.paths.dataset)
+    planned = dataset_names(0, config.adaptive.rounds, captions=False)
+    names = sorted(name for name in planned if student_of(name) is not None)
+    return {name: digest_file(root / name) for name in names if exists(root / name)}
 
 
 def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
@@ -77,6 +88,9 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     yaml.default_flow_style, yaml.width = False, _NO_WRAPPING
     yaml.dump(head, text)
     shape = config.teacher.input
+    resized = ""
+    if shape.interpolation:
+        resized = f"; real images are resized to it with {plain_text(shape.interpolation)}"
     soft_labels = ""
     if config.synthesis.soft_labels:
         soft_labels = f", `<key>.{LOGITS}` (teacher logits, float16)"
@@ -91,11 +105,11 @@ for the label it carries (DeepInversion, Yin et al., CVPR 2020).
 
 | | |
 |---|---|
-| teacher | `{public_source(config.teacher.source)}`, sha256 `{teacher_digest[:16]}...` |
-| its licence | {config.teacher.license or "not stated by its source"} |
+| teacher | {code_span(public_source(config.teacher.source))}, sha256 `{teacher_digest[:16]}...` |
+| its licence | {plain_text(config.teacher.license or "not stated by its source")} |
 | its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)}\
-{f"; real images are resized to it with {shape.interpolation}" if shape.interpolation else ""} |
-| objective | `{config.preset}`, {config.synthesis.iterations} iterations |
+{resized} |
+| objective | {code_span(config.preset)}, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 | label that the teacher confirms | {agreement:.1%} of images |
 

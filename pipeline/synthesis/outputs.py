@@ -8,9 +8,10 @@ accepted if a sealed record of this project lies in it. The name of a file prove
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pipeline.config.schema import Config
 from pipeline.dataset.layout import (
@@ -25,6 +26,7 @@ from pipeline.dataset.layout import (
 from pipeline.dataset.record_files import records_of
 from pipeline.distillation.job import student_problem
 from pipeline.errors import UserError
+from pipeline.local_files import temporary_name
 from pipeline.storage import (
     Location,
     Stat,
@@ -33,6 +35,7 @@ from pipeline.storage import (
     listing,
     location,
     read_many,
+    remove,
     write_bytes,
 )
 
@@ -136,3 +139,27 @@ _OUTPUTS = {
         is_proven=lambda root, names: False,
     ),
 }
+
+
+def check_writable(directory: Location, key: str) -> None:
+    """Check before a long run that a file can be written to a directory.
+
+    Args:
+        directory: Directory, which is created if it is missing.
+        key: Parameter that names the directory, for the message.
+
+    Raises:
+        UserError: No file can be written there.
+    """
+    probe = directory / temporary_name("probe")
+    try:
+        if isinstance(directory, Path):
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        else:
+            write_bytes(probe, b"")
+            remove(probe)
+    except OSError as error:
+        reason = error.strerror or str(error).removeprefix(f"{probe}: ")
+        raise UserError(f"{key} {directory} cannot be written: {reason}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.config.teacher import TeacherConfig
+from pipeline.redaction import redact
 from pipeline.synthesis.entries import Entry
 from pipeline.synthesis.spec import teacher_facts
 from pipeline.teachers.checkpoints import WeightsFile
@@ -18,10 +19,19 @@ from pipeline.teachers.teacher import Teacher
 BUILDER = "dreamshard"
 
 
-def provenance(config: Config, entries: Sequence[Entry], teacher: Teacher) -> dict[str, Any]:
-    """The provenance of the dataset: an unsigned in-toto statement with SLSA provenance v1.
+def provenance(
+    config: Config, entries: Sequence[Entry], teacher: Teacher, others: Mapping[str, str]
+) -> dict[str, Any]:
+    """The provenance of the dataset: an in-toto statement with SLSA provenance v1.
 
     :class:`~pipeline.dataset.dataset.Dataset` reads its ``externalParameters``.
+
+    Args:
+        config: all parameters.
+        entries: one for each shard, in order.
+        teacher: the teacher. Its digest and those of its files of weights are written.
+        others: the name and the SHA-256 of each file that belongs to no shard, without the
+            provenance itself.
     """
     inputs = [
         {
@@ -49,6 +59,9 @@ def provenance(config: Config, entries: Sequence[Entry], teacher: Teacher) -> di
         {"name": name, "digest": {"sha256": digest}}
         for name, digest in (entry.digests[-1] for entry in entries)
     ]
+    subjects += [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(others.items())
+    ]
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "predicateType": "https://slsa.dev/provenance/v1",
@@ -60,7 +73,7 @@ def provenance(config: Config, entries: Sequence[Entry], teacher: Teacher) -> di
                     "teacher": teacher_facts(config),
                     "student": {
                         "source": public_source(config.student.source),
-                        "arguments": config.student.arguments,
+                        "arguments": redact(config.student.arguments),
                     },
                     "synthesis": _synthesis_facts(config),
                     "objective": asdict(config.objective),
@@ -90,7 +103,7 @@ def _weights(config: TeacherConfig, files: Sequence[WeightsFile]) -> list[dict[s
     return [
         {
             "name": "weights of the teacher",
-            "uri": file.name,
+            "uri": redact(file.name),
             "digest": {"sha256": file.sha256},
             "annotations": {"license": config.license or "not stated by its source"},
         }

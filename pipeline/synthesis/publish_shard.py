@@ -27,7 +27,7 @@ from pipeline.storage import (
 )
 from pipeline.synthesis.job import ShardJob, is_done
 from pipeline.synthesis.rows import class_counts, mean_curve, rows_of, samples_of
-from pipeline.synthesis.spec import teacher_facts
+from pipeline.synthesis.spec import row_facts
 
 
 def publish_shard(
@@ -61,10 +61,7 @@ def publish_shard(
     for row, member in zip(rows, members, strict=True):
         row["offset"], row["size"] = member.offset, member.size
         row["sha256"] = bytes.fromhex(member.sha256)
-    facts = teacher_facts(job.config)
-    # The spec does not cover these two, so the bytes of a shard must not depend on them.
-    del facts["license"], facts["input"]["interpolation"]
-    encoded = encode_rows(rows, {"spec": job.spec, "teacher": facts})
+    encoded = encode_rows(rows, row_facts(job.config, job.spec))
     write_bytes(root / parquet, encoded)
     agree = [row["teacher_pred"] == row["cls"] for row in rows]
     record = ShardRecord.of(

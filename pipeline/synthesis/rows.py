@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def rows_of(
         for position in range(batch.size):
             label = int(shard.labels[index])
             yield {
-                "key": shard.key(index),
+                "key": shard.key(job.spec["keys"], index),
                 "shard": f"{shard.name}.tar",
                 "index": index,
                 "cls": label,
@@ -96,16 +96,20 @@ def samples_of(
     images = (image for _, kept in batches for image in kept.images.pixels.numpy())
     logits = (values for _, kept in batches for values in kept.images.logits.half().numpy())
     for row, pixels, values in zip(rows, images, logits, strict=True):
-        facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
-        facts["teacher_prob"] = float(f"{row['teacher_prob']:.6g}")
         yield Sample(
             key=row["key"],
             pixels=pixels,
             label=row["cls"],
-            facts=facts,
+            facts=facts_of_row(row),
             logits=values if soft_labels else None,
             caption=caption(captions, row["class_name"]),
         )
+
+
+def facts_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a row that the sample's JSON member holds."""
+    facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
+    return {**facts, "teacher_prob": float(f"{row['teacher_prob']:.6g}")}
 
 
 def caption(template: str | None, class_name: str) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import ShardPlan, plan_of
 from pipeline.objective.presets import Objective
+from pipeline.redaction import redact
 from pipeline.source_digest import package_digest
 from pipeline.storage import digest_bytes, digest_json
 from pipeline.teachers.networks import public_source
@@ -24,6 +25,7 @@ SHARD_CODE = (
     "synthesis",
     "teachers",
     "local_files.py",
+    "redaction.py",
     "source_digest.py",
     "storage.py",
 )
@@ -32,7 +34,7 @@ SHARD_CODE = (
 def round_spec(
     config: Config, round_: int, teacher_digest: str, student: str | None
 ) -> dict[str, Any]:
-    """The part of the spec that all shards of a round share.
+    """The part of the spec that all shards of a round share, with the prefix of the keys.
 
     Args:
         config: all parameters.
@@ -40,6 +42,39 @@ def round_spec(
         teacher_digest: the digest of the teacher.
         student: the digest of the weights of the round's student; None where there is none.
     """
+    spec = _round_facts(config, round_, teacher_digest, student)
+    return {**spec, "keys": key_prefix(config, teacher_digest)}
+
+
+def key_prefix(config: Config, teacher_digest: str) -> str:
+    """The first part of every sample key: eight hexadecimal digits that tell datasets apart.
+
+    It is a digest of the teacher and of the parameters that all shards of the first round share.
+    The number of images and the adaptive rounds do not count, so that a dataset keeps its keys
+    when it grows. Code and versions do not count, so that the same pixels give the same tar.
+
+    Args:
+        config: all parameters.
+        teacher_digest: the digest of the teacher.
+    """
+    synthesis = config.synthesis
+    table = synthesis.images_per_class
+    facts = {
+        **_round_facts(config, 0, teacher_digest, None),
+        "code": None,
+        "torch": None,
+        "seed": synthesis.seed,
+        "shard_size": synthesis.shard_size,
+        "batch_size": synthesis.batch_size,
+        "table": sorted(table.items()) if isinstance(table, dict) else None,
+    }
+    return digest_json(facts)[:8]
+
+
+def _round_facts(
+    config: Config, round_: int, teacher_digest: str, student: str | None
+) -> dict[str, Any]:
+    """What the bytes of a round's shards depend on. :func:`round_spec` adds the keys."""
     return {
         "round": round_,
         "class_names": digest_json(config.teacher.class_names),
@@ -122,7 +157,21 @@ def round_objective(config: Config, round_: int) -> Objective:
     return replace(base, compete=config.compete, masked=config.adaptive.masked)
 
 
+def row_facts(config: Config, spec: dict[str, Any]) -> dict[str, Any]:
+    """The facts in the metadata of a shard's Parquet schema.
+
+    Args:
+        config: all parameters.
+        spec: the spec of the shard.
+    """
+    facts = teacher_facts(config)
+    # The spec does not cover these two, so the bytes of a shard must not depend on them.
+    del facts["license"], facts["input"]["interpolation"]
+    return {"spec": spec, "teacher": facts}
+
+
 def teacher_facts(config: Config) -> dict[str, Any]:
-    """The teacher's configuration without the paths of this machine."""
+    """The teacher's configuration without secrets and the paths of this machine."""
     facts = config.teacher.model_dump(mode="json", exclude={"weights", "sha256"})
-    return {**facts, "source": public_source(config.teacher.source)}
+    arguments = redact(facts["arguments"])
+    return {**facts, "source": public_source(config.teacher.source), "arguments": arguments}

@@ -54,7 +54,7 @@ def test_verify_tells_every_problem_and_fails(
     verify = ["verify", "--params", str(params), "--agreement", "0"]
     assert printed(capsys, *verify, code=1)[-1].endswith(" problems")
     main(["synthesize", "--params", str(params)])
-    assert printed(capsys, *verify) == ["20 images verified"]
+    assert printed(capsys, *verify) == ["20 images verified, unsigned"]
     (dataset(tiny) / "stranger").write_text("?")
     problem, count = printed(capsys, *verify, code=1)
     assert problem.startswith("stranger does not belong to the dataset")

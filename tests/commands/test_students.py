@@ -48,7 +48,7 @@ def test_a_run_from_teacher_to_accuracy(
     assert made[0] == f"made 3 shards in {dataset(tiny)}"
     assert made[1].startswith("images to look at: ")
     assert Path(made[1].partition(": ")[2]).is_file()
-    assert printed(capsys, "verify", "--params", path) == ["26 images verified"]
+    assert printed(capsys, "verify", "--params", path) == ["26 images verified, unsigned"]
     trained = printed(capsys, "distill", "--params", path)
     assert trained == [f"trained 3 students in {tiny['paths']['students']}"]
     (evaluated,) = printed(capsys, "evaluate", "--params", path)
@@ -147,8 +147,8 @@ def test_a_summary_of_nothing(capsys: pytest.CaptureFixture[str], params: Path) 
         ({"cls": b"1", "png": png("I;16")}, "Pillow's mode I;16"),
         ({"cls": b"1", "png": b"no picture"}, "cannot identify image file"),
         ({"cls": b"1", "png": png("L")[:-25]}, "image file is truncated"),
-        ({"cls": b"1", "jpg": png("L")}, "a sample has no part 'npy'"),
-        ({"png": png("L")}, "a sample has no part 'cls'"),
+        ({"cls": b"1", "jpg": png("L")}, "has no part 'npy'"),
+        ({"png": png("L")}, "has no part 'cls'"),
         ({"cls": b"cat", "png": png("L")}, "invalid literal for int"),
         ({"cls": b"1", "png": png("RGB")}, "holds images of (3, 8, 8)"),
         ({}, "holds no image"),

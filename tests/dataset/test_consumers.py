@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
+import pickle
 import re
+import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +31,7 @@ from pipeline.params import parse_params
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import digest_file
 from pipeline.synthesis.check import load_checked_teacher
+from pipeline.synthesis.spec import key_prefix
 from tests.conftest import Params, dataset, make
 from tests.test_inputs import unlike
 
@@ -35,41 +41,46 @@ Loaded = list[tuple[np.ndarray, int]]
 NAMES = ["no", '1:30\n---\n"a": {b} #', "\u2028\x85\x07 \U0001f600 \\ '", "no"]
 
 
+def parameters(path: Path, **settings: Any) -> dict[str, Any]:
+    """Parameters of a dataset in ``path``, with other keys of the section ``synthesis``."""
+    return {
+        "teacher": {
+            "source": "torchvision:resnet18",
+            "arguments": {"num_classes": 4},
+            "weights": None,
+            "classes": 4,
+            "input": {
+                "channels": 3,
+                "height": 16,
+                "width": 16,
+                "mean": [0.5] * 3,
+                "std": [0.25] * 3,
+            },
+        },
+        "student": {"source": "torchvision:resnet18"},
+        "synthesis": {
+            "images": 20,
+            "shard_size": 8,
+            "batch_size": 8,
+            "iterations": 1,
+            "precision": "float32",
+            "compile": False,
+            "soft_labels": True,
+            **settings,
+        },
+        "execution": {"device": "cpu", "workers": 1},
+        "paths": {"dataset": str(path)},
+    }
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three shards of RGB images from an untrained torchvision teacher, soft labels included."""
     path = tmp_path_factory.mktemp("consumers")
-    config = parse_params(
-        {
-            "teacher": {
-                "source": "torchvision:resnet18",
-                "arguments": {"num_classes": 4},
-                "weights": None,
-                "classes": 4,
-                "class_names": NAMES,
-                "input": {
-                    "channels": 3,
-                    "height": 16,
-                    "width": 16,
-                    "mean": [0.5] * 3,
-                    "std": [0.25] * 3,
-                },
-            },
-            "student": {"source": "torchvision:resnet18"},
-            "synthesis": {
-                "images": 20,
-                "shard_size": 8,
-                "batch_size": 8,
-                "iterations": 1,
-                "precision": "float32",
-                "compile": False,
-                "soft_labels": True,
-                "captions": "a photo of a {}",
-            },
-            "execution": {"device": "cpu", "workers": 1},
-            "paths": {"dataset": str(path / "synthetic")},
-        }
-    )
+    settings = {"class_names": NAMES}
+    params = parameters(path / "synthetic", captions="a photo of a {}")
+    params["teacher"] |= settings
+    config = parse_params(params)
     with open_runner(config) as run:
         synthesize(config, load_checked_teacher(config), run)
     return path / "synthetic"
@@ -107,8 +118,8 @@ def snippets(document: str, contains: str) -> list[str]:
 
 
 def test_webdataset(root: Path, published: Loaded) -> None:
-    urls = tars(root)
-    stream = wds.WebDataset(urls, shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
+    urls, parts = tars(root), ["png", "cls"]
+    stream = wds.WebDataset(urls, shardshuffle=False).decode("rgb8", only=parts).to_tuple(*parts)
     assert_same([(image, label) for image, label in stream], published)
 
 
@@ -117,6 +128,81 @@ def test_webdataset_soft_labels(root: Path) -> None:
     for sample in wds.WebDataset(urls, shardshuffle=False).decode():
         assert sample["logits.npy"].shape == (4,)
         assert sample["json"]["teacher_pred"] == int(sample["logits.npy"].argmax())
+
+
+@pytest.fixture
+def other(root: Path, tmp_path: Path) -> Path:
+    """The dataset of another seed."""
+    provenance = json.loads((root / "provenance.json").read_bytes())
+    given = provenance["predicate"]["buildDefinition"]["externalParameters"]
+    assert given["synthesis"]["seed"] == 0
+    config = parse_params(parameters(tmp_path / "other", seed=1))
+    with open_runner(config) as run:
+        synthesize(config, load_checked_teacher(config), run)
+    return tmp_path / "other"
+
+
+def test_two_datasets_together(root: Path, other: Path) -> None:
+    """Their keys differ, and merged rows join with merged samples, each with its own image."""
+    tars = [str(path) for folder in (root, other) for path in sorted(folder.glob("train/*.tar"))]
+    samples = {s["__key__"]: s["png"] for s in wds.WebDataset(tars, shardshuffle=False)}
+    rows = [
+        row
+        for folder in (root, other)
+        for path in sorted(folder.glob("metadata/*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert len(samples) == len({row["key"] for row in rows}) == 40
+    for row in rows:
+        assert hashlib.sha256(samples[row["key"]]).digest() == row["sha256"]
+    for folder in (root, other):
+        keys = [key for key in samples if key[:8] == rows[0 if folder == root else 20]["key"][:8]]
+        assert keys == sorted(keys)
+        assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9]{9}", key) for key in keys)
+
+
+def test_a_growing_dataset_keeps_its_keys(tmp_path: Path) -> None:
+    prefixes = set()
+    for images in (20, 21):
+        config = parse_params(parameters(tmp_path, seed=0, images=images))
+        prefixes.add(key_prefix(config, "teacher"))
+    assert len(prefixes) == 1
+    for changes in ({"seed": 2}, {"batch_size": 4}, {"iterations": 2}, {"shard_size": 5}):
+        prefixes.add(key_prefix(parse_params(parameters(tmp_path, **changes)), "teacher"))
+    prefixes.add(key_prefix(config, "another"))
+    assert len(prefixes) == 6
+
+
+class Touch:
+    """An object whose unpickling would make a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_the_examples_run_no_code(root: Path, tmp_path: Path) -> None:
+    """The snippets of the documentation on a tampered tar: its pickles stay closed."""
+    tampered, payload = tmp_path / "tampered", pickle.dumps(Touch(tmp_path / "executed"))
+    shutil.copytree(root, tampered)
+    with tarfile.open(root / "train" / "000000.tar") as tar:
+        members = [(member, tar.extractfile(member)) for member in tar.getmembers()]
+        key = members[0][0].name.partition(".")[0]
+        with tarfile.open(tampered / "train" / "000000.tar", "w") as new:
+            for extension in ("pyd", "pickle", "pth", "png.pyd"):
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(payload)
+                new.addfile(info, io.BytesIO(payload))
+            for member, content in members:
+                new.addfile(member, content)
+    text = (Path(__file__).parents[2] / "docs" / "consumers.md").read_text()
+    for library in ("webdataset", "wids"):
+        (snippet,) = re.findall(rf"```python\n(import {library}.*?)```", text, re.S)
+        snippet = snippet.replace("data/synthetic", str(tampered)).replace("1234", "0")
+        exec(snippet.replace("{000000..000007}", "{000000..000002}"), {})
+    assert not (tmp_path / "executed").exists()
 
 
 def test_wids(root: Path, published: Loaded) -> None:

@@ -82,7 +82,7 @@ def test_names_and_locations_are_the_same_files() -> None:
     assert str(layout.marker(7, "failed")) == "data/metadata/.000007.failed.json"
     assert str(layout.student(2)) == f"data/{student_name(2)}" == "data/students/000002.safetensors"
     assert layout.tars([2, 1]) == (layout.tar(2), layout.tar(1))
-    assert sample_key(12) == "000000012"
+    assert sample_key("a1b2c3d4", 12) == "a1b2c3d4-000000012"
     assert tar_name(1_234_567) == "train/1234567.tar"
 
 

@@ -98,10 +98,10 @@ def test_shards_and_batches_cover_everything_once(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_keys_are_unique_digits_in_order(size: tuple[int, int, int, int, int, int]) -> None:
+def test_keys_are_unique_and_in_order(size: tuple[int, int, int, int, int, int]) -> None:
     layout = plan(*size)
-    keys = [shard.key(index) for shard in layout for index in range(len(shard.labels))]
-    assert keys == [f"{number:09d}" for number in range(len(layout.labels))]
+    keys = [shard.key("a1b2c3d4", index) for shard in layout for index in range(len(shard.labels))]
+    assert keys == [f"a1b2c3d4-{number:09d}" for number in range(len(layout.labels))]
     assert [shard.name for shard in layout] == [f"{number:06d}" for number in range(len(layout))]
 
 

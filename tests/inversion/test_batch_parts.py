@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.estimation.device_timing import probe_devices
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.inversion import batch_parts
-from pipeline.inversion.batch_parts import Report, _partitions, invert_in_parts
+from pipeline.inversion.batch_parts import Report, invert_in_parts, partitions
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
@@ -179,17 +179,17 @@ def test_parts_are_halved_until_they_fit(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 64, 250])
 def test_parts_are_as_equal_as_can_be_and_of_their_own_seeds(size: int) -> None:
-    partitions = list(_partitions(whole(size, 3)))
-    assert partitions[0] == [whole(size, 3)]
-    seeds = [part.seed for parts in partitions for part in parts]
+    found = list(partitions(whole(size, 3)))
+    assert found[0] == [whole(size, 3)]
+    seeds = [part.seed for parts in found for part in parts]
     assert len(set(seeds)) == len(seeds)
-    for parts in partitions:
+    for parts in found:
         sizes = [part.size for part in parts]
         assert sum(sizes) == size
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[0] - sizes[-1] <= 1
-    assert len(partitions) == 1 or min(part.size for part in partitions[-1]) == 2
-    for more, fewer in itertools.pairwise(partitions):
+    assert len(found) == 1 or min(part.size for part in found[-1]) == 2
+    for more, fewer in itertools.pairwise(found):
         assert len(fewer) <= 2 * len(more)
 
 
@@ -197,7 +197,7 @@ def test_parts_have_their_share_of_the_candidates() -> None:
     for size, candidates in itertools.product(range(1, 30), range(1, 60)):
         if candidates < size:
             continue
-        for parts in _partitions(Batch(size, 0, candidates)):
+        for parts in partitions(Batch(size, 0, candidates)):
             assert sum(part.candidates for part in parts) == candidates
             assert all(part.candidates >= part.size for part in parts)
             assert parts[0].candidates == max(part.candidates for part in parts)

@@ -12,7 +12,7 @@ import pytest
 from pipeline.dataset.layout import CLAIM, LOCK
 from pipeline.errors import UserError
 from pipeline.execution.runner import open_runner
-from pipeline.local_files import temporary_name
+from pipeline.local_files import TEMPORARY
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.distill import distill_students
 from pipeline.stages.finalize import finalize
@@ -133,7 +133,9 @@ def resealed(facts: dict[str, object]) -> bytes:
     return json_bytes(ShardRecord.of(**facts).to_json())
 
 
-@pytest.mark.parametrize("name", [".gitkeep", ".gitignore", LOCK, temporary_name(CLAIM)])
+@pytest.mark.parametrize(
+    "name", [".gitkeep", ".gitignore", LOCK, f"{TEMPORARY}{CLAIM}.0123456789ab.tmp"]
+)
 def test_a_folder_counts_as_empty(tiny: Params, name: str) -> None:
     write(dataset(tiny), name, content="")
     assert make(tiny) == [0, 1]

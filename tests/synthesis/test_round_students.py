@@ -38,7 +38,7 @@ def test_a_round_competes_with_a_student_of_its_own(competing: Params) -> None:
         assert row["loss_compete"] == pytest.approx(1 - row["js_divergence"], abs=1e-6)
         assert row["student_pred"] in (0, 1, 2) and 0 <= row["student_prob"] <= 1
     with tarfile.open(root / "train" / "000002.tar") as tar:
-        content = tar.extractfile("000000020.json")
+        content = tar.extractfile(f"{competed[0]['key']}.json")
         assert content is not None and json.loads(content.read())["round"] == 1
 
 

@@ -15,7 +15,7 @@ from pipeline.dataset.records import NULLABLE, SCHEMA
 from pipeline.dataset.tar import decode_image, read_tar
 from pipeline.params import parse_params
 from pipeline.storage import digest_file
-from pipeline.synthesis.spec import round_objective
+from pipeline.synthesis.spec import key_prefix, round_objective
 from tests.conftest import Params, changed, dataset, load, make
 from tests.synthesis.shards import rows
 
@@ -27,7 +27,7 @@ def test_rows_and_samples_join_one_to_one(competing: Params, soft_labels: bool) 
     config, teacher = load(params)
     root = dataset(params)
     layout = make_plan(config.synthesis, config.adaptive, 3)
-    joined = 0
+    joined, prefix = 0, key_prefix(config, teacher.digest)
     for shard in layout:
         data = (root / "train" / f"{shard.name}.tar").read_bytes()
         samples = list(read_tar(root / "train" / f"{shard.name}.tar"))
@@ -35,7 +35,7 @@ def test_rows_and_samples_join_one_to_one(competing: Params, soft_labels: bool) 
         for index, (row, (key, parts, offset)) in enumerate(
             zip(rows(root, shard.number), samples, strict=True)
         ):
-            assert row["key"] == key == shard.key(index)
+            assert row["key"] == key == shard.key(prefix, index)
             assert (row["shard"], row["index"]) == (f"{shard.name}.tar", index)
             assert row["offset"] == offset
             assert data[row["offset"] : row["offset"] + row["size"]] == parts["png"]
