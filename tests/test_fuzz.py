@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,18 @@ from torch import nn
 
 from pipeline.cli import main
 from pipeline.config.schema import Config
+from pipeline.dataset.arrays import encode_array
 from pipeline.dataset.plan import plan_of
-from pipeline.dataset.tar import Sample, read_tar, write_tar
+from pipeline.dataset.records import parse_record
+from pipeline.dataset.row_files import read_rows
+from pipeline.dataset.signature import PAYLOAD_TYPE, payload_of
+from pipeline.dataset.tar import Sample, decode_image, encode_image, read_tar, write_tar
 from pipeline.errors import BadShardError, UserError
 from pipeline.params import load_params, parse_params
+from pipeline.storage import digest_bytes, json_bytes
+from pipeline.synthesis.entries import Entry
 from pipeline.teachers.networks import load_weights
+from tests.conftest import Params, dataset
 
 EXAMPLES = int(os.environ.get("FUZZ", "200"))
 DEFAULTS: dict[str, Any] = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")
@@ -167,3 +175,56 @@ def test_any_damage_to_a_checkpoint(data: st.DataObject, suffix: str, tmp_path: 
         assert_one_sentence(str(error))
     path.unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_sealed_record(data: st.DataObject, finished: Params) -> None:
+    """A record with any value under any key, and a digest that fits, is a record or None."""
+    text = (dataset(finished) / "metadata" / "000000.json").read_bytes()
+    facts = json.loads(text)
+    del facts["sha256"]
+    facts[data.draw(st.sampled_from([*facts, "surplus"]))] = data.draw(JSON)
+    record = parse_record(json_bytes({**facts, "sha256": digest_bytes(json_bytes(facts))}))
+    if record is not None:
+        entry = Entry.of(record, text)
+        assert entry.images == record.images and entry.tar in record.files
+
+
+@settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), kind=st.sampled_from(["parquet", "npy", "png", "envelope"]))
+def test_any_damage_to_a_file_that_is_read(
+    data: st.DataObject, kind: str, finished: Params
+) -> None:
+    """Damaged rows, arrays, images and envelopes are refused by their own error, or read."""
+    image = np.arange(192, dtype=np.uint8).reshape(3, 8, 8)
+    sound = {
+        "parquet": (dataset(finished) / "metadata" / "000000.parquet").read_bytes,
+        "npy": lambda: encode_array(image),
+        "png": lambda: encode_image(image),
+        "envelope": lambda: json_bytes(
+            {"payloadType": PAYLOAD_TYPE, "payload": "e30=", "signatures": [{"sig": "AAAA"}]}
+        ),
+    }
+    damaged = bytearray(sound[kind]())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    given_bytes = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        if kind == "parquet":
+            assert len(read_rows("rows", given_bytes, 12)[0]) == 12
+        elif kind == "envelope":
+            payload_of(given_bytes)
+        else:
+            decode_image(given_bytes)
+    except (BadShardError, ValueError) as error:
+        assert str(error)

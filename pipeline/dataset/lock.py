@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ from pipeline.dataset.remote_lock import has_locks, locked_at_url
 from pipeline.storage import Location
 
 # Runs that share a lock hold it alone for a moment, when they write or delete its file.
-PATIENCE = 2.0  # Seconds that a run waits for such a moment to end.
+PATIENCE = 2.0  # Seconds that a run waits for such a moment to end, if it cannot see who holds it,
+SHARED_PATIENCE = 60.0  # and if it sees a run with which it may share the lock.
 
 
 @contextlib.contextmanager
@@ -99,7 +101,7 @@ def reading(directory: Location, key: str, parameters: str) -> Iterator[Lock | N
 
 def _acquire(path: Path, key: str, parameters: str | None) -> tuple[IO[bytes], Holder]:
     """Open and lock the file of the lock, and find or write its holder."""
-    deadline = time.monotonic() + (0.0 if parameters is None else PATIENCE)
+    started = time.monotonic()
     while True:
         with contextlib.ExitStack() as opened:
             file = opened.enter_context(path.open("a+b"))
@@ -119,10 +121,13 @@ def _acquire(path: Path, key: str, parameters: str | None) -> tuple[IO[bytes], H
                     return file, holder
                 if holder is not None and holder.parameters is not None:
                     raise other_parameters(key, path.parent, holder)
-            if time.monotonic() >= deadline:
-                file.seek(0)
-                raise in_use(key, path.parent, parse_holder(file.read()))
-        time.sleep(0.02)
+            file.seek(0)
+            found = parse_holder(file.read())
+            shares = found is not None and found.parameters == parameters
+            patience = SHARED_PATIENCE if shares else PATIENCE
+            if parameters is None or time.monotonic() - started > patience:
+                raise in_use(key, path.parent, found)
+        time.sleep(random.uniform(0.01, 0.05))
 
 
 def _flock(file: IO[bytes], kind: int) -> bool:
