@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.dataset.layout import PROVENANCE, SIGNATURE, marker_of
+from pipeline.dataset.layout import CLAIM, PLACEHOLDERS, PROVENANCE, SIGNATURE, is_lock, marker_of
 from pipeline.dataset.lock import locked
 from pipeline.dataset.odd_files import odd_files
 from pipeline.dataset.signature import is_signed, payload_of, sign
@@ -122,5 +122,6 @@ def _file_problems(root: Location, digests: dict[str, str]) -> Iterator[str]:
         elif digest_file(root / name) != digest:
             yield f"{name} was changed: its sha256 is not that of {PROVENANCE}"
     for name in files:
-        if name not in signed and name not in odd and not marker_of(name):
+        ours = name == CLAIM or name in PLACEHOLDERS or marker_of(name) or is_lock(name)
+        if name not in signed and name not in odd and not ours:
             yield f"{name} is not named by {PROVENANCE}"

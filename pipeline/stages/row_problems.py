@@ -49,6 +49,8 @@ def sample_problems(content: ShardContent) -> Iterator[str]:
     members = {CLASS, FACTS, image_kind(content.config.teacher.input.channels)}
     if content.config.synthesis.soft_labels:
         members.add(LOGITS)
+    if content.config.synthesis.captions is not None:
+        members.add(CAPTION)
     for (key, parts, _), row in zip(content.samples, content.rows, strict=True):
         if set(parts) != members:
             yield f"sample {key} has the members {sorted(parts)}, not {sorted(members)}"

@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 MOST = 200  # characters
-_ACTIVE = re.compile(r"[&<>|`*_\[\]#!\\~^${}()=+-]|(?<=\w):(?=//)|(?<=www)\.|@")
+_ACTIVE = re.compile(r"[&<>|`*_\[\]#!\\~^${}]|(?<=\w):(?=//)|(?<=www)\.|@")
 _HARMLESS_CODE = re.compile(r"[\w .,:/+@=()-]+")
 
 

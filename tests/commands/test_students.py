@@ -51,8 +51,9 @@ def test_a_run_from_teacher_to_accuracy(
     assert printed(capsys, "verify", "--params", path) == ["26 images verified, unsigned"]
     trained = printed(capsys, "distill", "--params", path)
     assert trained == [f"trained 3 students in {tiny['paths']['students']}"]
-    (evaluated,) = printed(capsys, "evaluate", "--params", path)
-    assert evaluated.startswith("teacher ") and evaluated.endswith(" on 30 real images")
+    teacher, *students = printed(capsys, "evaluate", "--params", path)
+    assert teacher.startswith("teacher ") and teacher.endswith(" of 30 real images")
+    assert [line.partition(", ")[0] for line in students] == ["student", "student"]
     reports = Path(tiny["paths"]["reports"])
     assert list(tree(reports)) == [
         "accuracy.csv",
@@ -60,6 +61,7 @@ def test_a_run_from_teacher_to_accuracy(
         "distillation.csv",
         "distillation.json",
         "distillation.png",
+        "dreamshard.json",
         "evaluation.json",
         "grids/round-0.png",
         "grids/round-1.png",

@@ -199,7 +199,9 @@ def test_the_examples_run_no_code(root: Path, tmp_path: Path) -> None:
                 new.addfile(member, content)
     text = (Path(__file__).parents[2] / "docs" / "consumers.md").read_text()
     for library in ("webdataset", "wids"):
-        (snippet,) = re.findall(rf"```python\n(import {library}.*?)```", text, re.S)
+        (snippet,) = re.findall(
+            rf"```python\n((?:import glob\n)?import {library}.*?)```", text, re.S
+        )
         snippet = snippet.replace("data/synthetic", str(tampered)).replace("1234", "0")
         exec(snippet.replace("{000000..000007}", "{000000..000002}"), {})
     assert not (tmp_path / "executed").exists()

@@ -210,7 +210,7 @@ def test_dream_makes_all_that_dvc_knows(server: Server, tiny: Params, tmp_path: 
 
     stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
     made = [
-        next(iter(entry))
+        entry if isinstance(entry, str) else next(iter(entry))
         for name in ("synthesize", "distill", "measure", "evaluate")
         for kind in ("outs", "metrics", "plots")
         for entry in stages[name].get(kind, [])

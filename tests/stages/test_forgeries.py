@@ -203,7 +203,7 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("extension", ["pickle", "pyd", "pth", "txt", "png.gz", "logits.npy"])
+@pytest.mark.parametrize("extension", ["pickle", "pyd", "pth", "html", "png.gz", "logits.npy"])
 def test_a_member_that_is_not_ours(made: Params, extension: str, tmp_path: Path) -> None:
     payload = pickle.dumps(Touch(tmp_path / "executed"))
 
