@@ -12,7 +12,15 @@ from pipeline.dataset.lock import locked
 from pipeline.dataset.odd_files import odd_files
 from pipeline.dataset.signature import is_signed, payload_of, sign
 from pipeline.errors import UserError
-from pipeline.storage import Location, digest_file, listing, read_many, write_bytes
+from pipeline.storage import (
+    Location,
+    digest_file,
+    listing,
+    read_bytes,
+    read_many,
+    write_bytes,
+)
+from pipeline.synthesis.outputs import claim_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -121,6 +129,10 @@ def _file_problems(root: Location, digests: dict[str, str]) -> Iterator[str]:
             yield f"{name} is missing"
         elif digest_file(root / name) != digest:
             yield f"{name} was changed: its sha256 is not that of {PROVENANCE}"
+    if CLAIM not in files:
+        yield f"{CLAIM} is missing"
+    elif read_bytes(root / CLAIM) != claim_bytes("dataset"):
+        yield f"{CLAIM} was changed: it is not the claim of a dataset"
     for name in files:
         ours = name == CLAIM or name in PLACEHOLDERS or marker_of(name) or is_lock(name)
         if name not in signed and name not in odd and not ours:
