@@ -10,7 +10,7 @@ from pipeline.config.fields import Few, Name, Section
 
 
 class ExecutionConfig(Section):
-    """Where the work runs. No value here changes the images or the students."""
+    """Where the work runs. No value here makes a shard or a student stale."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``cpu`` or ``cuda``; ``auto``: cuda where a GPU is found, else cpu."""

@@ -111,7 +111,10 @@ def sign_dataset(root: Location, key: Ed25519PrivateKey) -> int:
     with locked(root, "paths.dataset"):
         problems = subject_problems(root)
         if problems:
-            raise UserError(f"{root} cannot be signed: {problems[0]}: run verify --repair first")
+            raise UserError(
+                f"{root} cannot be signed: {problems[0]}: move files of your own elsewhere, then run "
+                "verify --repair"
+            )
         (text,) = read_many([root / PROVENANCE], LARGEST)
         write_bytes(root / SIGNATURE, sign(text or b"", key))
     return len(_Statement.model_validate_json(text or b"").subject)
