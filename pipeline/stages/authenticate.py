@@ -112,8 +112,8 @@ def sign_dataset(root: Location, key: Ed25519PrivateKey) -> int:
         problems = subject_problems(root)
         if problems:
             raise UserError(
-                f"{root} cannot be signed: {problems[0]}: move files of your own elsewhere, then run "
-                "verify --repair"
+                f"{root} cannot be signed: {problems[0]}: move files of your own elsewhere, then "
+                "run verify --repair"
             )
         (text,) = read_many([root / PROVENANCE], LARGEST)
         write_bytes(root / SIGNATURE, sign(text or b"", key))
