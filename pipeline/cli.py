@@ -44,8 +44,20 @@ def main(arguments: Sequence[str] | None = None, program: str = "dreamshard") ->
         if not given:
             parser.print_help()
             return 0
-        outcome.code = _run(parser.parse_args(given))
+        outcome.code = _run_to_its_end(parser.parse_args(given))
     return outcome.code
+
+
+def _run_to_its_end(options: argparse.Namespace) -> int:
+    """Run the command. If a network's code ends the program, that is an error, not success."""
+    try:
+        return _run(options)
+    except SystemExit as error:
+        code = "" if error.code is None else f"{error.code!r:.60}"
+        raise UserError(
+            f"sys.exit({code}) ended {options.command} before its work was done: find the call in "
+            "the code of the teacher or the student, and remove it"
+        ) from error
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -83,7 +95,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
             description=command.description,
             epilog=f"example: {program} {command.example}",
         )
-        sub.set_defaults(function=command.function)
+        sub.set_defaults(function=command.function, command=command.name)
         if command.reads_params:
             _add_params(sub)
         if command.add is not None:

@@ -37,7 +37,7 @@ def replacing_local(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        _rename(name, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -46,6 +46,14 @@ def replacing_local(path: Path) -> Iterator[IO[bytes]]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_directory(path.parent)
+
+
+def _rename(name: str, path: Path) -> None:
+    try:
+        os.replace(name, path)
+    except IsADirectoryError as error:
+        advice = "a folder is in the place of this file: move it elsewhere, then run again"
+        raise IsADirectoryError(errno.EISDIR, advice, str(path)) from error
 
 
 def temporary_name(name: str) -> str:

@@ -201,6 +201,8 @@ def test_captions_need_the_names_of_the_classes(tiny: Params) -> None:
         ),
         ({"paths.reports": "d/r", "paths.dataset": "d"}, "reports must not lie inside dataset"),
         ({"paths.students": "d/s", "paths.dataset": "d"}, "students must not lie inside dataset"),
+        ({"paths.dataset": "/"}, "dataset is /, the root of the file system: name a folder"),
+        ({"paths.reports": "/."}, "reports is /, the root of the file system: name a folder"),
         ({"paths.students": "d-noise", "paths.dataset": "d/"}, "students must not be d-noise"),
         ({"distillation.seeds": [3, 0, 3]}, "names a seed twice"),
     ],

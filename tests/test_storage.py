@@ -52,3 +52,10 @@ def test_deleted_files_stay_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "x").touch()
     storage.remove_all(tmp_path, ["x", "none"])
     assert not (tmp_path / "x").exists() and synced == [tmp_path.stat().st_ino]
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x" / "mine").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="a folder is in the place of this file: move it"):
+        storage.write_bytes(tmp_path / "x", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -27,5 +27,6 @@ def run_authenticate(options: argparse.Namespace) -> int:
     problems = authenticate(location(options.dataset), key)
     for problem in problems:
         print(problem)
-    print(f"{len(problems)} problems" if problems else f"every file is as signed by {key_id(key)}")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    print(count if problems else f"every file is as signed by {key_id(key)}")
     return 1 if problems else 0

@@ -55,7 +55,7 @@ def _verified(
     for problem in problems:
         print(problem)
     if problems:
-        print(f"{len(problems)} problems")
+        print("1 problem" if len(problems) == 1 else f"{len(problems)} problems")
     elif key is not None:
         print(f"{total} images verified, signed by {key_id(key)}")
     elif exists(root / SIGNATURE):

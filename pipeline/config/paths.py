@@ -39,6 +39,9 @@ class PathsConfig(Section):
         paths = [Path(p).resolve() for p in (self.dataset, self.students, self.reports)]
         if len(set(paths)) < 3:
             raise ValueError("dataset, students and reports must be three different directories")
+        for name, path in zip(("dataset", "students", "reports"), paths, strict=True):
+            if path == Path(path.anchor):
+                raise ValueError(f"{name} is {path}, the root of the file system: name a folder")
         noise = paths[0].with_name(f"{paths[0].name}-noise")
         for name, path in (("students", paths[1]), ("reports", paths[2])):
             if path == noise:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import random
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from pipeline.dataset.held_lock import (
 )
 from pipeline.dataset.layout import LOCK
 from pipeline.dataset.remote_lock import has_locks, locked_at_url
+from pipeline.errors import UserError
 from pipeline.storage import Location
 
 # Runs that share a lock hold it alone for a moment, when they write or delete its file.
@@ -52,6 +54,7 @@ def locked(directory: Location, key: str, parameters: str | None = None) -> Iter
     Raises:
         TryAgainError: another run holds the lock, or holds it for other parameters.
         NoLockError: the lock cannot be taken, for example on a read-only file system.
+        UserError: a link, a folder or a file of another program is in the place of the lock.
     """
     if not isinstance(directory, Path):
         if has_locks(directory):
@@ -104,7 +107,7 @@ def _acquire(path: Path, key: str, parameters: str | None) -> tuple[IO[bytes], H
     started = time.monotonic()
     while True:
         with contextlib.ExitStack() as opened:
-            file = opened.enter_context(path.open("a+b"))
+            file = opened.enter_context(_open(path, key))
             holder = None
             if _flock(file, fcntl.LOCK_EX):
                 if not _is_at(file, path):
@@ -128,6 +131,46 @@ def _acquire(path: Path, key: str, parameters: str | None) -> tuple[IO[bytes], H
             if parameters is None or time.monotonic() - started > patience:
                 raise in_use(key, path.parent, found)
         time.sleep(random.uniform(0.01, 0.05))
+
+
+def _open(path: Path, key: str) -> IO[bytes]:
+    """Open the file of the lock, or make it. A link is not followed: it leads to another's file.
+
+    Raises:
+        UserError: something else is in the place of the lock. It is not changed.
+    """
+    kind = _kind(path)
+    if kind is None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.fdopen(os.open(path, flags, 0o666), "a+b")
+        if _may_be_lock(file):
+            return file
+        file.close()
+        kind = "no file of dreamshard"
+    raise UserError(
+        f"{key} {path.parent}: {path.name} is {kind}, but dreamshard writes its lock there: move "
+        "it elsewhere, then run the command again"
+    )
+
+
+def _kind(path: Path) -> str | None:
+    """What lies in the place of a lock's file; None for a plain file, and for nothing at all."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(mode):
+        return f"a link to {os.readlink(path)!a}"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return None if stat.S_ISREG(mode) else "a pipe, a socket or a device"
+
+
+def _may_be_lock(file: IO[bytes]) -> bool:
+    """Whether a file can be a lock: JSON, or the blank bytes that a power loss leaves of it."""
+    file.seek(0)
+    start = file.read(4096).strip(b"\0 \n")
+    return not start or start.startswith(b"{")
 
 
 def _flock(file: IO[bytes], kind: int) -> bool:

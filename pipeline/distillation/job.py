@@ -151,7 +151,7 @@ def proven_files(output: Location) -> list[Location]:
     """
     record, checkpoint = output.with_suffix(".json"), output.with_suffix(".checkpoint")
     found = [checkpoint] if is_checkpoint(checkpoint) else []
-    facts = _sealed_facts(record)
+    facts = sealed_facts(record)
     if facts is not None:
         for path, name in ((output, "sha256"), (output.with_suffix(".csv"), "log_sha256")):
             if exists(path) and digest_file(path) == facts.get(name):
@@ -178,7 +178,7 @@ def is_checkpoint(path: Location) -> bool:
         return False
 
 
-def _sealed_facts(record: Location) -> dict[str, Any] | None:
+def sealed_facts(record: Location) -> dict[str, Any] | None:
     """The content of a student's record; None if there is none or its spec was changed."""
     try:
         text = read_bytes(record)

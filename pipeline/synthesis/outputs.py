@@ -100,6 +100,11 @@ def check_claim(root: Location, output: str, files: Mapping[str, Stat] | None = 
     Raises:
         UserError: the folder holds files that no run of this project wrote.
     """
+    if isinstance(root, Path) and (root / CLAIM).is_dir():
+        raise UserError(
+            f"paths.{output} {root}: {CLAIM} is a folder, not a file: move it elsewhere, then run "
+            "the command again"
+        )
     (text,) = read_many([root / CLAIM])
     if text == claim_bytes(output):
         return True

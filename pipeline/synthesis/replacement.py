@@ -10,6 +10,7 @@ from pipeline.dataset.layout import record_name, shard_of
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
 from pipeline.storage import Stat, location
+from pipeline.synthesis.round_students import remade_students
 from pipeline.synthesis.shard_states import survey
 from pipeline.synthesis.spec import changed_keys, parameters_digest
 
@@ -39,7 +40,8 @@ def announce_replacement(
     numbers = range(planned) if only is None else only
     present = [n for n in numbers if n < planned and record_name(n) in files]
     stale, keys = 0, set[str]()
-    for found in survey(config, teacher_digest, present, files):
+    students = remade_students(config, teacher_digest)
+    for found in survey(config, teacher_digest, present, files, students):
         changed = changed_keys(found.record.spec, found.spec) if found.record else []
         stale += bool(changed)
         keys |= set(changed) - {"keys"}  # the sample keys follow from the others

@@ -6,16 +6,24 @@ from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.plan import derive_seed
-from pipeline.distillation.job import DistillJob, is_trained, student_problem
+from pipeline.distillation.job import DistillJob, is_trained, sealed_facts, student_problem
 from pipeline.errors import UserError
-from pipeline.storage import digest_file, exists, location
+from pipeline.storage import digest_file, digest_json, exists, location
 
 
-def round_job(config: Config, teacher_digest: str, round_: int) -> DistillJob:
+def round_job(
+    config: Config, teacher_digest: str, round_: int, digest: str | None = None
+) -> DistillJob:
     """The job that trains the student that ``round_`` competes with.
 
     The student learns from the shards of all earlier rounds. It starts from the weights of the
     previous round's student, where there is one.
+
+    Args:
+        config: all parameters.
+        teacher_digest: the digest of the teacher.
+        round_: the round, from 1.
+        digest: the digest of these shards; None takes it from their records.
 
     Raises:
         UserError: the record of one of these shards is missing or was changed.
@@ -29,7 +37,7 @@ def round_job(config: Config, teacher_digest: str, round_: int) -> DistillJob:
         student=config.student,
         training=config.adaptive.training.for_images(dataset.plan.bounds[numbers.stop - 1][2]),
         shards=dataset.tars(numbers),
-        dataset=dataset.digest(numbers),
+        dataset=dataset.digest(numbers) if digest is None else digest,
         seed=derive_seed(config.synthesis.seed, round_),
         output=layout.student(round_),
         start=layout.student(round_ - 1) if round_ > 1 else None,
@@ -48,6 +56,8 @@ def dataset_students(config: Config, teacher_digest: str) -> dict[int, str]:
         if not exists(path):
             continue
         if student_problem(path) is None:
+            if round_ > 1 and not exists(layout.student(round_ - 1)):
+                break  # It started from a student that is missing.
             try:
                 job = round_job(config, teacher_digest, round_)
             except UserError:  # a shard is missing: the student cannot be the one of today's shards
@@ -55,4 +65,26 @@ def dataset_students(config: Config, teacher_digest: str) -> dict[int, str]:
             if not is_trained(job):
                 break
         students[round_] = digest_file(path)
+    return students
+
+
+def remade_students(config: Config, teacher_digest: str) -> dict[int, str]:
+    """The digest of each round's student after a run, as far as the records tell it.
+
+    A run makes missing shards and damaged students again with the same bytes. So a student counts
+    with the digest in its record, whether its weights and the shards before it exist or not.
+    """
+    layout, students = Layout(location(config.paths.dataset)), {}
+    for round_ in range(1, config.adaptive.rounds + 1):
+        facts = sealed_facts(layout.student(round_).with_suffix(".json"))
+        start = layout.student(round_ - 1)
+        if facts is None or (round_ > 1 and not exists(start)):
+            break
+        try:
+            job = round_job(config, teacher_digest, round_)
+        except UserError:
+            job = round_job(config, teacher_digest, round_, str(facts["spec"].get("dataset")))
+        if facts["spec_sha256"] != digest_json(job.spec()):
+            break
+        students[round_] = str(facts.get("sha256"))
     return students

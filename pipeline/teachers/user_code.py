@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,9 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
     """Turn whatever ends a user's code into one sentence that names its file.
 
     The code sees no command line (``sys.argv`` holds its own name) and an empty standard input. It
-    prints to stderr, because stdout belongs to the command. ``os._exit`` and crashes of native code
-    end the process and cannot be caught.
+    prints to stderr, because stdout belongs to the command. If it changes the current folder, the
+    previous one returns afterwards: the paths in the parameters are relative to that. ``os._exit``
+    and crashes of native code end the process and cannot be caught.
 
     Args:
         origin: The file or module, for messages.
@@ -31,9 +33,10 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
         doing: "imported" or "called".
 
     Raises:
-        UserError: The code ends the program, raises KeyboardInterrupt, or asks for input.
+        UserError: The code ends the program, raises KeyboardInterrupt or another exception that is
+            no ``Exception``, or asks for input.
     """
-    words, stdin = sys.argv, sys.stdin
+    words, stdin, place = sys.argv, sys.stdin, _current_folder()
     sys.argv, sys.stdin = [origin], io.StringIO()
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -49,7 +52,9 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
             f"{role}.source: {origin} asks for input when it is {doing}, but there is none: "
             f"{_SCRIPT}"
         ) from error
-    except (KeyboardInterrupt, GeneratorExit) as error:
+    except Exception:
+        raise
+    except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and _is_real(error):
             raise
         raise UserError(
@@ -57,6 +62,16 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
         ) from error
     finally:
         sys.argv, sys.stdin = words, stdin
+        if place is not None and place != _current_folder():
+            os.chdir(place)
+
+
+def _current_folder() -> str | None:
+    """The current folder; None if it was deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _is_real(error: KeyboardInterrupt) -> bool:

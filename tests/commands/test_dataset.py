@@ -58,7 +58,7 @@ def test_verify_tells_every_problem_and_fails(
     (dataset(tiny) / "stranger").write_text("?")
     problem, count = printed(capsys, *verify, code=1)
     assert problem.startswith("stranger does not belong to the dataset")
-    assert count == "1 problems"
+    assert count == "1 problem"
 
 
 def test_verify_asks_for_nine_in_ten_labels_by_default(
@@ -68,7 +68,7 @@ def test_verify_asks_for_nine_in_ten_labels_by_default(
     main(["synthesize", *noise])
     (problem, count) = printed(capsys, "verify", *noise, code=1)
     assert problem.startswith("the teacher confirms") and problem.endswith("less than 90.0%")
-    assert count == "1 problems"
+    assert count == "1 problem"
 
 
 @pytest.mark.parametrize("agreement", ["95", "-1", "nan"])

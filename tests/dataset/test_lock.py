@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.dataset.layout import LOCK
 from pipeline.dataset.lock import locked, reading
-from pipeline.errors import TryAgainError
+from pipeline.errors import TryAgainError, UserError
 
 KEY = "paths.dataset"
 
@@ -124,3 +124,38 @@ def test_many_runs_that_share_a_lock_come_and_go(tmp_path: Path) -> None:
 def test_reading_makes_no_folder(tmp_path: Path) -> None:
     with reading(tmp_path / "none", KEY, "a") as lock:
         assert lock is None and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("parameters", [None, "a"])
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "text", "folder", "pipe"])
+def test_what_a_user_put_in_the_place_of_a_lock_is_not_written(
+    tmp_path: Path, kind: str, parameters: str | None
+) -> None:
+    root, mine = tmp_path / "dataset", tmp_path / "mine.txt"
+    root.mkdir()
+    mine.write_text("precious")
+    if kind == "link":
+        (root / LOCK).symlink_to(mine)
+    elif kind == "dangling":
+        (root / LOCK).symlink_to(tmp_path / "nothing")
+    elif kind == "hard link":
+        (root / LOCK).hardlink_to(mine)
+    elif kind == "text":
+        (root / LOCK).write_text("precious")
+    elif kind == "folder":
+        (root / LOCK).mkdir()
+    else:
+        os.mkfifo(root / LOCK)
+    message = rf"paths.dataset .*{LOCK} is .*move it elsewhere"
+    with pytest.raises(UserError, match=message), locked(root, KEY, parameters):
+        pass
+    assert mine.read_text() == "precious" and not (tmp_path / "nothing").exists()
+    assert os.path.lexists(root / LOCK)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 170, b'{"host": "a", "pi'])
+def test_a_lock_that_a_power_loss_cut_off_blocks_nobody(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LOCK).write_bytes(content)
+    with locked(tmp_path, KEY) as lock:
+        lock.check()
+    assert not (tmp_path / LOCK).exists()

@@ -17,7 +17,7 @@ from pipeline.reports.files import report_synthesis
 from pipeline.stages.distill import distill_students
 from pipeline.stages.finalize import finalize
 from pipeline.stages.repair import repair
-from pipeline.synthesis.outputs import claim_bytes
+from pipeline.synthesis.outputs import check_claim, claim_bytes
 from tests.conftest import Params, changed, dataset, load, make, tree
 from tests.synthesis.shards import shard_files, verified
 
@@ -172,3 +172,11 @@ def test_a_changed_claim_proves_nothing(tiny: Params) -> None:
     (dataset(tiny) / CLAIM).write_bytes(claim)
     with pytest.raises(UserError, match="holds other files"):
         make(tiny)
+
+
+@pytest.mark.parametrize("output", ["dataset", "students", "reports"])
+def test_a_folder_in_the_place_of_the_claim(tmp_path: Path, output: str) -> None:
+    write(tmp_path / CLAIM, "mine.txt")
+    with pytest.raises(UserError, match=rf"paths\.{output} .*{CLAIM} is a folder.*move it"):
+        check_claim(tmp_path, output)
+    assert (tmp_path / CLAIM / "mine.txt").exists()

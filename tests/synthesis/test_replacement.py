@@ -51,3 +51,36 @@ def test_keep_refuses_and_names_a_new_directory(
     assert main(["synthesize", "--keep", "--params", path, "--set", name[1]]) == 0
     assert main(["synthesize", "--keep", "--params", path, "--set", name[1]]) == 0
     assert tree(dataset(made)) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["metadata/000000.json", "train/000000.tar", "students/000001.safetensors"]
+)
+def test_nothing_is_announced_where_the_same_student_is_trained_again(
+    tiny: Params, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    params = changed(tiny, {"adaptive.rounds": 1})
+    make(params)
+    before = tree(dataset(params))
+    (dataset(params) / name).unlink()
+    with caplog.at_level(logging.WARNING):
+        api_synthesize(parse_params(params), keep=True)
+    assert "other parameters" not in caplog.text
+    assert tree(dataset(params)) == before
+    with pytest.raises(UserError, match="student changed"):
+        api_synthesize(parse_params(changed(params, {"adaptive.training.steps": 5})), keep=True)
+
+
+def test_the_student_of_an_earlier_round_is_missing(
+    tiny: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = changed(tiny, {"adaptive.rounds": 2})
+    make(params)
+    before = tree(dataset(params))
+    (dataset(params) / "students/000001.safetensors").unlink()
+    path = str(write_params(params, tmp_path / "params.yaml"))
+    assert main(["status", "--params", path]) == 0
+    assert main(["verify", "--params", path, "--agreement", "0"]) == 1
+    assert "students/000001.safetensors is missing" in capsys.readouterr().out
+    assert main(["synthesize", "--params", path]) == 0
+    assert tree(dataset(params)) == before

@@ -21,6 +21,7 @@ ENDS = {
     "raise SystemExit": "ends the program",
     "raise KeyboardInterrupt": "raises KeyboardInterrupt",
     "raise GeneratorExit": "raises GeneratorExit",
+    "raise type('Odd', (BaseException,), {})('no')": "raises Odd: no",
     "input('epochs? ')": "asks for input",
     "import argparse; argparse.ArgumentParser().parse_args(['--no'])": "ends the program",
     "print(sys.argv[1])": "IndexError",
@@ -96,3 +97,34 @@ def test_a_training_script_gives_a_sentence_from_a_shell(tiny: Params, tmp_path:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "train.py ends the program" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("where", ["import", "call"])
+def test_a_factory_that_changes_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Otherwise relative paths of the parameters would lead to other files afterwards."""
+    (tmp_path / "elsewhere").mkdir()
+    move = f"import os; os.chdir({str(tmp_path / 'elsewhere')!r})"
+    code = f"{FACTORY}\nmake = classifier\n"
+    code += f"{move}\n" if where == "import" else f"def classifier():\n    {move}; return make()\n"
+    (tmp_path / "moving.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    build_network("moving.py:classifier", {}, "teacher")
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("command", ["synthesize", "verify", "distill"])
+@pytest.mark.parametrize("code", ["", "0", "3", "'bye'"])
+def test_a_network_that_ends_the_program(
+    capsys: pytest.CaptureFixture[str], tiny: Params, tmp_path: Path, command: str, code: str
+) -> None:
+    network = "class Ending(nn.Sequential):\n    def forward(self, images):\n"
+    network += f"        import sys\n        sys.exit({code})\n"
+    factory = "make = classifier\ndef classifier():\n    return Ending(*make())\n"
+    (tmp_path / "ending.py").write_text(f"{FACTORY}\n{network}\n{factory}")
+    changes = {"teacher.source": f"{tmp_path / 'ending.py'}:classifier"}
+    params = write_params(changed(tiny, changes), tmp_path / "params.yaml")
+    assert main([command, "--params", str(params)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and f"sys.exit({code}) ended {command} before its work was done" in err
