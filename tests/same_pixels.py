@@ -7,8 +7,10 @@ change and compare after it::
     python -m tests.same_pixels
 
 The jobs are the default one (``params.yaml``) and ``examples/cifar10.yaml`` with 64 images and 20
-iterations. The digests are those of every tar and of every student's weights. Last bits depend on
-the processor and on torch, so ``same_pixels.json`` keeps one table for each pair of both.
+iterations. The digests are those of the samples of every tar, and of every student's weights. The
+prefix of a sample key does not count, because it follows from the parameters and the teacher's
+code. Last bits depend on the processor and on torch, so ``same_pixels.json`` keeps one table for
+each pair of both.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -79,9 +82,23 @@ def run_jobs(folder: Path, cifar10_weights: str | None) -> dict[str, str]:
         run_job(folder / "cifar10", "examples/cifar10.yaml", [*CIFAR10, weights])
     made = [*folder.rglob("*.tar"), *folder.rglob("student*/*.safetensors")]
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): samples_digest(path)
+        if path.suffix == ".tar"
+        else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(made)
     }
+
+
+def samples_digest(path: Path) -> str:
+    """A digest of the numbers, extensions and contents of a tar's members, in their order."""
+    digest = hashlib.sha256()
+    with tarfile.open(path) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            assert content is not None
+            digest.update(f"{member.name.rpartition('-')[2]} {member.size} ".encode())
+            digest.update(content.read())
+    return digest.hexdigest()
 
 
 def run_job(folder: Path, params: str, changes: list[str]) -> None:
