@@ -23,7 +23,7 @@ _TOKENS = re.compile(
 )
 _USER = re.compile(r"(\w+://)[^/\s]+@")
 _PARAMETER = re.compile(r"([?&;](?:[\w-]*[_-])?(\w+)=)[^&;#\s]+")
-_HOME = re.compile(r"(?:/home|/Users)/[^/\s]+/|(?<![\w.])/root/|[A-Za-z]:\\Users\\[^\\\s]+\\")
+_HOME = re.compile(r"(?:/home|/Users)/[^/\s]+/|(?<![\w.])/(?:root)/|[A-Za-z]:\\Users\\[^\\\s]+\\")
 
 
 def redact_secrets(text: str) -> str:
