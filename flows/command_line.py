@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline.cli import add_params
 from pipeline.config.schema import Config
 from pipeline.errors import first_line
 from pipeline.exit_codes import report_errors
@@ -28,20 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m flows", description=__doc__)
     parser.add_argument("flow", choices=("synthesize", "distill", "dream"))
-    parser.add_argument(
-        "--params",
-        default="params.yaml",
-        metavar="FILE",
-        help="the YAML file that describes teacher and dataset (default: params.yaml)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="replace one value of that file for this run, as in synthesis.images=100; may be "
-        "repeated",
-    )
+    add_params(parser)
     parser.add_argument(
         "--shards", metavar="FIRST:END", help="synthesize only these shards, such as 0:8"
     )

@@ -97,13 +97,14 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         )
         sub.set_defaults(function=command.function, command=command.name)
         if command.reads_params:
-            _add_params(sub)
+            add_params(sub)
         if command.add is not None:
             command.add(sub)
     return parser
 
 
-def _add_params(parser: argparse.ArgumentParser) -> None:
+def add_params(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the parameter file and replace its values."""
     parser.add_argument(
         "--params",
         default="params.yaml",

@@ -118,12 +118,15 @@ def _is_whole(root: Path, found: Found) -> bool:
 # Recording.
 
 
+PATCHED = ("open", "mkdir", "unlink", "replace", "fsync", "fdopen")  # functions of os
+
+
 def _record(params: Params) -> list[Operation]:
     """Make the dataset, and return all file operations below its directory in order."""
     root = dataset(params)
     log: list[Operation] = []
     opened: dict[int, str] = {}
-    real = {name: getattr(os, name) for name in ("open", "mkdir", "unlink", "replace", "fsync")}
+    real = {name: getattr(os, name) for name in PATCHED}
 
     def below(path: Any) -> str | None:
         inside = Path(path).is_relative_to(root)
@@ -172,6 +175,8 @@ def _record(params: Params) -> list[Operation]:
             return written
 
     def fdopen(handle: int, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if handle not in opened:  # Such as the lock's.
+            return real["fdopen"](handle, mode, *rest, **more)
         return io.BufferedRandom(Recorded(handle, "r+"))
 
     with contextlib.ExitStack() as stack:

@@ -23,13 +23,13 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.dataset.stream import ordered_batches
 from pipeline.device.threads import use_threads
-from pipeline.distillation.job import DistillJob, is_trained
+from pipeline.distillation.job import DistillJob, is_trained, tars_digest
 from pipeline.distillation.train_student import distill
 from pipeline.evaluation.inputs import foreign_images, real_data
 from pipeline.evaluation.student_measures import on_foreign
 from pipeline.exit_codes import report_errors
 from pipeline.params import load_params, parse_overrides
-from pipeline.storage import digest_file, digest_json
+from pipeline.storage import digest_json
 from pipeline.teachers.networks import build_network, load_weights
 from pipeline.teachers.teacher import Teacher, load_teacher
 
@@ -38,7 +38,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def make_student(config: Config, teacher: Teacher, tars: list[Path], out: Path) -> nn.Module:
     """Train the first seed's student on ``tars``, unless ``out`` has it."""
-    digest = digest_json([digest_file(tar) for tar in tars])
+    digest = tars_digest(tars)
     key = digest_json([digest, teacher.digest, str(config.student), str(config.distillation)])[:12]
     job = DistillJob(
         name=key,

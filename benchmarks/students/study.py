@@ -29,7 +29,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.dataset.stream import ordered_batches
 from pipeline.dataset.tar import Sample, write_tar
-from pipeline.distillation.job import DistillJob
+from pipeline.distillation.job import DistillJob, tars_digest
 from pipeline.distillation.train_student import distill
 from pipeline.evaluation.accuracy import evaluate, load_student
 from pipeline.evaluation.dataset_measures import measure
@@ -41,7 +41,7 @@ from pipeline.reports.pictures import read_log
 from pipeline.stages.distill import distill_students
 from pipeline.stages.final_students import STUDENT, weights_path
 from pipeline.stages.synthesize import synthesize
-from pipeline.storage import Location, digest_file, digest_json, replacing, write_json
+from pipeline.storage import Location, digest_json, replacing, write_json
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher, load_teacher
 
@@ -198,7 +198,7 @@ def tar_job(config: Config, teacher: Teacher, shard: Path, name: str) -> Distill
         student=config.student,
         training=config.distillation,
         shards=(shard,),
-        dataset=digest_file(shard),
+        dataset=tars_digest([shard]),
         seed=seed,
         output=weights_path(config, STUDENT, seed),
     )

@@ -11,8 +11,8 @@ from torch import nn
 from tqdm import tqdm
 
 from pipeline.api.in_process import (
-    Beside,
     Input,
+    RunFiles,
     model_params,
     read_run,
     save_run,
@@ -50,7 +50,7 @@ def synthesize(
     """Make the shards that are missing or stale, and return the dataset.
 
     Give either ``params``, or ``model`` with ``classes``, ``input``, ``images`` and ``out``. A run
-    with ``model`` uses one device and this process. Beside ``out`` it writes
+    with ``model`` uses one device and this process. RunFiles ``out`` it writes
     ``out-teacher.safetensors`` (the state dict), ``out-params.yaml``, and ``out-reports``.
 
     Args:
@@ -89,12 +89,12 @@ def synthesize(
         else:
             if out is None:
                 raise UserError("out is missing: name the directory of the dataset")
-            beside = Beside.of(out)
+            run_files = RunFiles.of(out)
             section = {"classes": classes, "input": input, "class_names": class_names}
             synthesis = {"images": images, **settings}
-            config = model_params(model, section, synthesis, device, student, beside, overrides)
+            config = model_params(model, section, synthesis, device, student, run_files, overrides)
             teacher = load_checked_teacher(without_weights_file(config), "dataset", "reports")
-            teacher = replace(teacher, weights=(save_run(config, beside, keep),))
+            teacher = replace(teacher, weights=(save_run(config, run_files, keep),))
         with open_runner(config, config.synthesis.threads) as run:
             made = make_missing_shards(config, teacher, run, keep=keep)
         report_synthesis(config, made)

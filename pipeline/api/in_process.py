@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config
+from pipeline.device.seeding import restored_generators
 from pipeline.errors import UserError
 from pipeline.params import load_params, parse_params
 from pipeline.storage import digest_bytes, digest_file, write_bytes
@@ -27,7 +26,7 @@ Input = Mapping[str, Any] | Sequence[Any]
 """A dict like ``teacher.input``, or ``(channels, height, width, mean, std)``."""
 _INPUT_KEYS = ("channels", "height", "width", "mean", "std")
 _HEADER = """\
-# The parameters of the dataset beside this file. Its teacher is a model in memory: only the Python
+# The parameters of the dataset next to this file. Its teacher is a model in memory: only the Python
 # process that holds the model can make shards again, verify them or train students on them.
 """
 
@@ -36,7 +35,7 @@ _SEAL = "# sha256 of the lines above: "
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class RunFiles:
     """The files of a run with a model in memory: the dataset ``out``, and its neighbours.
 
     Raises:
@@ -46,7 +45,7 @@ class Beside:
     out: Path
 
     @classmethod
-    def of(cls, out: str | Path) -> Beside:
+    def of(cls, out: str | Path) -> RunFiles:
         if "://" in str(out):
             raise UserError(
                 f"out {out} is a URL: a model in memory needs a local directory. Copy the dataset "
@@ -74,7 +73,7 @@ def model_params(
     synthesis: Mapping[str, Any],
     device: str,
     student: str | Mapping[str, Any] | None = None,
-    beside: Beside | None = None,
+    run_files: RunFiles | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
     """Register ``model`` and return the checked parameters of a run with it.
@@ -86,7 +85,7 @@ def model_params(
             as many threads as torch does in this process.
         device: ``auto``, ``cpu`` or ``cuda``.
         student: a source, or the section ``student``; None for runs without a student.
-        beside: the files of the run; None where no file is written.
+        run_files: the files of the run; None where no file is written.
         overrides: ``section.key`` to value, as for :func:`pipeline.load_params`.
 
     Raises:
@@ -98,7 +97,7 @@ def model_params(
     values: dict[str, Any] = {
         "teacher": {
             "source": source,
-            "weights": str(beside.weights) if beside else None,
+            "weights": str(run_files.weights) if run_files else None,
             **teacher,
             "input": _input_section(teacher["input"]),
         },
@@ -106,11 +105,11 @@ def model_params(
         "synthesis": {"threads": threads, "compile": False, **synthesis},
         "execution": {"device": device, "workers": 1, "retries": 0},
     }
-    if beside is not None:
+    if run_files is not None:
         values["paths"] = {
-            "dataset": str(beside.out),
-            "students": str(beside.path("students")),
-            "reports": str(beside.path("reports")),
+            "dataset": str(run_files.out),
+            "students": str(run_files.path("students")),
+            "reports": str(run_files.path("reports")),
         }
     return parse_params(values, "pipeline", overrides)
 
@@ -121,7 +120,7 @@ def without_weights_file(config: Config) -> Config:
     return config.model_copy(update={"teacher": teacher})
 
 
-def save_run(config: Config, beside: Beside, keep: bool = False) -> WeightsFile:
+def save_run(config: Config, run_files: RunFiles, keep: bool = False) -> WeightsFile:
     """Write the model's state dict and the parameters next to the dataset.
 
     An existing file is replaced only if an earlier run wrote it: the parameters hold a digest of
@@ -129,7 +128,7 @@ def save_run(config: Config, beside: Beside, keep: bool = False) -> WeightsFile:
 
     Args:
         config: all parameters.
-        beside: the files of the run.
+        run_files: the files of the run.
         keep: refuse to replace the files of a run with another model or other parameters.
 
     Returns:
@@ -150,22 +149,22 @@ def save_run(config: Config, beside: Beside, keep: bool = False) -> WeightsFile:
     text = json.dumps(config.model_dump(mode="json"), indent=1) + "\n"
     text = f"{_HEADER}# sha256 of the weights: {digest_bytes(weights)}\n{text}"
     params = f"{text}{_SEAL}{digest_bytes(text.encode())}\n".encode()
-    written = _weights_digest(beside.params)
-    if beside.params.exists() and written is None:
-        raise _in_the_way(beside.params)
-    if beside.weights.exists() and digest_file(beside.weights) not in (
+    written = _weights_digest(run_files.params)
+    if run_files.params.exists() and written is None:
+        raise _in_the_way(run_files.params)
+    if run_files.weights.exists() and digest_file(run_files.weights) not in (
         written,
         digest_bytes(weights),
     ):
-        raise _in_the_way(beside.weights)
-    if keep and beside.params.exists() and beside.params.read_bytes() != params:
+        raise _in_the_way(run_files.weights)
+    if keep and run_files.params.exists() and run_files.params.read_bytes() != params:
         raise UserError(
-            f"{beside.params} is of a run with other parameters or another model, which keep "
+            f"{run_files.params} is of a run with other parameters or another model, which keep "
             "protects: name another directory as out"
         )
-    write_bytes(beside.weights, weights)
-    write_bytes(beside.params, params)
-    return WeightsFile(beside.weights.name, digest_bytes(weights))
+    write_bytes(run_files.weights, weights)
+    write_bytes(run_files.params, params)
+    return WeightsFile(run_files.weights.name, digest_bytes(weights))
 
 
 def _weights_digest(params: Path) -> str | None:
@@ -186,19 +185,19 @@ def _in_the_way(path: Path) -> UserError:
 
 
 def read_run(model: nn.Module, out: str | Path) -> Config:
-    """The parameters that :func:`save_run` wrote beside ``out``, with ``model`` as their teacher.
+    """The parameters that :func:`save_run` wrote next to ``out``, with ``model`` as their teacher.
 
     Raises:
         UserError: there are none, or they are those of a model of another class.
     """
-    beside = Beside.of(out)
-    if not beside.params.is_file():
+    run_files = RunFiles.of(out)
+    if not run_files.params.is_file():
         raise UserError(
-            f"there is no {beside.params}: name as out a dataset that "
+            f"there is no {run_files.params}: name as out a dataset that "
             "pipeline.synthesize(model=...) wrote"
         )
     source = register(model)
-    config = load_params(beside.params)
+    config = load_params(run_files.params)
     if config.teacher.source != source:
         raise UserError(f"model is {source}, and {out} was made with {config.teacher.source}")
     return config
@@ -226,12 +225,9 @@ def _input_section(given: Input) -> dict[str, Any]:
 @contextlib.contextmanager
 def unchanged_process() -> Iterator[None]:
     """Restore the random generators and the number of threads when the block ends."""
-    threads, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    threads = torch.get_num_threads()
     try:
-        with torch.random.fork_rng(devices=list(devices)):
+        with restored_generators():
             yield
     finally:
         torch.set_num_threads(threads)
-        random.setstate(python)
-        np.random.set_state(numpy)

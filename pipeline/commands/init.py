@@ -135,7 +135,7 @@ def _write(directory: Path, files: dict[str, str], force: bool) -> list[Path]:
     if others and not force:
         raise UserError(
             f"{directory} holds other files ({others[0]}): name an empty or a new directory, or "
-            "add --force to write beside them"
+            "add --force to write next to them"
         )
     directory.mkdir(parents=True, exist_ok=True)
     files = {**files, **{name: text for name, text in IGNORED.items() if name not in present}}

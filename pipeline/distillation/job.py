@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.config.distillation import DistillationConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.held_lock import Lock
+from pipeline.errors import UserError
 from pipeline.redaction import redact
 from pipeline.source_digest import package_digest
 from pipeline.storage import (
@@ -129,6 +131,28 @@ def _published(arguments: dict[str, Any]) -> list[Any]:
     redacted = redact(arguments)
     changed = digest_json(redacted) != digest_json(arguments)
     return [redacted, digest_json(arguments)] if changed else [redacted]
+
+
+def tars_digest(shards: Iterable[Location]) -> str:
+    """A digest of the contents of tars, as :meth:`pipeline.dataset.dataset.Dataset.digest` has."""
+    return digest_json([digest_file(shard) for shard in shards])
+
+
+def check_shards(job: DistillJob) -> None:
+    """Check that a student learns from the tars that its record will name.
+
+    Raises:
+        UserError: A tar is missing or was changed since its record was written.
+    """
+    try:
+        unchanged = tars_digest(job.shards) == job.dataset
+    except FileNotFoundError:
+        unchanged = False
+    if not unchanged:
+        raise UserError(
+            f"{job}: a tar in {job.shards[0].parent} is missing, or was changed since its record "
+            "was written: run verify --repair, then run this command again"
+        )
 
 
 def is_trained(job: DistillJob) -> bool:

@@ -14,10 +14,10 @@ from torch import nn
 from pipeline.dataset.stream import ImageStream
 from pipeline.device.seeding import seed_all
 from pipeline.device.threads import use_threads
-from pipeline.distillation.job import DistillJob
+from pipeline.distillation.job import DistillJob, check_shards
 from pipeline.distillation.loop import Checkpoint, train
 from pipeline.distillation.step import Training
-from pipeline.execution.torchrun import is_first, own_share
+from pipeline.execution.torchrun import from_first, is_first, own_share
 from pipeline.storage import (
     digest_file,
     digest_json,
@@ -49,8 +49,8 @@ def distill(job: DistillJob, device: str, report: Callable[[float], object]) -> 
         The last row of the log, and ``seconds``, the time that this call took.
 
     Raises:
-        UserError: The device has too little memory for a batch, or the parameters do not fit the
-            networks.
+        UserError: A tar was changed, the device has too little memory for a batch, or the
+            parameters do not fit the networks.
         FloatingPointError: The loss is infinite or NaN.
 
     Example::
@@ -60,6 +60,7 @@ def distill(job: DistillJob, device: str, report: Callable[[float], object]) -> 
     """
     started = time.perf_counter()
     use_threads(job.training.threads)
+    from_first(lambda: check_shards(job))
     teacher = cached_teacher(job.teacher.model_dump_json(), job.teacher_digest, device)
     spec_sha256 = digest_json(job.spec())
     seed_all(job.seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import replace
 
 from pipeline.config.schema import Config
@@ -24,8 +23,6 @@ from pipeline.storage import location
 from pipeline.synthesis.claim import held, reading_dataset
 from pipeline.synthesis.shard_states import check_complete, shard_states
 from pipeline.teachers.teacher import Teacher
-
-log = logging.getLogger(__name__)
 
 
 def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict[str, float]]:

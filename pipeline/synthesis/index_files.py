@@ -117,7 +117,7 @@ Each sample is `<key>.{image_kind(shape.channels)}`, `<key>.{CLASS}` (class inde
 `<key>.{FACTS}`{soft_labels}{captions}. \
 `{ALL_ROWS}` has one row an image,
 joined by `key`: where it lies, its digest, its seed, every loss term, and the teacher's answer.
-`{PROVENANCE}` names what the whole was made from, by digest.
+`{PROVENANCE}` names everything that the dataset was made from, by digest.
 
 The images can reveal what the teacher saw in training: treat them with the care that the training
 data asks for. Their licence follows the teacher's.

@@ -1,4 +1,4 @@
-"""Remove the files of ours that the plan of a dataset does not have."""
+"""Remove files of the dataset that its plan does not have."""
 
 from __future__ import annotations
 

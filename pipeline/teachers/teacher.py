@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.teacher import TeacherConfig
-from pipeline.device.seeding import seed_all
+from pipeline.device.seeding import restored_generators, seed_all
 from pipeline.device.threads import one_thread
 from pipeline.errors import TryAgainError, UserError
 from pipeline.teachers.checkpoints import WeightsFile
@@ -137,7 +137,7 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
 
 def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | None]:
     """The teacher on the CPU, before any of its answers was checked."""
-    with torch.random.fork_rng(devices=[]):
+    with restored_generators():
         seed_all(0)  # random weights of a factory are then equal in all processes
         network = build_network(config.source, config.arguments, role, config.weights)
     weights: LoadedWeights | None = None

@@ -681,3 +681,25 @@ def test_students_never_learn_from_a_mix_of_old_and_new(tiny: Params) -> None:
     config, teacher = load(newer)
     with open_runner(config) as run, pytest.raises(UserError, match=r"1 of 2 .* 000001 \(stale\)"):
         distill_students(config, teacher, run)
+
+
+def test_a_tar_that_was_changed_is_not_learnt_from(made: Params) -> None:
+    """Also one of the same size, which counts as complete."""
+    config, teacher = load(made)
+    tar = dataset(made) / "train" / "000001.tar"
+    data = tar.read_bytes()
+    tar.write_bytes(data.replace(b'"cls": 0', b'"cls": 1', 1))
+    assert len(tar.read_bytes()) == len(data) and tar.read_bytes() != data
+    with open_runner(config) as run, pytest.raises(UserError, match="run verify --repair"):
+        distill_students(config, teacher, run)
+    assert list(Path(made["paths"]["students"]).glob("*.safetensors")) == []
+    tar.write_bytes(data)
+    with open_runner(config) as run:
+        assert len(distill_students(config, teacher, run)) == 1
+
+
+def test_a_round_does_not_learn_from_a_tar_that_was_changed(made: Params) -> None:
+    tar = dataset(made) / "train" / "000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b'"cls": 0', b'"cls": 1', 1))
+    with pytest.raises(UserError, match=r"student-of-round-1: a tar in .* was changed"):
+        make(changed(made, {"adaptive.rounds": 1}))
