@@ -18,6 +18,7 @@ from pipeline.device.memory import enough_memory
 from pipeline.distillation.step import Step, Training
 from pipeline.execution.torchrun import average, from_first, is_first
 from pipeline.storage import Location, read_bytes, replacing
+from pipeline.teachers.file_kinds import damaged_member
 
 LOG_POINTS = 100  # A log has about this many rows, whatever the number of steps.
 
@@ -73,8 +74,12 @@ class Checkpoint:
     def _read(self, precision: str) -> dict[str, Any] | None:
         """Return the file's content, or None if its spec or its number format is another."""
         try:
-            data = io.BytesIO(read_bytes(self.path))
-            saved: dict[str, Any] = torch.load(data, map_location="cpu", weights_only=True)
+            data = read_bytes(self.path)
+            if damaged_member(data) is not None:
+                return None
+            saved: dict[str, Any] = torch.load(
+                io.BytesIO(data), map_location="cpu", weights_only=True
+            )
         except Exception:
             # There is no checkpoint, or a machine failed while writing it. Start from step 0.
             return None

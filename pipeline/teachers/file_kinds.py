@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 
 _AGAIN = "copy or download it again"
 _UNPACK = "unpack it and name the weights file in it"
@@ -76,11 +77,27 @@ def is_safetensors(data: bytes) -> bool:
     return len(data) > 9 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**32
 
 
+def damaged_member(data: bytes) -> str | None:
+    """Find damage in a zip archive, of which ``torch.load`` compares no checksum.
+
+    Args:
+        data: All bytes of the archive.
+
+    Returns:
+        The name of the first file in it whose content has another checksum (CRC-32) than the
+        archive says. None where all are right, and where the archive was written without
+        checksums, as after ``torch.serialization.set_crc32_options(False)``.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.testzip() if any(info.CRC for info in archive.infolist()) else None
+
+
 def _foreign_zip(data: bytes) -> str | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        damaged = damaged_member(data)
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OSError, zlib.error):
         return f"is damaged or truncated (a zip archive, as torch.save writes): {_AGAIN}"
     ends = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in ends:
@@ -93,6 +110,8 @@ def _foreign_zip(data: bytes) -> str | None:
             "is a program of torch.export, not a state dict: save the state_dict() of the network "
             "that was exported"
         )
+    if "data.pkl" in ends and damaged is not None:
+        return f"is damaged ({damaged} in it has another checksum than the file says): {_AGAIN}"
     if "data.pkl" in ends:
         return None
     if names and all(name.endswith(".npy") for name in names):

@@ -6,7 +6,7 @@ import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -128,4 +128,32 @@ def test_the_bytes_decide_about_the_format(tmp_path: Path, name: str, writer: st
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=writer == "torch")
     states = read_checkpoint(path, "teacher").states
+    assert torch.equal(states[""]["weight"], STATE["weight"])
+
+
+@pytest.fixture
+def without_checksums() -> Iterator[None]:
+    torch.serialization.set_crc32_options(False)
+    yield
+    torch.serialization.set_crc32_options(True)
+
+
+def test_one_wrong_byte_in_the_weights(tmp_path: Path) -> None:
+    """``torch.load`` reads such a file without a word."""
+    path, weight = tmp_path / "w.pt", torch.arange(1000.0)
+    torch.save({"weight": weight}, path)
+    data = path.read_bytes()
+    wrong = bytearray(data)
+    wrong[data.index(weight.numpy().tobytes()) + 2003] ^= 0x40
+    path.write_bytes(wrong)
+    assert not torch.equal(torch.load(path)["weight"], weight)
+    with pytest.raises(UserError, match=r"weights .*w\.pt is damaged \(w/data/0 in it .*again$"):
+        read_checkpoint(path, "teacher")
+    path.write_bytes(data)
+    assert torch.equal(read_checkpoint(path, "teacher").states[""]["weight"], weight)
+
+
+def test_a_file_that_was_saved_without_checksums(tmp_path: Path, without_checksums: None) -> None:
+    torch.save(STATE, tmp_path / "w.pt")
+    states = read_checkpoint(tmp_path / "w.pt", "teacher").states
     assert torch.equal(states[""]["weight"], STATE["weight"])
