@@ -175,6 +175,13 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
         ("teacher.weights", 7, "string"),
         ("teacher.sha256", "00", "pattern"),
         ("paths.dataset", "~/dataset", "write the whole path"),
+        ("paths.dataset", "x" * 5000, "the path has 5000 bytes"),
+        ("paths.dataset", "s3://bucket/" + "x/" * 2500, "at most 4000 bytes"),
+        ("paths.students", "runs/" + "ü" * 128, "the longest name in it 256: write at most"),
+        ("paths.reports", "x" * 256, "at most 255 between two slashes"),
+        ("teacher.weights", "x" * 300 + "/w.pt", "at most 255 between two slashes"),
+        ("evaluation.data", "x" * 300, "at most 255 between two slashes"),
+        ("evaluation.foreign", "x" * 300, "at most 255 between two slashes"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(
@@ -183,6 +190,11 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     text = complaint(changed(tiny, {key: value}))
     assert said in text
     assert key.rpartition(".")[0] in text and key.rpartition(".")[2] in text
+
+
+def test_names_as_long_as_file_systems_take(tiny: Params) -> None:
+    parse_params(changed(tiny, {"paths.dataset": "s3://bucket/" + "x" * 300}))
+    parse_params(changed(tiny, {"paths.dataset": "x" * 255, "teacher.weights": "x" * 255}))
 
 
 def test_captions_need_the_names_of_the_classes(tiny: Params) -> None:

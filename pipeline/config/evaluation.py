@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.config.fields import Name, Section
+from pipeline.config.fields import FilePath, Section
 from pipeline.config.teacher import TeacherConfig
 
 
@@ -14,11 +14,11 @@ class EvaluationConfig(Section):
     """What only the stages ``measure`` and ``evaluate`` read. It never influences an image or a
     student."""
 
-    data: Name | None = None
+    data: FilePath | None = None
     """A tar of real labelled images (``png`` and ``cls``), to measure the accuracy of teacher and
     students. Null: no accuracy is measured."""
 
-    foreign: Name | None = None
+    foreign: FilePath | None = None
     """A shard of images of another recipe, to compare students without real images. Null: none."""
 
     held_out: Annotated[int, Field(ge=0, le=4096)] = 64

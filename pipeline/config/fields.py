@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -31,7 +32,20 @@ def _no_credentials(text: str) -> str:
     return text
 
 
+def _fits_file_systems(text: str) -> str:
+    """Refuse a path that is too long for a file system."""
+    size, longest = len(os.fsencode(text)), max(len(os.fsencode(part)) for part in text.split("/"))
+    if size > LONGEST_PATH or (longest > LONGEST_NAME and "://" not in text):
+        raise ValueError(
+            f"the path has {size} bytes, and the longest name in it {longest}: write at most "
+            f"{LONGEST_PATH} bytes, and at most {LONGEST_NAME} between two slashes"
+        )
+    return text
+
+
+LONGEST_NAME, LONGEST_PATH = 255, 4000  # Bytes. Linux takes 4095, with the names of our files.
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_no_credentials)]
+FilePath = Annotated[Name, AfterValidator(_fits_file_systems)]
 AUTO = "auto"
 MOST_IMAGES, MOST_SHARDS = 100_000_000, 900_000
 

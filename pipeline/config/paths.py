@@ -7,20 +7,20 @@ from typing import Self
 
 from pydantic import model_validator
 
-from pipeline.config.fields import Name, Section
+from pipeline.config.fields import FilePath, Section
 
 
 class PathsConfig(Section):
     """Where results are written. The three directories must be different."""
 
-    dataset: Name = "data/synthetic"
+    dataset: FilePath = "data/synthetic"
     """The dataset: a local directory, or a URL that fsspec can write, such as
     ``s3://bucket/prefix``. Credentials come from the environment."""
 
-    students: Name = "data/students"
+    students: FilePath = "data/students"
     """The final students: a local directory or a URL. Must not lie inside ``dataset``."""
 
-    reports: Name = "reports"
+    reports: FilePath = "reports"
     """Metrics, plots and pictures: a local directory. Must not lie inside ``dataset``."""
 
     @model_validator(mode="after")

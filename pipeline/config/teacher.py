@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.fields import Name, Rate, Section, Side
+from pipeline.config.fields import FilePath, Name, Rate, Section, Side
 
 
 class InputConfig(Section):
@@ -55,7 +55,7 @@ class TeacherConfig(Section):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory or of the library's model. The default is none."""
 
-    weights: Name | None
+    weights: FilePath | None
     """The trained weights: a ``.safetensors``, ``.pt`` or ``.pth`` file with a state dict;
     ``pretrained`` for the weights that the library publishes; null to keep the weights that the
     factory itself sets."""
