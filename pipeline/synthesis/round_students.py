@@ -47,6 +47,7 @@ def round_job(
 def dataset_students(config: Config, teacher_digest: str) -> dict[int, str]:
     """The digest of the weights of each round's student, if today's parameters would train it so.
 
+    A shard before it that has lost its record does not make the student another one.
     A student whose files are damaged counts with the weights that it has: the shards made against
     the undamaged one are then stale, and ``verify`` reports both.
     """
@@ -58,11 +59,7 @@ def dataset_students(config: Config, teacher_digest: str) -> dict[int, str]:
         if student_problem(path) is None:
             if round_ > 1 and not exists(layout.student(round_ - 1)):
                 break  # It started from a student that is missing.
-            try:
-                job = round_job(config, teacher_digest, round_)
-            except UserError:  # a shard is missing: the student cannot be the one of today's shards
-                break
-            if not is_trained(job):
+            if not is_trained(_job_on_record(config, teacher_digest, round_)):
                 break
         students[round_] = digest_file(path)
     return students
@@ -80,11 +77,22 @@ def remade_students(config: Config, teacher_digest: str) -> dict[int, str]:
         start = layout.student(round_ - 1)
         if facts is None or (round_ > 1 and not exists(start)):
             break
-        try:
-            job = round_job(config, teacher_digest, round_)
-        except UserError:
-            job = round_job(config, teacher_digest, round_, str(facts["spec"].get("dataset")))
+        job = _job_on_record(config, teacher_digest, round_)
         if facts["spec_sha256"] != digest_json(job.spec()):
             break
         students[round_] = str(facts.get("sha256"))
     return students
+
+
+def _job_on_record(config: Config, teacher_digest: str, round_: int) -> DistillJob:
+    """The job of a round's student, which has a record.
+
+    Where a shard that the student learnt from has no record, the digest of these shards is taken
+    from the student's record: a run makes the missing shard again with the same bytes.
+    """
+    try:
+        return round_job(config, teacher_digest, round_)
+    except UserError:
+        record = Layout(location(config.paths.dataset)).student(round_).with_suffix(".json")
+        facts = sealed_facts(record) or {"spec": {}}
+        return round_job(config, teacher_digest, round_, str(facts["spec"].get("dataset")))

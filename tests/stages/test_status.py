@@ -16,6 +16,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.dataset import run_markers
 from pipeline.dataset.run_markers import DEAD, REFRESH, marked, read_markers
+from pipeline.errors import UserError
 from pipeline.execution.executor import Stopped
 from pipeline.execution.runner import JobsFailed
 from pipeline.stages import synthesize as synthesize_module
@@ -25,7 +26,7 @@ from pipeline.stages.verify import verify
 from pipeline.storage import listing
 from pipeline.synthesis.job import ShardJob
 from pipeline.synthesis.make_shard import make_shard
-from pipeline.synthesis.shard_states import ranges
+from pipeline.synthesis.shard_states import check_complete, ranges, shard_states
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 
@@ -162,6 +163,22 @@ def test_the_states(
     assert not any("does not belong" in problem for problem in problems)
     assert make(five) == [2, 3, 4]
     assert tree(dataset(five)) == whole
+
+
+def test_a_lost_record_counts_the_same_everywhere(tiny: Params) -> None:
+    params = changed(tiny, {"adaptive.rounds": 1})
+    make(params)
+    record = dataset(params) / "metadata" / "000000.json"
+    text = record.read_bytes()
+    record.unlink()
+    config, teacher = load(params)
+    expected = {"missing": [0], "complete": [1, 2]}
+    assert dataset_status(config).shards == expected
+    assert dataset_status(config, teacher.digest).shards == expected
+    with pytest.raises(UserError, match=r"^1 of 3 shards are not complete \(000000\)"):
+        check_complete(shard_states(config, teacher.digest))
+    assert make(params) == [0]
+    assert record.read_bytes() == text
 
 
 def test_finalize_removes_markers(five: Params) -> None:
