@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.cli import add_params
+from pipeline.config.paths import check_lasting
 from pipeline.config.schema import Config
 from pipeline.errors import first_line
 from pipeline.exit_codes import report_errors
@@ -33,32 +34,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--shards", metavar="FIRST:END", help="synthesize only these shards, such as 0:8"
     )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="refuse to replace shards and students that other parameters made",
+    )
     with report_errors() as outcome:
         options = parser.parse_args(arguments)
         overrides, only = parse_overrides(options.set), parse_range(options.shards)
         config = load_params(options.params, overrides)
+        check_lasting(config.paths)
         # distill only reads the dataset, which may be on a read-only disk.
         outputs = ("reports",) if options.flow == "distill" else ("dataset", "reports")
         teacher = load_checked_teacher(config, *outputs)
-        _run(
-            options.flow, config, teacher, only, {"params": options.params, "overrides": overrides}
-        )
+        parameters = {"params": options.params, "overrides": overrides}
+        work = _work(options.flow, config, teacher, only, options.keep, parameters)
+        _run(work, options.flow, _is_pending(options.flow, config, teacher, only), parameters)
     return outcome.code
 
 
-def _run(
-    name: str, config: Config, teacher: Teacher, only: range | None, parameters: dict[str, Any]
-) -> None:
+def _run(work: Callable[[], object], name: str, pending: bool, parameters: dict[str, Any]) -> None:
     from httpx import HTTPError
 
     from flows.running import run_as_flow, run_without_record
 
-    work = _work(name, config, teacher, only, parameters)
     try:
-        if _is_pending(name, config, teacher, only):
-            result = run_as_flow(name, work, parameters)
-        else:
-            result = run_without_record(work)
+        result = run_as_flow(name, work, parameters) if pending else run_without_record(work)
     except HTTPError as error:
         raise RuntimeError(
             f"Prefect's server stopped answering ({first_line(error)}). Complete shards and "
@@ -76,16 +77,21 @@ def _is_pending(name: str, config: Config, teacher: Teacher, only: range | None)
 
 
 def _work(
-    name: str, config: Config, teacher: Teacher, only: range | None, parameters: dict[str, Any]
+    name: str,
+    config: Config,
+    teacher: Teacher,
+    only: range | None,
+    keep: bool,
+    parameters: dict[str, Any],
 ) -> Callable[[], object]:
     if name == "synthesize":
         from flows.synthesize import make_shards
 
-        return lambda: make_shards(config, teacher, only)
+        return lambda: make_shards(config, teacher, only, keep)
     if name == "distill":
         from flows.distill import train_students
 
-        return lambda: train_students(config, teacher)
+        return lambda: train_students(config, teacher, keep)
     from flows.dream import run_all_stages
 
-    return lambda: run_all_stages(config, teacher, parameters)
+    return lambda: run_all_stages(config, teacher, parameters, keep)

@@ -18,26 +18,29 @@ from pipeline.teachers.teacher import Teacher
 
 
 @flow(name="distill", flow_run_name="distill {params}", persist_result=False)
-def distill(params: str = "params.yaml", overrides: dict[str, Any] | None = None) -> int:
+def distill(
+    params: str = "params.yaml", overrides: dict[str, Any] | None = None, keep: bool = False
+) -> int:
     """Train a student from scratch on the shards, for each seed.
 
     Args:
         params: Path of the parameter file.
         overrides: Values that replace the file's, such as {"distillation.steps": 500}.
+        keep: Refuse to replace students that other parameters made.
 
     Returns:
         The number of students that were trained.
     """
     config = load_params(params, overrides)
-    return train_students(config, load_checked_teacher(config))
+    return train_students(config, load_checked_teacher(config), keep)
 
 
-def train_students(config: Config, teacher: Teacher) -> int:
+def train_students(config: Config, teacher: Teacher, keep: bool = False) -> int:
     """The work of the flow, with parameters and teacher already loaded."""
     outputs = ("dataset", "students")
     with open_executor(config, config.distillation.threads, outputs) as executor:
         run = job_runner(executor, config.execution.retries)
-        trained = distill_students(config, teacher, run)
+        trained = distill_students(config, teacher, run, keep)
         held_out = held_out_agreement(config, teacher, run)
     report_distillation(config, trained, held_out)
     return len(trained)

@@ -23,7 +23,9 @@ from pipeline.teachers.teacher import Teacher
 
 
 @flow(name="dream", flow_run_name="dream {params}", persist_result=False)
-def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) -> str:
+def dream(
+    params: str = "params.yaml", overrides: dict[str, Any] | None = None, keep: bool = False
+) -> str:
     """Make a dataset from a teacher, train students on it, and measure both, as `dvc repro` does.
 
     The accuracy is measured where the parameters name real data.
@@ -31,27 +33,31 @@ def dream(params: str = "params.yaml", overrides: dict[str, Any] | None = None) 
     Args:
         params: Path of the parameter file. It is read once, when the run begins.
         overrides: Values that replace the file's, such as {"adaptive.rounds": 2}.
+        keep: Refuse to replace shards and students that other parameters made.
 
     Returns:
         The summary.
     """
     config = load_params(params, overrides)
     teacher = load_checked_teacher(config, "dataset", "reports")
-    return run_all_stages(config, teacher, {"params": params, "overrides": overrides})
+    return run_all_stages(config, teacher, {"params": params, "overrides": overrides}, keep)
 
 
-def run_all_stages(config: Config, teacher: Teacher, parameters: Mapping[str, Any]) -> str:
+def run_all_stages(
+    config: Config, teacher: Teacher, parameters: Mapping[str, Any], keep: bool = False
+) -> str:
     """The work of the flow, with parameters and teacher already loaded.
 
     Args:
         config: The parameters of all stages: no stage reads the file again.
         teacher: The teacher of all stages.
         parameters: What Prefect shows as the parameters of the sub-flows.
+        keep: Refuse to replace shards and students that other parameters made.
     """
     check_distillation(config, teacher)
     check_evaluation(config)
-    run_as_flow("synthesize", lambda: make_shards(config, teacher), parameters)
-    run_as_flow("distill", lambda: train_students(config, teacher), parameters)
+    run_as_flow("synthesize", lambda: make_shards(config, teacher, keep=keep), parameters)
+    run_as_flow("distill", lambda: train_students(config, teacher, keep), parameters)
     if config.evaluation.data is not None:
         report_evaluation(config, evaluate(config, teacher))
     report_measures(config, *measure(config, teacher))

@@ -22,6 +22,7 @@ def synthesize(
     params: str = "params.yaml",
     overrides: dict[str, Any] | None = None,
     shards: str | None = None,
+    keep: bool = False,
 ) -> int:
     """Make the shards that are missing or stale, adaptive rounds included.
 
@@ -29,20 +30,23 @@ def synthesize(
         params: Path of the parameter file.
         overrides: Values that replace the file's, such as {"synthesis.iterations": 100}.
         shards: Make only these shards, such as "0:8" for the first eight.
+        keep: Refuse to replace shards that other parameters made.
 
     Returns:
         The number of shards that were made.
     """
     config = load_params(params, overrides)
     only = parse_range(shards)
-    return make_shards(config, load_checked_teacher(config, "dataset", "reports"), only)
+    return make_shards(config, load_checked_teacher(config, "dataset", "reports"), only, keep)
 
 
-def make_shards(config: Config, teacher: Teacher, only: range | None = None) -> int:
+def make_shards(
+    config: Config, teacher: Teacher, only: range | None = None, keep: bool = False
+) -> int:
     """The work of the flow, with parameters and teacher already loaded."""
     with open_executor(config, config.synthesis.threads) as executor:
         run = job_runner(executor, config.execution.retries)
-        made = make_missing_shards(config, teacher, run, only)
+        made = make_missing_shards(config, teacher, run, only, keep)
     if only is None:
         report_synthesis(config, made)
     table = [

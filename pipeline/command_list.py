@@ -88,6 +88,14 @@ def _synthesize_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _distill_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="refuse to replace students that other parameters made",
+    )
+
+
 def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repair", action="store_true", help="make the damaged shards and files again"
@@ -250,6 +258,7 @@ COMMANDS = (
         description="Train the students that are missing or stale, on the synthetic images alone. "
         "A stopped run continues from its last checkpoint when the command runs again.",
         example="distill --set distillation.steps=1000",
+        add=_distill_options,
     ),
     Command(
         name="measure",

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import webdataset as wds
 from s3fs import S3FileSystem
 
 from benchmarks.faults.s3 import BUCKET, CREDENTIALS, PAGE, Proxy, Watcher, client, s3_server
+from flows.command_line import main as flow
 from pipeline.cli import main
 from pipeline.dataset.lock import locked
 from pipeline.errors import UserError
@@ -242,8 +243,14 @@ def test_students_and_their_evaluation(url: Params, tmp_path: Path) -> None:
     assert results[0] == results[1]
 
 
-def test_commands(url: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(
+    url: Params,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = str(write_params(url, tmp_path / "params.yaml"))
+    monkeypatch.setattr("pipeline.config.paths.check_lasting", lambda paths: None)
     said = []
     for command in ("synthesize", "finalize", "status", "verify", "distill", "summary"):
         assert main([command, "--params", path, *["--agreement=0"] * (command == "verify")]) == 0
@@ -251,6 +258,24 @@ def test_commands(url: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "made 3 shards in memory://tank/dataset" in said
     assert "3 complete" in said and "26 images verified, unsigned" in said
     assert "students  memory://tank/students/" in said
+
+
+@pytest.mark.parametrize("name", ["dataset", "students"])
+@pytest.mark.parametrize("program", [main, flow])
+def test_a_command_refuses_what_is_lost_when_it_ends(
+    tiny: Params,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    program: Callable[[list[str]], int],
+) -> None:
+    params = changed(tiny, {f"paths.{name}": f"memory://tank/{name}"})
+    path = str(write_params(params, tmp_path / "params.yaml"))
+    for command in ("synthesize", "distill"):
+        assert program([command, "--params", path]) == 2
+        said = capsys.readouterr().err
+        assert f"paths.{name} is memory://tank/{name}, which is lost when" in said
+    assert not dataset(tiny).is_dir()
 
 
 # An S3 server.

@@ -29,24 +29,26 @@ class Student:
     log: dict[str, float]
 
 
-def distill(params: Config) -> list[Student]:
+def distill(params: Config, *, keep: bool = False) -> list[Student]:
     """Train the students that are missing or stale, and return all of them.
 
     Args:
         params: the parameters of :func:`load_params`, whose dataset is complete.
+        keep: refuse to replace students that other parameters made.
 
     Returns:
         A student for each of ``distillation.seeds``, and last the one trained on noise where
         ``distillation.noise_baseline`` asks for it.
 
     Raises:
-        UserError: the dataset is incomplete, or the student does not fit the teacher.
+        UserError: the dataset is incomplete, the student does not fit the teacher, or ``keep``
+            protects a student.
     """
     with unchanged_process():
         teacher = load_checked_teacher(params)
         outputs = ("dataset", "students")
         with open_runner(params, params.distillation.threads, None, outputs) as run:
-            trained = distill_students(params, teacher, run)
+            trained = distill_students(params, teacher, run, keep)
             held_out = held_out_agreement(params, teacher, run)
         report_distillation(params, trained, held_out)
     seeds = params.distillation.seeds

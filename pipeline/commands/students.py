@@ -28,7 +28,7 @@ def run_distill(config: Config, options: argparse.Namespace) -> int:
         with open_runner(
             config, config.distillation.threads, rank_device, ("dataset", "students")
         ) as run:
-            trained = distill_students(config, teacher, run)
+            trained = distill_students(config, teacher, run, options.keep)
             held_out = held_out_agreement(config, teacher, run)
         if is_first():
             report_distillation(config, trained, held_out)

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import model_validator
 
 from pipeline.config.fields import FilePath, Section
+from pipeline.errors import UserError
 
 
 class PathsConfig(Section):
@@ -60,3 +61,18 @@ class PathsConfig(Section):
             if getattr(self, name).startswith("~"):
                 raise ValueError(f"{name}: ~ is not expanded, write the whole path")
         return self
+
+
+def check_lasting(paths: PathsConfig) -> None:
+    """Refuse places in the memory of this process, for programs that end after one command.
+
+    Raises:
+        UserError: The dataset or the students have such a place.
+    """
+    for name in ("dataset", "students"):
+        place = getattr(paths, name)
+        if place.startswith("memory://"):
+            raise UserError(
+                f"paths.{name} is {place}, which is lost when this command ends: name a directory "
+                "or another URL (the Python API can use memory:// within one process)"
+            )

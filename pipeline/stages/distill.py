@@ -12,10 +12,12 @@ from pipeline.execution.torchrun import from_first, is_first
 from pipeline.stages.distillation_check import check_distillation
 from pipeline.stages.final_students import (
     NOISE,
+    announce_retraining,
     jobs_of,
     noise_config,
     refuse_changed,
     student_jobs,
+    student_names,
     untrained,
 )
 from pipeline.stages.synthesize import synthesize
@@ -25,7 +27,9 @@ from pipeline.synthesis.shard_states import check_complete, shard_states
 from pipeline.teachers.teacher import Teacher
 
 
-def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict[str, float]]:
+def distill_students(
+    config: Config, teacher: Teacher, run: Runner, keep: bool = False
+) -> list[dict[str, float]]:
     """Train the students that are missing or stale.
 
     Args:
@@ -33,12 +37,14 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
         teacher: The teacher of ``config``, from
             :func:`pipeline.synthesis.check.load_checked_teacher`.
         run: Runs the jobs (see :mod:`pipeline.execution.runner`).
+        keep: Refuse to replace students that other parameters made.
 
     Returns:
         The last row of the log of each student that this call trained.
 
     Raises:
-        UserError: Before training, if the dataset is incomplete or the student does not fit.
+        UserError: Before training, if the dataset is incomplete, the student does not fit, or
+            ``keep`` protects a student.
         TryAgainError: Another run changed the dataset during the training.
     """
     check_distillation(config, teacher)
@@ -51,6 +57,8 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
         if is_first():
             lock = entered.enter_context(held(config, "students"))
         jobs = ours = student_jobs(config, teacher)
+        names = student_names(config)
+        from_first(lambda: announce_retraining(directory, ours, names, keep))
         if config.distillation.noise_baseline:
             noise = noise_config(config)
             from_first(
@@ -60,7 +68,9 @@ def distill_students(config: Config, teacher: Teacher, run: Runner) -> list[dict
             )
             if is_first():
                 entered.enter_context(reading_dataset(noise, teacher.digest))
-            jobs = ours + jobs_of(noise, teacher, NOISE, config.distillation.seeds[:1])
+            of_noise = jobs_of(noise, teacher, NOISE, config.distillation.seeds[:1])
+            from_first(lambda: announce_retraining(directory, of_noise, names, keep))
+            jobs = ours + of_noise
         todo = from_first(lambda: untrained(directory, jobs))
         if not todo:
             return []

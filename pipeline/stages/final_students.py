@@ -9,9 +9,24 @@ from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import is_leftover
 from pipeline.dataset.plan import plan_of
-from pipeline.distillation.job import DistillJob, is_trained, proven_files, remove_checkpoint
+from pipeline.distillation.job import (
+    DistillJob,
+    is_trained,
+    proven_files,
+    remove_checkpoint,
+    sealed_facts,
+)
 from pipeline.errors import TryAgainError, UserError
-from pipeline.storage import Location, exists, listing, location, remove, remove_all
+from pipeline.storage import (
+    Location,
+    digest_json,
+    exists,
+    listing,
+    location,
+    remove,
+    remove_all,
+)
+from pipeline.synthesis.spec import changed_keys
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -22,6 +37,13 @@ _STUDENT_FILE = re.compile(r"((?:student|noise)-\d+)\.(?:safetensors|json|csv|ch
 def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
     """One job for each of ``distillation.seeds``."""
     return jobs_of(config, teacher, STUDENT, config.distillation.seeds)
+
+
+def student_names(config: Config) -> set[str]:
+    """The names of all students that the parameters ask for."""
+    seeds = config.distillation.seeds
+    noise = {f"{NOISE}-{seeds[0]}"} if config.distillation.noise_baseline else set()
+    return {f"{STUDENT}-{seed}" for seed in seeds} | noise
 
 
 def noise_config(config: Config) -> Config:
@@ -85,6 +107,43 @@ def warn_of_others(config: Config, teacher: Teacher) -> None:
             )
 
 
+def announce_retraining(
+    directory: Location, jobs: list[DistillJob], names: set[str], keep: bool
+) -> None:
+    """Warn about students that this run trains again, because other parameters made them.
+
+    Args:
+        directory: The folder of the students.
+        jobs: The jobs to look at.
+        names: The names of all students that the parameters ask for. Others are deleted.
+        keep: Refuse instead of warning.
+
+    Raises:
+        UserError: ``keep`` is set and there are such students.
+    """
+    losses = []
+    for job in jobs:
+        facts = sealed_facts(job.record)
+        if facts is not None and (keys := changed_keys(facts["spec"], job.spec())):
+            losses.append(f"{job.name} is trained again ({', '.join(keys)} changed)")
+    losses += [
+        f"{name} is deleted (the parameters do not name it)"
+        for name in _students(directory)
+        if name not in names and proven_files(directory / f"{name}.safetensors")
+    ]
+    if not losses:
+        return
+    text = "; ".join(losses)
+    if keep:
+        version = digest_json([job.spec() for job in jobs])[:8]
+        raise UserError(
+            f"paths.students {directory} holds students of other parameters, which --keep "
+            f"protects. Without it {text}. Name a new directory: --set "
+            f"paths.students={directory}-{version}"
+        )
+    log.warning("paths.students %s holds students of other parameters: %s", directory, text)
+
+
 def refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
     """Discard students whose shards changed during their training.
 
@@ -122,9 +181,15 @@ def _remove_others(directory: Location, jobs: list[DistillJob]) -> None:
 
     A file stays if no record of a student names its digest: a user may have put it there.
     """
-    files, names = listing(directory), {job.name for job in jobs}
-    remove_all(directory, [name for name in files if is_leftover(name) and "/" not in name])
-    students = {match[1] for name in files if (match := _STUDENT_FILE.fullmatch(name))}
-    for student in sorted(students - names):
-        for path in proven_files(directory / f"{student}.safetensors"):
-            remove(path)
+    leftovers = [name for name in listing(directory) if is_leftover(name) and "/" not in name]
+    remove_all(directory, leftovers)
+    names = {job.name for job in jobs}
+    for student in _students(directory):
+        if student not in names:
+            for path in proven_files(directory / f"{student}.safetensors"):
+                remove(path)
+
+
+def _students(directory: Location) -> list[str]:
+    """The names of all students of which a file lies in the folder."""
+    return sorted({m[1] for name in listing(directory) if (m := _STUDENT_FILE.fullmatch(name))})
