@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.cli import add_params
-from pipeline.config.paths import check_lasting
 from pipeline.config.schema import Config
 from pipeline.errors import first_line
 from pipeline.exit_codes import report_errors
-from pipeline.params import load_params, parse_overrides, parse_range
+from pipeline.params import load_command_params, parse_overrides, parse_range
 from pipeline.stages.pending import shards_pending, students_pending
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
@@ -42,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with report_errors() as outcome:
         options = parser.parse_args(arguments)
         overrides, only = parse_overrides(options.set), parse_range(options.shards)
-        config = load_params(options.params, overrides)
-        check_lasting(config.paths)
+        config = load_command_params(options.params, overrides)
         # distill only reads the dataset, which may be on a read-only disk.
         outputs = ("reports",) if options.flow == "distill" else ("dataset", "reports")
         teacher = load_checked_teacher(config, *outputs)

@@ -10,7 +10,7 @@ from flows.running import job_runner
 from pipeline.config.schema import Config
 from pipeline.evaluation.held_out import held_out_agreement
 from pipeline.execution.choice import open_executor
-from pipeline.params import load_params
+from pipeline.params import load_command_params
 from pipeline.reports.files import report_distillation
 from pipeline.stages.distill import distill_students
 from pipeline.synthesis.check import load_checked_teacher
@@ -31,7 +31,7 @@ def distill(
     Returns:
         The number of students that were trained.
     """
-    config = load_params(params, overrides)
+    config = load_command_params(params, overrides)
     return train_students(config, load_checked_teacher(config), keep)
 
 

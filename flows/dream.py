@@ -15,7 +15,7 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
-from pipeline.params import load_params
+from pipeline.params import load_command_params
 from pipeline.reports.files import report_evaluation, report_measures, summarise
 from pipeline.stages.distillation_check import check_distillation
 from pipeline.synthesis.check import load_checked_teacher
@@ -38,7 +38,7 @@ def dream(
     Returns:
         The summary.
     """
-    config = load_params(params, overrides)
+    config = load_command_params(params, overrides)
     teacher = load_checked_teacher(config, "dataset", "reports")
     return run_all_stages(config, teacher, {"params": params, "overrides": overrides}, keep)
 

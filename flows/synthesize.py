@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 from flows.running import job_runner, publish
 from pipeline.config.schema import Config
 from pipeline.execution.choice import open_executor
-from pipeline.params import load_params, parse_range
+from pipeline.params import load_command_params, parse_range
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.synthesize import synthesize as make_missing_shards
 from pipeline.synthesis.check import load_checked_teacher
@@ -35,7 +35,7 @@ def synthesize(
     Returns:
         The number of shards that were made.
     """
-    config = load_params(params, overrides)
+    config = load_command_params(params, overrides)
     only = parse_range(shards)
     return make_shards(config, load_checked_teacher(config, "dataset", "reports"), only, keep)
 

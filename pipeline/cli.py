@@ -65,12 +65,10 @@ def _run(options: argparse.Namespace) -> int:
     with stopping_at_once():
         command = getattr(importlib.import_module(f"pipeline.commands.{module}"), function)
         if "params" in options:
-            from pipeline.config.paths import check_lasting
-            from pipeline.params import load_params, parse_overrides
+            from pipeline.params import load_command_params, parse_overrides
     if "params" not in options:
         return int(command(options))
-    config = load_params(options.params, parse_overrides(options.set))
-    check_lasting(config.paths)
+    config = load_command_params(options.params, parse_overrides(options.set))
     return int(command(config, options))
 
 

@@ -76,7 +76,7 @@ def read_local(path: Path) -> bytes:
         OSError: The file cannot be read, or it is a pipe, which could wait for its writer for ever.
     """
     if stat.S_ISFIFO(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "is a pipe, not a file", str(path))
+        raise OSError(errno.EINVAL, "is a pipe: name a regular file", str(path))
     return path.read_bytes()
 
 

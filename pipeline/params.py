@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.overrides import check_allowed, check_place, override
+from pipeline.config.paths import check_lasting
 from pipeline.config.schema import Config
 from pipeline.config.yaml_text import DEEPEST, MOST_BYTES, MOST_NODES, decode_text, read_yaml
 from pipeline.errors import UserError
@@ -47,6 +48,13 @@ def load_params(
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold sections (teacher:, synthesis:, ...)")
     return parse_params(values, str(path), overrides)
+
+
+def load_command_params(path: str | Path, overrides: Mapping[str, Any] | None) -> Config:
+    """As :func:`load_params`, for a command: it refuses places in the memory of its process."""
+    config = load_params(path, overrides)
+    check_lasting(config.paths)
+    return config
 
 
 def parse_params(

@@ -250,7 +250,7 @@ def test_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = str(write_params(url, tmp_path / "params.yaml"))
-    monkeypatch.setattr("pipeline.config.paths.check_lasting", lambda paths: None)
+    monkeypatch.setattr("pipeline.params.check_lasting", lambda paths: None)
     said = []
     for command in ("synthesize", "finalize", "status", "verify", "distill", "summary"):
         assert main([command, "--params", path, *["--agreement=0"] * (command == "verify")]) == 0

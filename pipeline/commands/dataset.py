@@ -28,7 +28,7 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
 
 
 def run_finalize(config: Config, options: argparse.Namespace) -> int:
-    """Write the dataset-level files and the reports."""
+    """Write the index files and the reports."""
     finalize(config, load_checked_teacher(config, "dataset", "reports"))
     print(f"images to look at: {report_synthesis(config, [])}")
     return 0

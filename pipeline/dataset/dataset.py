@@ -242,8 +242,8 @@ def _read_provenance(root: Location) -> tuple[Plan, int, tuple[str, ...] | None,
     (text,) = read_many([path])
     if text is None:
         raise UserError(
-            f"{root} is no finished dataset, it has no {PROVENANCE}: check the path, or run "
-            "synthesize or finalize to finish the dataset"
+            f"{root} is not a finished dataset, since it has no {PROVENANCE}: check the path, or "
+            "run synthesize or finalize to finish the dataset"
         )
     try:
         parameters = json.loads(text)["predicate"]["buildDefinition"]["externalParameters"]

@@ -75,5 +75,5 @@ def _facts(name: str, schema: pa.Schema) -> dict[str, Any]:
         raise BadShardError(f"{name}: its metadata has other entries than `dreamshard`")
     facts = json.loads(metadata[b"dreamshard"])
     if not isinstance(facts, dict):
-        raise BadShardError(f"{name}: the entry `dreamshard` of its metadata is no object")
+        raise BadShardError(f"{name}: the entry `dreamshard` of its metadata is not an object")
     return facts

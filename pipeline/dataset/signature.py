@@ -150,7 +150,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
             f"--key {path} holds no private key in PEM format: make one with --new-key FILE"
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise UserError(f"--key {path} is no Ed25519 key: make one with --new-key FILE")
+        raise UserError(f"--key {path} is not an Ed25519 key: make one with --new-key FILE")
     return key
 
 
@@ -172,7 +172,10 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
             f"--key {path} holds no public key in PEM format: name the file that ends in .pub"
         ) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise UserError(f"--key {path} is no Ed25519 key, so it cannot have signed a dataset")
+        raise UserError(
+            f"--key {path} is not an Ed25519 key, so it cannot have signed a dataset: "
+            "name the file that ends in .pub"
+        )
     return key
 
 

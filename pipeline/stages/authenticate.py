@@ -76,7 +76,7 @@ def signature_problems(root: Location, key: Ed25519PublicKey | None) -> list[str
         return [] if key is None else [f"the dataset is unsigned: there is no {SIGNATURE}"]
     payload = payload_of(envelope)
     if payload is None:
-        return [f"{SIGNATURE} is no DSSE envelope of an in-toto statement: {AGAIN}"]
+        return [f"{SIGNATURE} is not a DSSE envelope of an in-toto statement: {AGAIN}"]
     if key is not None and not is_signed(envelope, key):
         return [f"{SIGNATURE} is not signed by this key, or was changed: do not trust the dataset"]
     if payload != provenance:
@@ -90,7 +90,7 @@ def subject_problems(root: Location) -> list[str]:
     try:
         statement = _Statement.model_validate_json(text or b"")
     except ValueError:
-        return [f"{PROVENANCE} is missing, or it is no in-toto statement"]
+        return [f"{PROVENANCE} is missing, or it is not an in-toto statement"]
     digests = {subject.name: subject.digest.sha256 for subject in statement.subject}
     return list(_file_problems(root, digests))
 

@@ -1,4 +1,4 @@
-"""Write the dataset-level files of a dataset that was made in ranges of shards."""
+"""Write the index files of a dataset that was made in ranges of shards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.teachers.teacher import Teacher
 
 
 def finalize(config: Config, teacher: Teacher) -> None:
-    """Write the dataset-level files of a dataset that was made in ranges of shards.
+    """Write the index files of a dataset that was made in ranges of shards.
 
     Args:
         config: The parameters.

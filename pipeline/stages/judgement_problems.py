@@ -12,7 +12,7 @@ from pipeline.dataset.arrays import decode_array, encode_array
 from pipeline.dataset.layout import LOGITS
 from pipeline.inversion.usefulness import entropy
 from pipeline.objective.compete import jensen_shannon
-from pipeline.objective.terms import Terms
+from pipeline.objective.terms import TERMS, Terms
 from pipeline.stages.answers import CHUNK, Answers, slack
 from pipeline.stages.factor_problems import row_factors
 from pipeline.stages.row_problems import ShardContent
@@ -21,7 +21,15 @@ EXACT = 1e-3  # relative deviation of a value that no network computes
 HALF = 1e-3  # relative deviation of a number in float16
 FEATURE = 0.05  # relative deviation of R_feature
 _Expected = dict[str, tuple[Tensor, Tensor]]  # column to values and tolerances, each [N]
-_STUDENT_COLUMNS = ("student_pred", "student_prob", "js_divergence", "loss_compete")
+_STUDENT_COLUMNS = (
+    "student_pred",
+    "student_prob",
+    "js_divergence",
+    *(f"loss_{term.name}" for term in TERMS if term.needs_student),
+)
+_FROM_LOGITS = ("classification", "compete")  # terms with a tolerance of their own
+# All other terms of one image follow from its pixels alone, unless they are added above.
+_EXACT_TERMS = [term.name for term in TERMS if term.per_image and term.name not in _FROM_LOGITS]
 
 
 def judgement_problems(content: ShardContent, answers: Answers) -> Iterator[str]:
@@ -61,7 +69,7 @@ def _teacher_columns(answers: Answers) -> _Expected:
         "loss_classification": (answers.values["classification"], 2 * spare),
         "teacher_prob": (chosen, spare / 2),
         "teacher_entropy": (spread, 2 * spare * (spread + 0.1)),
-        **{f"loss_{name}": _exact(answers.values[name]) for name in ("tv", "l2")},
+        **{f"loss_{name}": _exact(answers.values[name]) for name in _EXACT_TERMS},
     }
 
 

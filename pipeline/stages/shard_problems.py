@@ -128,7 +128,7 @@ def _content_problems(found: Found, contents: Mapping[str, bytes], judges: Judge
     stale = record is not None and record.spec_sha256 != digest_json(found.spec)
     batches = shard.batches if record is None else executed_batches(shard, record)
     if batches is None:
-        problems.append("the batches in its record are no division of the planned ones")
+        problems.append("the batches in its record are not a division of the planned ones")
         batches = shard.batches
     wanted = torch.from_numpy(shard.labels.astype(np.int64))
     answers = judges.ask(shard.round, torch.from_numpy(pixels), wanted, batches)

@@ -1,4 +1,4 @@
-"""Make a dataset in rounds, and write its dataset-level files.
+"""Make a dataset in rounds, and write its index files.
 
 Between two rounds a student is trained on all shards made so far. The next round makes images on
 which this student and the teacher disagree.
@@ -32,14 +32,14 @@ def synthesize(
     only: range | None = None,
     keep: bool = False,
 ) -> list[Made]:
-    """Make the shards that are missing or stale, and the dataset-level files.
+    """Make the shards that are missing or stale, and the index files.
 
     Args:
         config: The parameters.
         teacher: The teacher of ``config``, from
             :func:`pipeline.synthesis.check.load_checked_teacher`.
         run: Runs the jobs (see :mod:`pipeline.execution.runner`).
-        only: Make only shards in this range, and leave the dataset-level files to
+        only: Make only shards in this range, and leave the index files to
             :func:`~pipeline.stages.finalize.finalize`: other runs may be making other ranges.
         keep: Refuse to replace a dataset that other parameters made.
 

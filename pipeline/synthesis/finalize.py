@@ -1,4 +1,4 @@
-"""Write the dataset-level files from the records of all shards."""
+"""Write the index files from the records of all shards."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 There are three output folders: the dataset, the students and the reports. A run may write into one
 of them if the folder is empty, or if it holds the claim. The claim is the file ``dreamshard.json``,
 which holds a digest of its content. A folder of an earlier version has no claim. Such a folder is
-accepted if a sealed record of this project lies in it. The name of a file proves nothing.
+accepted if an intact record of this project lies in it. The name of a file proves nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Output:
     Attributes:
         concerns: whether a file of that name lies where this project writes. Other files neither
             prove nor disturb anything.
-        is_proven: whether a sealed record among files of these names proves that an earlier
+        is_proven: whether an intact record among files of these names proves that an earlier
             version of this project wrote the folder.
     """
 

@@ -31,7 +31,7 @@ def check_student(
 
     Raises:
         UserError: The student cannot be built, has another input or number of classes, has no
-            weights to train, is no fixed function of one image in eval mode, or lacks the feature
+            weights to train, is not a fixed function of one image in eval mode, or lacks a feature
             maps that ``training.imitation`` needs.
     """
     network = build_network(config.student.source, config.student.arguments, "student")

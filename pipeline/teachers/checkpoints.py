@@ -72,6 +72,8 @@ def read_checkpoint(
     if isinstance(path, Path) and path.is_dir():
         names = shown(tuple(sorted(each.name for each in path.iterdir()))) or "it is empty"
         raise UserError(f"{role}.weights {path} is a folder: name a file in it ({names})")
+    if isinstance(path, Path) and path.exists() and not path.is_file():
+        raise UserError(f"{role}.weights {path} is not a regular file: name a file of weights")
     if not exists(path):
         raise UserError(f"{role}.weights: there is no file {path}")
     data = _bytes(path, role)

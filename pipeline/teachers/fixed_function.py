@@ -68,7 +68,7 @@ def check_fixed_function(
         if not bool(torch.isfinite(logits).all()):
             raise UserError(f"the {role} answers random images with NaN or infinite logits")
         if _differ(network(images), logits, SAME_BATCH):
-            raise UserError(f"the {role} is no fixed function: {_unsteady(network, images)}")
+            raise UserError(f"the {role} is not a fixed function: {_unsteady(network, images)}")
         try:
             alone = network(images[:1])
         except Exception as error:
@@ -83,14 +83,14 @@ def check_fixed_function(
             or _differ(mixed[_COUNT:], logits, OTHER_BATCH)
         ):
             if any(_differ(network(images), logits, SAME_BATCH) for _ in range(_REPEATS)):
-                raise UserError(f"the {role} is no fixed function: {_unsteady(network, images)}")
+                raise UserError(f"the {role} is not a fixed function: {_unsteady(network, images)}")
             raise UserError(
-                f"the {role} is no function of one image: it gives an image other logits alone "
+                f"the {role} is not a function of one image: it gives an image other logits alone "
                 f"than among other images. {_batch_layers(network)}"
             )
         if any(_differ(network(images), logits, SAME_BATCH) for _ in range(_REPEATS)):
             raise UserError(
-                f"the {role} is no fixed function: it gives an image other logits after other "
+                f"the {role} is not a fixed function: it gives an image other logits after other "
                 "images, or by chance. Remove what its forward pass remembers from call to call, "
                 "and random numbers"
             )

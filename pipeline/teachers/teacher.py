@@ -124,7 +124,7 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
 
     Raises:
         UserError: The source, weights, input and number of classes do not fit together, or the
-            network is no fixed function of one image.
+            network is not a fixed function of one image.
     """
     teacher, weights = _load(config, role)
     if weights is not None and weights.note:

@@ -147,12 +147,12 @@ def test_a_damaged_tar(opened: Dataset) -> None:
 
 def test_a_folder_that_is_no_finished_dataset(tmp_path: Path, made: Params) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UserError, match=r"is no finished dataset.*: check the path, or run"):
+        with pytest.raises(UserError, match=r"is not a finished dataset.*: check the path, or run"):
             Dataset(path)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(dataset(made), unfinished)
     (unfinished / "provenance.json").unlink()
-    with pytest.raises(UserError, match="unfinished is no finished dataset"):
+    with pytest.raises(UserError, match="unfinished is not a finished dataset"):
         Dataset(unfinished)
 
 

@@ -196,7 +196,7 @@ def test_wrong_keys(
     params = ["--params", str(signed)]
     for arguments, said in (
         (["sign", "--key", f"{keys}.pub", *params], "holds no private key"),
-        (["sign", "--key", str(rsa), *params], "is no Ed25519 key"),
+        (["sign", "--key", str(rsa), *params], "is not an Ed25519 key"),
         (["sign", "--key", str(locked), *params], "is encrypted"),
         (["sign", "--key", str(tmp_path / "none"), *params], "cannot be read"),
         (["sign", "--new-key", str(keys), *params], "exists: name a new file"),

@@ -63,6 +63,24 @@ def test_a_students_folder_of_a_user(made: Params, name: str) -> None:
     assert tree(root) == before
 
 
+def test_names_of_ours_are_replaced_only_in_a_claimed_folder(tiny: Params) -> None:
+    make(tiny)
+    train(tiny)
+    for folder, name in (("dataset", "README.md"), ("students", "student-0.safetensors")):
+        root = Path(tiny["paths"][folder])
+        ours = (root / name).read_bytes()
+        write(root, name, "notes.txt", content="mine")
+        make(tiny)
+        train(tiny)
+        assert (root / name).read_bytes() == ours
+        assert (root / "notes.txt").read_text() == "mine"
+        unclaimed = {f"paths.{folder}": str(root.with_name(f"my-{folder}"))}
+        before = write(root.with_name(f"my-{folder}"), name, content="mine")
+        with pytest.raises(UserError, match="holds other files"):
+            (make if folder == "dataset" else train)(changed(tiny, unclaimed))
+        assert tree(root.with_name(f"my-{folder}")) == before
+
+
 @pytest.mark.parametrize("name", ["synthesis.json", "grids/round-3.png", "accuracy.csv"])
 def test_a_reports_folder_of_a_user(tiny: Params, name: str) -> None:
     root = Path(tiny["paths"]["reports"])

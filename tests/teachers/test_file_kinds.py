@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -117,6 +118,13 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "run" / "best.pth").touch()
     with pytest.raises(UserError, match=r"is a folder: name a file in it \(best.pth\)"):
         read_checkpoint(tmp_path / "run", "teacher")
+
+
+def test_a_pipe_or_a_device_in_place_of_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="is not a regular file: name a file of weights"):
+            read_checkpoint(path, "teacher")
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.bin", "w"])

@@ -210,7 +210,7 @@ NOT_FIXED = [
     ("StuckDropout", r"draws random numbers \(training mode: drop\)"),
     ("Noise", "draws random numbers"),
     ("Numpy", "draws random numbers"),
-    ("Coin", "no fixed function|no function of one image"),
+    ("Coin", "not a fixed function|not a function of one image"),
     ("BatchStatistics", "other logits alone than among other images|single image"),
     ("NoRunning", r"BatchNorm layer norm has no running statistics"),
     ("StuckNorm", "BatchNorm layer norm is in training mode"),
@@ -295,7 +295,7 @@ def test_commands_stop_before_any_work(
     for command in ("synthesize", "verify", "probe", "distill"):
         assert main([command, "--params", str(path)]) == 2
         error = capsys.readouterr().err
-        assert "no fixed function" in error and "Traceback" not in error
+        assert "not a fixed function" in error and "Traceback" not in error
     assert not (dataset(tiny) / "train").exists()
 
 
