@@ -70,7 +70,9 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     )
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument(
-        "--probe", action="store_true", help="measure the speed of this machine's devices"
+        "--probe",
+        action="store_true",
+        help="measure the speed of this machine's devices, unless it was measured for this job",
     )
     speed.add_argument(
         "--images-per-second", type=_rate, metavar="X", help="the speed of one device, if known"
@@ -192,7 +194,8 @@ COMMANDS = (
         function="plan.run_plan",
         summary="print what would be made, and what it would cost",
         description="Print the number of images, shards and bytes, and with a speed the time. "
-        "Makes nothing. Only --probe loads the teacher.",
+        "Makes no dataset. Only --probe loads the teacher; it keeps its measurements in the "
+        "reports.",
         example="plan --probe --devices 1 8",
         add=_plan_options,
     ),

@@ -9,13 +9,20 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import Plan, plan_of
 from pipeline.estimation.cost import RoundSpeed, cost_table, dataset_bytes, show_bytes
 from pipeline.estimation.device_timing import (
+    DeviceTiming,
     describe_timing,
     mean_speeds,
     probe_devices,
     sample_bytes,
 )
-from pipeline.estimation.stored_speed import read_speed
+from pipeline.estimation.stored_speed import (
+    read_speed,
+    read_timings,
+    timings_file,
+    write_timings,
+)
 from pipeline.quantities import counted
+from pipeline.synthesis.outputs import claim_output
 
 
 def run_plan(config: Config, options: argparse.Namespace) -> int:
@@ -24,8 +31,8 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
     _print_size(config, planned)
     if options.list:
         _list_shards(planned)
-    if options.probe:
-        probed = probe_devices(config)
+    probed = None if options.images_per_second else _timings(config, options.probe)
+    if probed is not None:
         print("\n".join(describe_timing(probed, planned)))
         speeds = mean_speeds(probed)
     elif options.images_per_second:
@@ -38,9 +45,21 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
         print("time: measure it with --probe, or name one device's speed with --images-per-second")
         return 0
     print("\n".join(cost_table(planned.bounds, speeds, options.devices)))
-    if config.adaptive.rounds and not options.probe:
+    if config.adaptive.rounds and probed is None:
         print("without the students' training between the rounds, which --probe measures")
     return 0
+
+
+def _timings(config: Config, measure: bool) -> list[DeviceTiming] | None:
+    """The measurements for this job: stored ones, else new ones if they are asked for."""
+    timings = read_timings(config)
+    if timings is not None:
+        print(f"stored: {timings_file(config)} (delete it to measure again)")
+    elif measure:
+        claim_output(config, "reports")
+        timings = probe_devices(config)
+        write_timings(config, timings)
+    return timings
 
 
 def _print_size(config: Config, planned: Plan) -> None:

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import main
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.estimation.device_timing import DeviceTiming
 from tests.command_line import printed, refused
 from tests.conftest import Params, dataset
 
@@ -44,6 +48,36 @@ def test_what_a_plan_costs_measured(capsys: pytest.CaptureFixture[str], params: 
     lines = printed(capsys, "plan", "--params", str(params), "--probe")
     assert lines[3].startswith("measured on 1 device at once")
     assert lines[-1].split()[0] == "1"
+
+
+def test_a_job_is_measured_once(
+    capsys: pytest.CaptureFixture[str],
+    params: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = ["plan", "--params", str(params)]
+    measured = printed(capsys, *plan, "--probe")[3:]
+    asked: list[Config] = []
+
+    def refuse(config: Config) -> list[DeviceTiming]:
+        asked.append(config)
+        raise UserError("it measures again")
+
+    monkeypatch.setattr("pipeline.commands.plan.probe_devices", refuse)
+    stored = tmp_path / "reports" / "plan.json"
+    for words in (["--probe"], []):
+        lines = printed(capsys, *plan, *words)
+        assert lines[3] == f"stored: {stored} (delete it to measure again)"
+        assert lines[4:] == measured
+    assert printed(capsys, *plan, "--probe", "--set", "synthesis.images=32")[4] == measured[0]
+    assert printed(capsys, *plan, "--images-per-second", "2")[3].split()[0] == "devices"
+    assert not asked
+    for change in ("synthesis.batch_size=4", "synthesis.iterations=9", "teacher.arguments.width=7"):
+        assert main([*plan, "--probe", "--set", change]) == 2
+    stored.write_text('{"devices": [')
+    assert main([*plan, "--probe"]) == 2
+    assert len(asked) == 4
 
 
 def test_plan_of_equal_classes(capsys: pytest.CaptureFixture[str], params: Path) -> None:
