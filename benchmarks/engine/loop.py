@@ -42,7 +42,8 @@ from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import PRESETS, Objective
 from pipeline.storage import write_json
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 SHAPE = (3, 32, 32)
 DEFAULT_OBJECTIVE = PRESETS["normalised-medium"]

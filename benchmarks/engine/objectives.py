@@ -41,7 +41,8 @@ from pipeline.inversion.invert import invert
 from pipeline.objective.bn_statistics import batchnorm_layers
 from pipeline.objective.presets import PRESETS, Objective
 from pipeline.params import parse_overrides
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 BATCH = 256
 _ONE = torch.ones(1, 1, 1, 1)

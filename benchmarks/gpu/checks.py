@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.inversion.engine import Engine
 from pipeline.objective.presets import PRESETS
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 OBJECTIVE = PRESETS["normalised"]
 STEPS = 3

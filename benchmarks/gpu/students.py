@@ -45,7 +45,8 @@ from pipeline.stages.synthesize import synthesize
 from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.shard_states import shard_states
 from pipeline.teachers.networks import build_network, load_weights
-from pipeline.teachers.teacher import load_teacher, preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import load_teacher
 
 MORE = 75  # Exit code of a call that must be repeated.
 COMPILING = 75.0  # Approximate seconds.
@@ -159,7 +160,7 @@ def make_teacher(run: Run, name: str) -> None:
         real = read_images(sorted(run.out.glob("train-*.tar")), run.device)
         torch.manual_seed(0)
         network = run.network(name)
-        prepare = preprocessing(configured(run, name).teacher).to(run.device)
+        prepare = Preprocessing.of(configured(run, name).teacher.input).to(run.device)
         checkpoint = path.with_suffix(".checkpoint")
         train(network, prepare, real, run.size.recipe, checkpoint, run.pieces)
         state = network.state_dict()
@@ -214,7 +215,7 @@ def results(run: Run) -> list[dict[str, Any]]:
             continue
         trained = run.network(network)
         load_weights(trained, path, "student")
-        prepare = preprocessing(configured(run, teacher).teacher).to(run.device)
+        prepare = Preprocessing.of(configured(run, teacher).teacher.input).to(run.device)
         reached = round(accuracy(trained.to(run.device), prepare, real), 4)
         met = None if bar is None else reached >= bar
         facts = {"network": name, "teacher": teacher if images else None, "images": images}

@@ -16,7 +16,7 @@ from pipeline.dataset.plan import derive_seed
 from pipeline.dataset.stream import ordered_batches
 from pipeline.device.cuda_graphs import Graphs
 from pipeline.storage import replacing
-from pipeline.teachers.teacher import Preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
 
 CHECKPOINT_EVERY = 5  # Epochs. A killed call loses at most so many.
 

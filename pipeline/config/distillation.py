@@ -68,8 +68,8 @@ class DistillationConfig(Section):
     """Side of a square that is blanked in each image, in pixels, at least 0. 0: off."""
 
     adversarial: Weight = 0.0
-    """Largest distance, in units of the teacher's input, by which every second image is moved to
-    where student and teacher differ more; such as 0.3. 0: off."""
+    """Largest distance by which every second image is moved to where student and teacher differ
+    more, in units of a quarter of the range from black to white; such as 0.3. 0: off."""
 
     ema: Decay = 0.0
     """Decay of the moving average of the weights, from 0 to below 1. Above 0 the average is

@@ -18,8 +18,7 @@ def draw_distances(
 
     Args:
         count: Number of images in this process's share of the batch.
-        reach: Largest distance, in units of the teacher's normalised input. Nothing is drawn
-            for 0.
+        reach: Largest distance, in the units of the images. Nothing is drawn for 0.
         generator: Source of the random numbers, the same in every process.
         share: Part of the batch that this process holds.
 
@@ -41,7 +40,8 @@ def perturb(images: Tensor, gradient: Tensor, distances: Tensor) -> Tensor:
     DeepInversion takes many such steps; this function takes one.
 
     Args:
-        images: Normalised images ``[B, C, H, W]``.
+        images: Images ``[B, C, H, W]``, in the same units for every teacher
+            (:func:`pipeline.teachers.preprocessing.image_space`).
         gradient: Gradient of the loss with respect to ``images``, ``[B, C, H, W]``.
         distances: Root mean square of each image's change, ``[B, 1, 1, 1]``.
 

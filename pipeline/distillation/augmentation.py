@@ -26,7 +26,7 @@ def augment(
     Labels are not mixed, because the teacher is evaluated on the mixed images.
 
     Args:
-        images: Normalised images ``[B, C, H, W]``, this process's share of the batch.
+        images: Images ``[B, C, H, W]`` in fixed units, this process's share of the batch.
         config: Fields ``shift``, ``flip``, ``cutout``, ``mixup`` and ``cutmix``.
         generator: Source of the random numbers, the same in every process.
         share: Part of the batch that this process holds.
@@ -84,10 +84,10 @@ def cutout(images: Tensor, side: int, generator: torch.Generator, share: Share =
     """Blank one square in each image (DeVries and Taylor, arXiv 1708.04552, 2017).
 
     The square's centre is uniform over the image, so that the square may reach over the edge. The
-    square becomes 0, the mean of the teacher's normalised input.
+    square becomes 0, a grey of 0.45.
 
     Args:
-        images: Normalised images ``[B, C, H, W]``.
+        images: Images ``[B, C, H, W]`` in fixed units.
         side: Side of the square in pixels.
         generator: Source of the random numbers, the same in every process.
         share: Part of the batch that this process holds.

@@ -49,6 +49,7 @@ class LossGradient:
     ) -> None:
         self._teacher, self._student = teacher, student
         self._imitation, self._config = imitation, config
+        self._space = teacher.space()
         self._bfloat16 = precision == "bfloat16"
         self._layout = torch.channels_last if self._bfloat16 else torch.contiguous_format
         self._compare = compiled_compare() if config.compile else compare
@@ -60,7 +61,7 @@ class LossGradient:
         """Compute the loss of one batch and its gradient.
 
         Args:
-            images: Normalised, augmented images ``[B, C, H, W]``.
+            images: Augmented images ``[B, C, H, W]`` in fixed units (:class:`ImageSpace`).
             distances: How far each image moves, ``[B, 1, 1, 1]``, see :func:`perturb`.
             seed: Seed of the random layers, such as dropout.
 
@@ -122,7 +123,7 @@ class LossGradient:
         return images
 
     def _evaluate(self, images: Tensor, imitation: Imitation | None) -> Comparison:
-        images = images.contiguous(memory_format=self._layout)
+        images = self._space.network_input(images).contiguous(memory_format=self._layout)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
             return self._compare(
                 self._teacher.network,

@@ -33,7 +33,7 @@ class Step:
         loss: The training loss, a scalar.
         logits: The student's logits on the augmented images, ``[B, K]``.
         target: The teacher's logits on the augmented images, ``[B, K]``.
-        clean: The normalised images before augmentation, ``[B, C, H, W]``.
+        clean: The networks' input for the images before augmentation, ``[B, C, H, W]``.
     """
 
     loss: Tensor
@@ -80,6 +80,7 @@ class Training:
         if self.precision == "bfloat16":
             channels_last(self.student)
         self._teacher, self._config, self._seed, self._share = teacher, config, seed, own_share()
+        self._space = teacher.space()
         self._average = WeightAverage(self.student, config.ema) if config.ema else None
         self._imitation = _connect(teacher, self.student) if config.imitation else None
         self._optimizers = create_optimizers(self.student, self._imitation, config)
@@ -122,7 +123,7 @@ class Training:
         if device.type == "cuda":
             pixels = pixels.pin_memory()  # A copy from other memory would wait for the GPU.
         pixels = pixels.to(device, non_blocking=True)
-        clean = self._teacher.preprocessing.normalise(pixels)
+        clean = self._space.pixels.normalise(pixels)
         images = augment(clean, config, generator, self._share)
         distances = draw_distances(len(images), config.adversarial, generator, self._share)
         distances = distances.to(device, non_blocking=True)
@@ -135,7 +136,7 @@ class Training:
             optimizer.step(learning_rate(config, number))
         if self._average is not None:
             self._average.update(self.student, number)
-        return Step(loss, logits, target, clean)
+        return Step(loss, logits, target, self._space.network_input(clean))
 
     def published(self) -> nn.Module:
         """Return the trained network: the average of the weights where ``config.ema`` is set."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pipeline.evaluation.inputs import real_batches
 from pipeline.objective.bn_statistics import FeatureStatistics, LayerStatistics, untrained_layers
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import NATURAL_DEVIATION, NATURAL_MEAN, Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 GIVEN = "the given values"
 # Mean and standard deviation of pixel / 255, one value for all channels or one for each.
@@ -32,7 +33,6 @@ COMMON: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 # as the smallest. A distance of 0.5 is a variance 1.9 times too large.
 DOUBTFUL, TIMES = 0.5, 3.0
 _MOST_IMAGES, _MOST_PIXELS = 64, 2**20
-_MEAN, _DEVIATION = 0.45, 0.25  # of natural images, as shares of 255
 _COLOUR = 0.3  # strength of the colours, relative to the brightness of natural images
 
 
@@ -141,7 +141,7 @@ def natural_images(shape: tuple[int, int, int]) -> Tensor:
 
     images = noise(1) + (_COLOUR * noise(channels) if channels > 1 else 0)
     images = (images - images.mean()) / images.std()
-    return (255 * (_MEAN + _DEVIATION * images)).round().clamp(0, 255).to(torch.uint8)
+    return (255 * (NATURAL_MEAN + NATURAL_DEVIATION * images)).round().clamp(0, 255).to(torch.uint8)
 
 
 def _distance(layer: LayerStatistics) -> float:

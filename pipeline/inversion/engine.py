@@ -62,6 +62,7 @@ class Engine:
         graphs: Whether a GPU repeats a compiled step as one CUDA graph.
 
     Attributes:
+        space: The units of the images.
         capacity: The batch sizes that the memory was found to hold.
 
     Example::
@@ -89,6 +90,7 @@ class Engine:
             teacher = replace(teacher, network=channels_last(copy.deepcopy(teacher.network)))
         self.teacher = teacher
         self.objective = objective
+        self.space = teacher.space(objective.units)
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
@@ -133,7 +135,7 @@ class Engine:
         A shape that does not compile runs eagerly, whatever other shapes do.
 
         Args:
-            images: ``[B, C, H, W]`` in the teacher's normalised space.
+            images: ``[B, C, H, W]`` in the units of :attr:`space`.
             labels: Classes ``[B]`` or probabilities ``[B, K]``.
             factors: The images' factors, ``[B, F]`` (:func:`draw_factors`).
 
@@ -225,9 +227,10 @@ class Engine:
     def _judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         if self._checkpointing:
             self._statistics.collect()  # the second forward pass of the last gradient recorded too
-        logits = self.teacher.network(images)
+        shown = self.space.network_input(images)
+        logits = self.teacher.network(shown)
         layers = self._statistics.collect()
-        student_logits = None if self._student is None else self._student(images)
+        student_logits = None if self._student is None else self._student(shown)
         inputs = TermInputs(images, labels, logits, layers, student_logits, self.objective)
         terms = evaluate_terms(inputs, factors)
         return Judgement(

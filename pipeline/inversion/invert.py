@@ -117,9 +117,9 @@ def invert(
     generator = torch.Generator().manual_seed(seed)
     images = starting_images(len(labels), teacher.shape, objective.start, generator, teacher.device)
     if pool is not None:
-        images = pool.warmed(images, labels, teacher.preprocessing, generator)
+        images = pool.warmed(images, labels, engine.space.pixels, generator)
     if objective.clamp:
-        images = teacher.preprocessing.clamp(images)
+        images = engine.space.pixels.clamp(images)
     views = Views(objective, iterations, generator)
     factors = draw_factors(objective, len(labels), generator).to(teacher.device)
     targets = labels
@@ -204,7 +204,7 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         if objective.clamp:
             with torch.no_grad():
-                images.copy_(teacher.preprocessing.clamp(images))
+                images.copy_(engine.space.pixels.clamp(images))
         if iteration % max(1, stage.iterations // CURVE_POINTS) == 0:
             # Copy the means: the next step may overwrite them.
             stage.recorded.append((iteration, means.clone()))
@@ -224,8 +224,8 @@ def _finish(
 ) -> Inverted:
     """Quantise the images, and evaluate the networks on the published pixels."""
     finite = images.isfinite().flatten(1).all(1)
-    pixels = engine.teacher.preprocessing.quantise(images.nan_to_num())
-    judgement = engine.judge(engine.teacher.preprocessing.normalise(pixels), labels, factors)
+    pixels = engine.space.pixels.quantise(images.nan_to_num())
+    judgement = engine.judge(engine.space.pixels.normalise(pixels), labels, factors)
     terms = judgement.terms
     recorded.append((iterations, terms.means(terms.total(engine.objective))))
     finished = Inverted(

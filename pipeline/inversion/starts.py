@@ -27,7 +27,7 @@ def starting_images(
         device: Where the images are computed. The draws are made on the CPU.
 
     Returns:
-        Images in the teacher's normalised space, float32 ``[B, C, H, W]``, on ``device``.
+        Images, float32 ``[B, C, H, W]``, on ``device``, in the objective's ``units``.
 
     Example::
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.stream import shard_batches
 from pipeline.storage import Location
-from pipeline.teachers.teacher import Preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Pool:
         """Mix noise with earlier images: ``(1 - share) noise + share earlier``.
 
         Args:
-            noise: ``[B, C, H, W]`` in the teacher's normalised space.
+            noise: ``[B, C, H, W]`` in the units of the optimised images.
             labels: The class of each image, ``[B]``. A random image of that class is mixed in. A
                 class without earlier images starts from noise alone.
-            preprocessing: The teacher's normalisation, on the device of ``noise``.
+            preprocessing: Converts pixels to these units, on the device of ``noise``.
             generator: The source of the random draws, on the CPU.
 
         Returns:

@@ -21,7 +21,7 @@ def total_variation(images: Tensor) -> Tensor:
     names the term, and the paper's published code defines these directions.
 
     Args:
-        images: Images in the teacher's normalised space, ``[B, C, H, W]``.
+        images: Images in the units of the optimisation, ``[B, C, H, W]``.
 
     Returns:
         The total variation of each image, float32 ``[B]``, at least 0.
@@ -45,7 +45,7 @@ def l2_norm(images: Tensor) -> Tensor:
     """The Euclidean norm of each image: ``R_l2(x) = ||x||_2``, of Eq. 3 of Yin et al. 2020.
 
     Args:
-        images: Images in the teacher's normalised space, ``[B, C, H, W]``.
+        images: Images in the units of the optimisation, ``[B, C, H, W]``.
 
     Returns:
         The norm of each image, float32 ``[B]``, at least 0.

@@ -13,6 +13,7 @@ from pipeline.objective.ranges import Count, Decay, Fraction, Rate, Share, Sprea
 FeatureForm = Literal["normalised", "published"]
 Start = Literal["white", "low-frequency", "grey", "varied"]
 Schedule = Literal["cosine", "constant"]
+Units = Literal["image", "teacher"]
 
 
 _CHECKED = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -63,8 +64,12 @@ class Objective:
     start: Start = "low-frequency"
     """Starting images: ``low-frequency``, ``varied``, ``grey`` or ``white`` noise."""
 
+    units: Units = "image"
+    """Units of the optimised images. ``image``: pixel / 255, minus 0.45, over 0.25, whatever input
+    the teacher expects. ``teacher``: the teacher's normalised input, as in the paper."""
+
     learning_rate: Rate = 0.4
-    """Learning rate of Adam in units of the teacher's normalised input, above 0."""
+    """Learning rate of Adam in these units, above 0."""
 
     betas: tuple[Decay, Decay] = (0.5, 0.9)
     """The two decays of Adam, each from 0 to below 1."""
@@ -124,6 +129,7 @@ _CIFAR10 = Objective(
     feature=10.0,
     feature_form="published",
     start="white",
+    units="teacher",
     learning_rate=0.05,
     betas=(0.9, 0.999),
     warmup=0,
@@ -139,6 +145,7 @@ _IMAGENET = Objective(
     feature=0.01,
     feature_form="published",
     start="white",
+    units="teacher",
     learning_rate=0.25,
     warmup=100,
     jitter=30,

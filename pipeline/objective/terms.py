@@ -26,7 +26,7 @@ from pipeline.objective.presets import Objective
 class TermInputs:
     """Everything that a term may look at: one batch, and what the networks make of it.
 
-    ``images`` are ``[B, C, H, W]`` in the teacher's normalised space. ``labels`` are classes,
+    ``images`` are ``[B, C, H, W]`` in the units of the optimisation. ``labels`` are classes,
     ``[B]``, or probabilities, ``[B, K]``. ``logits`` are the teacher's, ``[B, K]``. ``layers`` hold
     the statistics of the teacher's BatchNorm layers and may be empty. ``student_logits``,
     ``[B, K]``, are None where there is no student.

@@ -80,7 +80,7 @@ class Judges:
         found: list[Judgement] = []
         with self._of_round(round_) as engine:
             for part, of_part in zip(pixels.split(sizes), labels.split(sizes), strict=True):
-                images = engine.teacher.preprocessing.normalise(part.to(engine.teacher.device))
+                images = engine.space.pixels.normalise(part.to(engine.teacher.device))
                 factors = torch.ones(len(part), len(factor_names()), device=images.device)
                 found.append(engine.judge(images, of_part.to(images.device), factors))
         terms = [judgement.terms.expanded().values for judgement in found]

@@ -14,7 +14,8 @@ from pipeline.distillation.feature_maps import FeatureMaps, Imitation
 from pipeline.errors import UserError, first_line
 from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
 from pipeline.teachers.networks import build_network
-from pipeline.teachers.teacher import Teacher, check_classes, preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher, check_classes
 
 
 @one_thread()
@@ -36,7 +37,7 @@ def check_student(
     """
     network = build_network(config.student.source, config.student.arguments, "student")
     check_weights_exist(network, "student")
-    normalise = preprocessing(config.teacher).normalise
+    normalise = Preprocessing.of(config.teacher.input).normalise
     check_classes(network.eval(), teacher.shape, teacher.classes, "student")
     check_fixed_function(network, teacher.shape, normalise, "student")
     check_classes(network.train(), teacher.shape, teacher.classes, "student in training mode")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.teachers.teacher import Preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
 
 
 def predict(network: nn.Module, preprocessing: Preprocessing, pixels: Tensor, chunk: int) -> Tensor:

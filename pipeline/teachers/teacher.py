@@ -16,6 +16,7 @@ from pipeline.config.teacher import TeacherConfig
 from pipeline.device.seeding import restored_generators, seed_all
 from pipeline.device.threads import one_thread
 from pipeline.errors import TryAgainError, UserError
+from pipeline.objective.presets import Units
 from pipeline.teachers.checkpoints import WeightsFile
 from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
 from pipeline.teachers.networks import (
@@ -27,55 +28,10 @@ from pipeline.teachers.networks import (
     public_source,
     weights_file,
 )
+from pipeline.teachers.preprocessing import ImageSpace, Preprocessing, image_space
 from pipeline.teachers.registry import find_source
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """Converts uint8 pixels to the teacher's space, ``(pixel / 255 - mean) / std``, and back.
-
-    Attributes:
-        mean: float32 ``[1, C, 1, 1]``.
-        std: float32 ``[1, C, 1, 1]``.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Convert uint8 pixels ``[B, C, H, W]`` to float32 in the teacher's space."""
-        return (pixels.to(torch.float32) / 255 - self.mean) / self.std
-
-    def quantise(self, images: Tensor) -> Tensor:
-        """Convert images in the teacher's space to the nearest uint8 pixels."""
-        return ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
-
-    def clamp(self, images: Tensor) -> Tensor:
-        """Limit images in the teacher's space to values that pixels of 0 to 255 can have."""
-        return torch.minimum(torch.maximum(images, -self.mean / self.std), self.highest)
-
-    def expected(self) -> tuple[Tensor, Tensor]:
-        """Guess the mean and variance of real images in the teacher's space, each ``[C]``.
-
-        Where ``std`` was measured on data, they are 0 and 1. Data in [0, 1] has a standard
-        deviation of at most about 0.4, so a larger ``std`` only rescales the range: then the mean
-        0.45 and standard deviation 0.25 of natural images are assumed.
-        """
-        ranges = self.std.flatten() > 0.4
-        mean = torch.where(ranges, (0.45 - self.mean.flatten()) / self.std.flatten(), 0.0)
-        deviation = torch.where(ranges, 0.25 / self.std.flatten(), 1.0)
-        return mean, deviation.square()
-
-    @property
-    def highest(self) -> Tensor:
-        """The value of the pixel 255 in the teacher's space, ``[1, C, 1, 1]``."""
-        return (1 - self.mean) / self.std
-
-    def to(self, device: torch.device) -> Preprocessing:
-        """The same preprocessing on another device."""
-        return Preprocessing(self.mean.to(device), self.std.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +53,10 @@ class Teacher:
     classes: int
     digest: str
     weights: tuple[WeightsFile, ...] = ()
+
+    def space(self, units: Units = "image") -> ImageSpace:
+        """The units in which images are optimised and augmented, on the network's device."""
+        return image_space(self.preprocessing, units)
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +110,7 @@ def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | No
     network.eval().requires_grad_(False)
     teacher = Teacher(
         network=network,
-        preprocessing=preprocessing(config),
+        preprocessing=Preprocessing.of(config.input),
         shape=(config.input.channels, config.input.height, config.input.width),
         classes=config.classes,
         digest=_digest(config, network),  # before any forward pass, which may change a counter
@@ -186,14 +146,6 @@ def cached_teacher(section: str, digest: str, device: str) -> Teacher:
             "the teacher's files changed since the run began: run the same command again"
         )
     return loaded.to(torch.device(device))
-
-
-def preprocessing(config: TeacherConfig) -> Preprocessing:
-    """The preprocessing of the configured input, on the CPU."""
-    mean, std = (
-        torch.tensor(v, dtype=torch.float32) for v in (config.input.mean, config.input.std)
-    )
-    return Preprocessing(mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1))
 
 
 def check_classes(

@@ -14,7 +14,8 @@ from pipeline.dataset.stream import ordered_batches
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import PRESETS
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 LABELS = torch.arange(6) % 3
 

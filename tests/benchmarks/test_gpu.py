@@ -23,7 +23,7 @@ from benchmarks.teachers import cifar10_networks as cifar_networks
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.inversion.engine import Engine
 from pipeline.storage import replacing
-from pipeline.teachers.teacher import Preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
 from tests.conftest import tree
 
 

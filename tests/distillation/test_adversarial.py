@@ -11,7 +11,8 @@ from pipeline.distillation.step import Training
 from pipeline.distillation.train_student import distill
 from pipeline.execution.torchrun import Share
 from pipeline.stages.final_students import student_jobs
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, load
 from tests.distillation.test_job import generator, random
 

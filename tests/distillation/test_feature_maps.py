@@ -14,7 +14,8 @@ from pipeline.distillation.feature_maps import FeatureMaps, Imitation
 from pipeline.distillation.optimizers import CONNECTOR_RATE
 from pipeline.distillation.step import Training
 from pipeline.errors import UserError
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 SHAPE = (3, 32, 32)
 

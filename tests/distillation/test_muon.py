@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from pipeline.config.distillation import DistillationConfig
 from pipeline.distillation.muon import RATE, WEIGHT_DECAY, Muon, hidden_weights, orthogonalise
 from pipeline.distillation.step import Training
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 
 def network() -> nn.Sequential:

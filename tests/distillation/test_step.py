@@ -9,7 +9,8 @@ from torch import nn
 from pipeline.config.distillation import DistillationConfig
 from pipeline.distillation.optimizers import learning_rate
 from pipeline.distillation.step import Training
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 from tests.distillation.test_muon import batch, network
 
 

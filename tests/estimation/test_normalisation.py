@@ -16,7 +16,8 @@ from pipeline.estimation.normalisation import (
     natural_images,
     normalisation_distances,
 )
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, write_blobs, write_params
 
 SHAPE = (3, 32, 32)

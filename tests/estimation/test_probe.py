@@ -17,7 +17,8 @@ from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
 from pipeline.params import load_params, parse_params
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, write_params
 
 TEXT = """\

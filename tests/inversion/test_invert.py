@@ -17,7 +17,8 @@ from pipeline.objective.classification import classification_loss
 from pipeline.objective.presets import Objective
 from pipeline.objective.terms import TermInputs, evaluate_terms
 from pipeline.teachers.networks import build_network
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -81,9 +82,10 @@ def test_pixels_are_bytes(teacher: Teacher, clamp: bool) -> None:
 def test_judgement_is_of_the_published_pixels(teacher: Teacher) -> None:
     objective = Objective(l2=0.1, flip=False)
     result = dream(teacher, objective)
-    images = (result.pixels.float() / 255 - teacher.preprocessing.mean) / teacher.preprocessing.std
+    images = (result.pixels.float() / 255 - 0.45) / 0.25
+    shown = teacher.preprocessing.normalise(result.pixels)
     with torch.no_grad(), FeatureStatistics(teacher.network) as statistics:
-        logits = teacher.network(images)
+        logits = teacher.network(shown)
         layers = statistics.collect()
     inputs = TermInputs(images, LABELS, logits, layers, None, objective)
     expected = evaluate_terms(inputs, torch.ones(6, 2))
@@ -134,7 +136,7 @@ def test_each_weight_lowers_its_own_term(teacher: Teacher, weight: str) -> None:
 def test_no_iteration_at_all(teacher: Teacher) -> None:
     result = dream(teacher, iterations=0)
     start = starting_images(6, (1, 8, 8), "low-frequency", torch.Generator().manual_seed(7))
-    assert torch.equal(result.pixels, teacher.preprocessing.quantise(start))
+    assert torch.equal(result.pixels, teacher.space().pixels.quantise(start))
     assert [point["iteration"] for point in result.curve] == [0]
 
 

@@ -9,7 +9,8 @@ from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.inversion.views import Views, crop, recolour, resize
 from pipeline.objective.presets import PRESETS, Objective
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 
 LABELS = torch.tensor([0, 1, 2, 0])
 

@@ -5,7 +5,7 @@ import torch
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.stream import ordered_batches
 from pipeline.inversion.warm_start import Pool, earlier_pool
-from pipeline.teachers.teacher import Preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 PREPROCESSING = Preprocessing(torch.full((1, 1, 1, 1), 0.5), torch.full((1, 1, 1, 1), 0.25))

@@ -86,7 +86,7 @@ def test_a_new_term_is_one_entry_of_the_table(
     assert table.schema.names == [*columns[:place], "loss_brightness", *columns[place:]]
     rows = table.to_pylist()
     ((pixels, _),) = ordered_batches([dataset(params) / "train" / "000000.tar"], 6)
-    means = teacher.preprocessing.normalise(pixels).mean((1, 2, 3))
+    means = teacher.space().pixels.normalise(pixels).mean((1, 2, 3))
     assert [row["loss_brightness"] for row in rows] == pytest.approx(means.tolist(), abs=1e-5)
     for row in rows:
         others = (

@@ -28,7 +28,8 @@ from pipeline.stages.distill import distill_students
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.student_check import check_student
 from pipeline.teachers.networks import build_network
-from pipeline.teachers.teacher import Preprocessing, Teacher
+from pipeline.teachers.preprocessing import Preprocessing
+from pipeline.teachers.teacher import Teacher
 from tests.conftest import Params, changed, dataset, load, make, tree
 
 FACTORY = """
