@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.config.distillation import DistillationConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.held_lock import Lock
+from pipeline.dataset.record_files import read_record
 from pipeline.errors import UserError
 from pipeline.redaction import redact
 from pipeline.source_digest import package_digest
@@ -144,15 +145,24 @@ def check_shards(job: DistillJob) -> None:
     Raises:
         UserError: A tar is missing or was changed since its record was written.
     """
-    try:
-        unchanged = tars_digest(job.shards) == job.dataset
-    except FileNotFoundError:
-        unchanged = False
-    if not unchanged:
-        raise UserError(
-            f"{job}: a tar in {job.shards[0].parent} is missing, or was changed since its record "
-            "was written: run verify --repair, then run this command again"
-        )
+    missing = [shard for shard in job.shards if not exists(shard)]
+    if not missing and tars_digest(job.shards) == job.dataset:
+        return
+    named = ", ".join(map(str, missing or _changed(job.shards)))
+    raise UserError(
+        f"{job}: {named} is missing, or was changed since its record was written: "
+        "run verify --repair, then run this command again"
+    )
+
+
+def _changed(shards: Sequence[Location]) -> list[Location]:
+    """The tars that are not those of the records next to them; the folder where none is named."""
+    changed = []
+    for shard in shards:
+        record = read_record(shard.parent.parent / "metadata" / f"{shard.stem}.json")
+        if record is None or record.tar["sha256"] != digest_file(shard):
+            changed.append(shard)
+    return changed or [shards[0].parent]
 
 
 def is_trained(job: DistillJob) -> bool:
