@@ -1,9 +1,9 @@
 """Signs of how useful a dataset is, which need no real image.
 
-A teacher confirms almost every label of the dataset that was made from it, also where the images are black or teach
-nothing. So each sign asks something else: how the pixels are spread, whether the label survives
-small changes of the image, whether it survives small changes of the teacher, and how far the
-statistics of the batch are from the teacher's running statistics.
+A teacher confirms almost every label of the dataset that was made from it, also where the images
+are black or teach nothing. So each sign asks something else: how the pixels are spread, whether
+the label survives small changes of the image, whether it survives small changes of the teacher, and
+how far the statistics of the batch are from the teacher's running statistics.
 """
 
 from __future__ import annotations
