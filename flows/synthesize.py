@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect import flow
@@ -9,12 +10,15 @@ from prefect.artifacts import create_table_artifact
 
 from flows.running import job_runner, publish
 from pipeline.config.schema import Config
+from pipeline.evaluation.verdict import dataset_verdict
 from pipeline.execution.choice import open_executor
 from pipeline.params import load_command_params, parse_range
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.synthesize import synthesize as make_missing_shards
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
+
+log = logging.getLogger(__name__)
 
 
 @flow(name="synthesize", flow_run_name="synthesize {params}", persist_result=False)
@@ -48,7 +52,9 @@ def make_shards(
         run = job_runner(executor, config.execution.retries)
         made = make_missing_shards(config, teacher, run, only, keep)
     if only is None:
-        report_synthesis(config, made)
+        verdict = dataset_verdict(config, teacher)
+        report_synthesis(config, made, verdict)
+        log.info("%s", verdict)
     table = [
         {
             "shard": f"{shard.number:06d}",

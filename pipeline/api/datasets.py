@@ -22,6 +22,7 @@ from pipeline.api.in_process import (
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.errors import UserError
+from pipeline.evaluation.verdict import dataset_verdict
 from pipeline.execution.runner import open_runner
 from pipeline.reports.files import report_synthesis
 from pipeline.stages.synthesize import synthesize as make_missing_shards
@@ -97,7 +98,7 @@ def synthesize(
             teacher = replace(teacher, weights=(save_run(config, run_files, keep),))
         with open_runner(config, config.synthesis.threads) as run:
             made = make_missing_shards(config, teacher, run, keep=keep)
-        report_synthesis(config, made)
+        report_synthesis(config, made, dataset_verdict(config, teacher))
     return Dataset(config.paths.dataset)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.config.schema import Config
+from pipeline.evaluation.verdict import dataset_verdict
 from pipeline.execution.runner import open_runner
 from pipeline.params import parse_range
 from pipeline.quantities import counted
@@ -23,14 +24,19 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
         made = synthesize(config, teacher, run, only, options.keep)
     print(f"made {counted(len(made), 'shard')} in {config.paths.dataset}")
     if only is None:
-        print(f"images to look at: {report_synthesis(config, made)}")
+        verdict = dataset_verdict(config, teacher)
+        print(f"images to look at: {report_synthesis(config, made, verdict)}")
+        print(verdict)
     return 0
 
 
 def run_finalize(config: Config, options: argparse.Namespace) -> int:
     """Write the index files and the reports."""
-    finalize(config, load_checked_teacher(config, "dataset", "reports"))
-    print(f"images to look at: {report_synthesis(config, [])}")
+    teacher = load_checked_teacher(config, "dataset", "reports")
+    finalize(config, teacher)
+    verdict = dataset_verdict(config, teacher)
+    print(f"images to look at: {report_synthesis(config, [], verdict)}")
+    print(verdict)
     return 0
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import derive_seed, plan_of
 from pipeline.device.memory import peak_memory
+from pipeline.evaluation.signs import measure_signs
+from pipeline.evaluation.verdict import Verdict, judge
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import Inverted, invert
 from pipeline.objective.bn_statistics import batchnorm_layers, untrained_layers
@@ -67,6 +69,7 @@ class ProbeResult:
         batch_size: Suggested ``synthesis.batch_size``.
         iterations: Suggested ``synthesis.iterations``.
         checkpointing: Whether ``synthesis.checkpointing`` is suggested.
+        verdict: How usable the images of the last trial look.
     """
 
     parameters: int
@@ -80,6 +83,7 @@ class ProbeResult:
     batch_size: int
     iterations: int
     checkpointing: bool
+    verdict: Verdict
 
 
 def try_teacher(
@@ -120,6 +124,7 @@ def try_teacher(
         batch_size=batch,
         iterations=_suggested(trials),
         checkpointing=batch < 32 <= len(labels),
+        verdict=judge(measure_signs(teacher, result.pixels, labels[:size])),
     )
 
 
@@ -145,10 +150,11 @@ def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[s
         f"memory     {findings.memory / 1e6:.1f} MB for each image of a batch",
     ]
     lines += [
-        f"trial      {trial.iterations} iterations: {trial.agreement:.0%} of labels confirmed, "
-        f"mean confidence {trial.confidence:.0%}, {trial.seconds:.1f} s"
+        f"trial      {trial.iterations} iterations: the teacher confirms {trial.agreement:.0%} of "
+        f"labels, mean confidence {trial.confidence:.0%}, {trial.seconds:.1f} s"
         for trial in findings.trials
     ]
+    lines.append(f"verdict    {findings.verdict}")
     lines.append(
         f"suggested  synthesis.batch_size {findings.batch_size}, synthesis.iterations "
         f"{findings.iterations}: {1 / per_image:.2g} images per second for each worker"

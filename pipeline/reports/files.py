@@ -20,6 +20,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
 from pipeline.evaluation.held_out import describe_held_out
+from pipeline.evaluation.verdict import Verdict
 from pipeline.objective.terms import reported_names
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
@@ -81,7 +82,7 @@ class _Tally:
         }
 
 
-def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
+def report_synthesis(config: Config, made: Sequence[Made], verdict: Verdict | None = None) -> Path:
     """Write the report of a synthesis.
 
     The files are ``synthesis.json`` (metrics), ``synthesis.csv`` and ``synthesis.png`` (loss
@@ -90,6 +91,7 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
     Args:
         config: The configuration. The records of its dataset are read.
         made: Results of the shard jobs of this run.
+        verdict: How usable the images look, where it was found out.
 
     Returns:
         The grid of the first round.
@@ -107,7 +109,7 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
             flaws,
         )
     curves = tally.mean_curves()
-    report = {
+    report: dict[str, Any] = {
         "images": tally.images,
         "shards": tally.shards,
         "rounds": config.adaptive.rounds,
@@ -127,6 +129,8 @@ def report_synthesis(config: Config, made: Sequence[Made]) -> Path:
             if name != "iteration"
         },
     }
+    if verdict is not None:
+        report["verdict"] = verdict.report()
     write_json(reports / "synthesis.json", report)
     write_bytes(reports / "synthesis.csv", _csv(_curve_rows(curves)))
     rows = [{"class": label, "images": tally.counts[label]} for label in sorted(tally.counts)]
@@ -219,6 +223,9 @@ def summarise(config: Config) -> str:
         f"{synthesis['shards']} shards in {config.paths.dataset}/",
         f"labels    {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
     ]
+    if "verdict" in synthesis:
+        reasons = "; ".join(synthesis["verdict"]["reasons"])
+        lines.append(f"images    look {synthesis['verdict']['level']}: {reasons}")
     if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
         result = json.loads((reports / "evaluation.json").read_bytes())
         lines.append(

@@ -1,0 +1,155 @@
+"""The verdict on a dataset, in words: usable, doubtful or unusable, and why.
+
+The limits were chosen on datasets whose worth is known from what students learned
+(docs/results/teachers.md). No real image is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from statistics import mean
+from typing import Any, Literal
+
+import torch
+
+from pipeline.config.schema import Config
+from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.stream import ordered_batches
+from pipeline.evaluation.signs import MOST, Signs, measure_signs
+from pipeline.quantities import six_digits
+from pipeline.teachers.teacher import Teacher
+
+Level = Literal["usable", "doubtful", "unusable"]
+STEADY = ("crop", "shift", "blur", "noise", "contrast")
+"""The changes of an image that leave its class at every size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """Two limits of one sign: beyond the first it is doubtful, beyond the second unusable.
+
+    ``low`` signs are bad below the limits, others above them. ``complaint`` is a format with the
+    value.
+    """
+
+    name: str
+    doubtful: float
+    unusable: float
+    low: bool
+    complaint: str
+
+    def level(self, value: float) -> Level:
+        """How bad a value is."""
+        sign = -1 if self.low else 1
+        if sign * value > sign * self.unusable:
+            return "unusable"
+        return "doubtful" if sign * value > sign * self.doubtful else "usable"
+
+
+LIMITS = (
+    Limit(
+        name="contrast", doubtful=0.08, unusable=0.03, low=True,
+        complaint="the images are nearly of one colour (contrast {:.3f}; photographs have 0.2)",
+    ),
+    Limit(
+        name="saturated", doubtful=0.5, unusable=0.9, low=False,
+        complaint="{:.0%} of the pixels are black or white",
+    ),
+    Limit(
+        name="confirmed", doubtful=0.9, unusable=0.5, low=True,
+        complaint="the teacher confirms only {:.0%} of the labels",
+    ),
+    Limit(
+        name="gap", doubtful=0.4, unusable=1.0, low=False,
+        complaint="the BatchNorm statistics are far from the teacher's (gap {:.2g}; good images "
+        "have 0.2 or less)",
+    ),
+    Limit(
+        name="steady", doubtful=0.55, unusable=0.35, low=True,
+        complaint="the teacher sees the class in only {:.0%} of slightly changed images (crop, "
+        "shift, blur, noise, contrast)",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A level, the reasons for it, and the signs that it was taken from.
+
+    ``reasons`` are complaints, or the good signs of a usable dataset.
+    """
+
+    level: Level
+    reasons: tuple[str, ...]
+    signs: Signs
+
+    def __str__(self) -> str:
+        return f"these images look {self.level}: {'; '.join(self.reasons)}"
+
+    def report(self) -> dict[str, Any]:
+        """The verdict as a part of a JSON report, with six digits."""
+        return {
+            "level": self.level,
+            "reasons": list(self.reasons),
+            **_rounded(asdict(self.signs)),
+        }
+
+
+def judge(signs: Signs) -> Verdict:
+    """Judge a dataset by its signs. The worst sign decides.
+
+    Example::
+
+        str(judge(measure_signs(teacher, pixels, labels)))
+    """
+    values = sign_values(signs)
+    found = {limit: limit.level(values[limit.name]) for limit in LIMITS if limit.name in values}
+    for level in ("unusable", "doubtful"):
+        reasons = [
+            limit.complaint.format(values[limit.name])
+            for limit, each in found.items()
+            if each == level
+        ]
+        if reasons:
+            return Verdict(level, tuple(reasons), signs)
+    return Verdict("usable", tuple(_praise(values)), signs)
+
+
+def sign_values(signs: Signs) -> dict[str, float]:
+    """The values that are compared with :data:`LIMITS`, by name."""
+    values = {
+        "contrast": signs.contrast,
+        "saturated": signs.saturated,
+        "confirmed": signs.confirmed,
+        "steady": mean(signs.views[name] for name in STEADY),
+    }
+    return values if signs.gap is None else {**values, "gap": signs.gap}
+
+
+def dataset_verdict(config: Config, teacher: Teacher) -> Verdict:
+    """Judge the first images of evenly spaced shards of a complete dataset.
+
+    Args:
+        config: The configuration of the dataset.
+        teacher: The teacher.
+    """
+    tars = Dataset.planned(config).paths.tars
+    most = max(1, -(-MOST // config.synthesis.shard_size))
+    chosen = tars[:: -(-len(tars) // most)]
+    parts = [next(ordered_batches([tar], MOST // len(chosen))) for tar in chosen]
+    pixels, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return judge(measure_signs(teacher, pixels, labels))
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _rounded(value) if isinstance(value, dict) else value and six_digits(value)
+        for name, value in values.items()
+    }
+
+
+def _praise(values: dict[str, float]) -> Iterator[str]:
+    yield f"the teacher sees the class in {values['steady']:.0%} of slightly changed images"
+    if "gap" in values:
+        yield f"the BatchNorm statistics are close to the teacher's (gap {values['gap']:.2g})"
