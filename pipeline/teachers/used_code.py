@@ -71,7 +71,8 @@ def used_digest(text: str, module: str, names: Iterable[str]) -> str:
     tree = parse_source(text)
     used = _used(tree.body, set(names))
     nodes = [node for part in used for node in ast.walk(part)]
-    reflects = any(_reflects(node, module) for node in nodes) or _loads_objects(nodes)
+    named = {name for part in used for name in _named(part)}
+    reflects = any(_reflects(node, module, named) for node in nodes) or _loads_objects(nodes)
     return tree_digest(tree if reflects or module == "__init__" else ast.Module(used, []))
 
 
@@ -195,8 +196,14 @@ def _named(part: ast.stmt) -> Iterator[str]:
             yield from re.findall(r"\w+", node.value)
 
 
-def _reflects(node: ast.AST, module: str) -> bool:
-    """Whether a piece of code can reach names of its module that it does not write."""
+def _reflects(node: ast.AST, module: str, named: set[str]) -> bool:
+    """Whether a piece of code can reach names of its module that it does not write.
+
+    Args:
+        node: The piece of code.
+        module: The name of the module, which may import itself.
+        named: All names that the code writes. An import that it does not use reaches nothing.
+    """
     if isinstance(node, ast.Name):
         special = node.id.startswith("__") and isinstance(node.ctx, ast.Load)
         return node.id in _REFLECTION or (special and node.id != "__class__")
@@ -204,9 +211,13 @@ def _reflects(node: ast.AST, module: str) -> bool:
         return node.attr in _REFLECTING_ATTRIBUTES | _REFLECTING_PACKAGES
     if isinstance(node, ast.Import | ast.ImportFrom):
         origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-        names = [alias.name for alias in node.names]
-        words = {word for text in [origin, *names] for word in text.split(".")}
-        return bool(words & {"*", "load", module, *_REFLECTING_PACKAGES})
+        for alias in node.names:
+            words = {*origin.split("."), *alias.name.split(".")}
+            if words & {"load", module, *_REFLECTING_PACKAGES}:
+                bound = alias.asname or alias.name.partition(".")[0]
+                if bound in named:
+                    return True
+        return any(alias.name == "*" for alias in node.names)
     return False
 
 

@@ -144,8 +144,8 @@ def test_what_a_factory_uses_counts(old: str, new: str) -> None:
         ("return factor", "return eval('fac' + 'tor')"),
         ("return factor", "import nets\n    return nets"),
         ("import torch\n", "from torch.nn.functional import *\n"),
-        ("import torch\n", "import sys\n"),
-        ("import torch\n", "from importlib import import_module\n"),
+        ("return factor", "import sys\n    return sys"),
+        ("return factor", "from importlib import import_module as f\n    return f"),
         ("WIDTH = 8", "WIDTH = 8\nregister(__name__)"),
     ],
 )
@@ -180,6 +180,12 @@ def test_a_definition_that_does_something_at_the_import_counts(old: str, new: st
         ("return classifier(path)", "return classifier(path + 1)"),
     ]
     assert any(digest(edited(*edit, text)) != digest(text) for edit in edits if edit[0] in text)
+
+
+def test_an_import_that_only_the_script_uses_reaches_nothing() -> None:
+    text = edited("import torch\n", "import sys\nimport torch\n")
+    text = edited("print(unrelated(4))", "print(sys.argv)", text)
+    assert digest(text) == digest(edited("return x - 1", "return x - 2", text))
 
 
 def test_weights_alone_may_be_loaded() -> None:
