@@ -37,7 +37,7 @@ def five(tiny: Params) -> Params:
 
 def status_of(params: Params) -> Status:
     config, teacher = load(params)
-    return dataset_status(config, teacher.digest)
+    return dataset_status(config, teacher)
 
 
 def found(root: Path) -> dict[int, tuple[Any, str]]:
