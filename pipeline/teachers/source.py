@@ -50,11 +50,13 @@ class Source:
         form: How a user writes this source, such as ``timm:NAME``.
         package: The Python package that holds the models, whose version is part of the teacher's
             digest. None: no package.
+        classes_argument: The keyword argument that sets the number of classes. None: there is none.
         random_without_weights: Whether a network has random weights when the parameters name none.
     """
 
     form: ClassVar[str]
     package: ClassVar[str | None] = None
+    classes_argument: ClassVar[str | None] = None
     random_without_weights: ClassVar[bool] = False
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:
