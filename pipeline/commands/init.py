@@ -166,9 +166,10 @@ def _filled(text: str, values: dict[str, str]) -> str:
     return text
 
 
-def _is_file(weights: str) -> bool:
+def _is_file(weights: str | None) -> bool:
     """Whether weights are the user's. Published weights have their own number of classes."""
-    return Path(weights).is_file() or Path(weights).suffix.islower()
+    path = Path(weights or "")
+    return path.is_file() or path.suffix.islower()
 
 
 def _input_lines(shape: tuple[int, int, int]) -> str:
