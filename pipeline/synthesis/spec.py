@@ -121,6 +121,18 @@ def parameters_digest(config: Config, teacher_digest: str) -> str:
     )
 
 
+def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys of two specs whose values differ, as ``objective.tv``, in order of their names."""
+    keys: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            keys += changed_keys(before, after, f"{prefix}{key}.")
+        elif digest_json(before) != digest_json(after):
+            keys.append(prefix + key)
+    return keys
+
+
 def shard_spec(of_round: dict[str, Any], shard: ShardPlan) -> dict[str, Any]:
     """The spec of a shard: everything that its bytes depend on.
 

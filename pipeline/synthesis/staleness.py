@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.dataset.records import TeacherParts
-from pipeline.storage import digest_json
 from pipeline.synthesis.shard_states import Found
+from pipeline.synthesis.spec import changed_keys
 
 MOST = 5  # reasons in one sentence
 _ADAPTIVE = {"warm", "objective.compete", "objective.masked"}
@@ -43,7 +43,7 @@ def changes(found: Found, teacher: TeacherParts | None) -> list[str]:
     if found.record is None:
         return []
     old, new = found.record.spec, found.spec
-    names = _changed(old, new)
+    names = changed_keys(old, new)
     reasons = []
     if "teacher" in names:
         reasons += _teacher_changes(found.record.teacher_parts, teacher)
@@ -67,18 +67,6 @@ def joined(reasons: Sequence[str]) -> str:
     """Reasons as one text, the first ``MOST`` of them."""
     more = [f"and {len(reasons) - MOST} more"] if len(reasons) > MOST else []
     return ", ".join([*reasons[:MOST], *more])
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys of two specs whose values differ, as ``objective.tv``, in order of their names."""
-    names: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            names += _changed(before, after, f"{prefix}{key}.")
-        elif digest_json(before) != digest_json(after):
-            names.append(prefix + key)
-    return names
 
 
 def _teacher_changes(old: TeacherParts | None, new: TeacherParts | None) -> list[str]:
