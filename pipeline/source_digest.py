@@ -37,11 +37,21 @@ def package_digest(names: tuple[str, ...]) -> str:
 
 def source_digest(files: Iterable[Path]) -> str:
     """SHA-256 over the code of ``files``, in the order given."""
+    return tree_digest(*(parse_source(file.read_text(encoding="utf-8")) for file in files))
+
+
+def parse_source(text: str) -> ast.Module:
+    """Parse Python source, and leave out its docstrings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        _drop_texts(node)
+    return tree
+
+
+def tree_digest(*trees: ast.Module) -> str:
+    """SHA-256 over parsed code, in the order given."""
     digest = hashlib.sha256()
-    for file in files:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            _drop_texts(node)
+    for tree in trees:
         digest.update(ast.unparse(tree).encode())
     return digest.hexdigest()
 

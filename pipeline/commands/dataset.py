@@ -42,10 +42,10 @@ def run_finalize(config: Config, options: argparse.Namespace) -> int:
 
 def run_status(config: Config, options: argparse.Namespace) -> int:
     """Print how many shards are in which state."""
-    digest = load_checked_teacher(config).digest if options.teacher else None
-    status = dataset_status(config, digest)
+    teacher = load_checked_teacher(config) if options.teacher else None
+    status = dataset_status(config, teacher)
     for line in describe_status(status):
         print(line)
-    if digest is None and "complete" in status.shards:
+    if teacher is None and "complete" in status.shards:
         print("teacher not compared with the records: `status --teacher` loads it")
     return 0

@@ -27,10 +27,11 @@ class Project:
     """What the files of a directory say: its teacher, and the real images to evaluate with.
 
     Paths are relative to the directory. ``shape`` and ``classes`` are None where the teacher's
-    library knows them.
+    library knows them. ``arguments`` are those of the factory, as YAML.
     """
 
     source: str
+    arguments: str
     weights: str | None
     classes: int | None
     shape: tuple[int, int, int] | None
@@ -49,8 +50,10 @@ class Project:
         origin, _, factory = source.rpartition(":")
         if kind is FACTORY and origin.endswith(".py"):
             source = f"{_moved(origin, directory)}:{factory}"
+        sized = kind.classes_argument and options.classes and _is_file(weights)
         return cls(
             source=source,
+            arguments=f"{{{kind.classes_argument}: {options.classes}}}" if sized else "{}",
             weights=_moved(weights, directory) if weights else None,
             classes=options.classes or (None if known else 10),
             shape=options.input or (None if known else SHAPE),
@@ -63,6 +66,7 @@ class Project:
         classes = f"  classes: {self.classes}\n" if self.classes else ""
         values = {
             "source": _quoted(self.source),
+            "arguments": self.arguments,
             "weights": _quoted(self.weights),
             "classes": classes,
             "input": _input_lines(self.shape) if self.shape else "",
@@ -160,6 +164,12 @@ def _filled(text: str, values: dict[str, str]) -> str:
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
+
+
+def _is_file(weights: str | None) -> bool:
+    """Whether weights are the user's. Published weights have their own number of classes."""
+    path = Path(weights or "")
+    return path.is_file() or path.suffix.islower()
 
 
 def _input_lines(shape: tuple[int, int, int]) -> str:

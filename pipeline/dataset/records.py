@@ -6,7 +6,7 @@ import functools
 import io
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any, Self
 
@@ -95,6 +95,8 @@ def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
     return sink.getvalue()
 
 
+TeacherParts = Mapping[str, str | None]
+"""What decides a teacher's answers, by name: :attr:`pipeline.teachers.teacher.Teacher.parts`."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Number = Annotated[float, Field(allow_inf_nan=True)]  # a candidate that diverged may be in a mean
 
@@ -136,6 +138,8 @@ class ShardRecord(Section):
         flaws: the images that are still bad after the last attempt, by their flaw.
         curve: the mean of every term along the optimisation, averaged over the batches.
         versions: of Python and of the packages that computed and wrote the shard.
+        teacher_parts: what decides the teacher's answers, mostly as digests. Its digest is the
+            spec's ``teacher``. None in records of earlier versions.
         sha256: the digest of everything above.
     """
 
@@ -155,6 +159,7 @@ class ShardRecord(Section):
     flaws: dict[str, Positive]
     curve: list[dict[str, _Number]]
     versions: dict[str, str]
+    teacher_parts: TeacherParts | None = None
     sha256: Sha256
 
     @model_validator(mode="after")
@@ -165,6 +170,9 @@ class ShardRecord(Section):
         student, code = self.spec.get("student", 0), self.spec.get("code")
         if not (student is None or isinstance(student, str)) or not isinstance(code, str):
             raise ValueError("spec must name the code, and the student or null")
+        parts = self.teacher_parts
+        if parts is not None and digest_json(parts) != self.spec.get("teacher"):
+            raise ValueError("teacher_parts must be those of the spec's teacher")
         return self
 
     @classmethod
@@ -178,8 +186,8 @@ class ShardRecord(Section):
         return self.files[tar_name(int(self.shard))]
 
     def to_json(self) -> dict[str, Any]:
-        """The facts of the record as JSON values."""
-        return self.model_dump()
+        """The facts of the record as JSON values, as they were given."""
+        return self.model_dump(exclude_unset=True)
 
 
 def parse_record(text: bytes | None) -> ShardRecord | None:

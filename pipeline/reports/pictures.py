@@ -32,8 +32,8 @@ Curve = dict[str, NDArray[np.float64]]
 def draw_grids(config: Config, reports: Path) -> list[Path]:
     """Draw ``grids/round-N.png`` for each round, and delete grids of rounds that no longer exist.
 
-    A grid has one column for each class. The teacher's probability for the class stands below each
-    image.
+    A grid has one column for each class of the round, up to ``COLUMNS``. The teacher's probability
+    for the class stands below each image.
 
     Args:
         config: The configuration. The shards of its dataset are read.
@@ -45,7 +45,7 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     layout, root = plan_of(config), location(config.paths.dataset)
     paths = []
     for round_ in range(config.adaptive.rounds + 1):
-        cells = _pick(layout, root, round_, config.teacher.classes)
+        cells = _pick(layout, root, round_)
         path = reports / GRIDS / f"round-{round_}.png"
         draw_cells(cells, config.teacher.class_names, path)
         paths.append(path)
@@ -122,17 +122,16 @@ def read_log(path: Location) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def _pick(
-    layout: Plan, root: Location, round_: int, classes: int
-) -> dict[int, list[tuple[Pixels, float]]]:
-    """Read the first images of up to ``COLUMNS`` classes, evenly spaced among all classes.
+def _pick(layout: Plan, root: Location, round_: int) -> dict[int, list[tuple[Pixels, float]]]:
+    """Read the first images of up to ``COLUMNS`` classes, evenly spaced among those of the round.
 
     Only tars that hold one of these images are read.
     """
-    shown = np.unique(np.linspace(0, classes - 1, min(classes, COLUMNS)).round().astype(int))
     numbers = layout.of_round(round_)
     firsts = [layout.bounds[number][1] for number in numbers]
     labels = layout.labels[firsts[0] : layout.bounds[numbers[-1]][2]]
+    made = np.unique(labels)  # a small dataset has fewer classes than the teacher
+    shown = made[np.linspace(0, len(made) - 1, min(len(made), COLUMNS)).round().astype(int)]
     places = [firsts[0] + np.flatnonzero(labels == label)[:ROWS] for label in shown]
     wanted = np.sort(np.concatenate(places))
     cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
@@ -150,7 +149,8 @@ def _probability(facts: bytes) -> float:
 
 
 def _grid(cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None) -> Image.Image:
-    canvas = Image.new("RGB", (len(cells) * (SIDE + 4), TEXT + ROWS * (SIDE + TEXT)), "white")
+    rows = max(map(len, cells.values()))
+    canvas = Image.new("RGB", (len(cells) * (SIDE + 4), TEXT + rows * (SIDE + TEXT)), "white")
     draw = ImageDraw.Draw(canvas)
     for column, (label, row) in enumerate(cells.items()):
         x = 2 + column * (SIDE + 4)

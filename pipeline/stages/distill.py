@@ -23,7 +23,8 @@ from pipeline.stages.final_students import (
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location
 from pipeline.synthesis.claim import held, reading_dataset
-from pipeline.synthesis.shard_states import check_complete, shard_states
+from pipeline.synthesis.shard_states import check_complete, survey
+from pipeline.synthesis.staleness import describe_state
 from pipeline.teachers.teacher import Teacher
 
 
@@ -53,7 +54,8 @@ def distill_students(
     with contextlib.ExitStack() as entered:
         if is_first():  # until the end no other run may replace the dataset or these students
             entered.enter_context(reading_dataset(config, teacher.digest))
-        check_complete(shard_states(config, teacher.digest))
+        surveyed = survey(config, teacher.digest)
+        check_complete({f.shard.number: describe_state(f, teacher.parts) for f in surveyed})
         if is_first():
             lock = entered.enter_context(held(config, "students"))
         jobs = ours = student_jobs(config, teacher)

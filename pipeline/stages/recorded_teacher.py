@@ -12,7 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.layout import Layout
 from pipeline.dataset.plan import plan_of
 from pipeline.dataset.record_files import records_of
-from pipeline.dataset.records import ShardRecord
+from pipeline.dataset.records import ShardRecord, TeacherParts
 from pipeline.objective.presets import PRESETS
 from pipeline.storage import Stat, digest_file, exists, location
 from pipeline.synthesis.spec import round_objective
@@ -25,11 +25,13 @@ class Recorded:
     Attributes:
         config: The parameters. The preset ``auto`` is the one of the first record.
         teacher_digest: The teacher of the first record; empty without a record.
+        teacher_parts: The parts of this teacher; None where the record does not hold them.
         students: The digest of the weights of each round student that exists.
     """
 
     config: Config
     teacher_digest: str
+    teacher_parts: TeacherParts | None
     students: dict[int, str]
 
 
@@ -52,6 +54,7 @@ def recorded_teacher(config: Config, files: Mapping[str, Stat]) -> Recorded:
     return Recorded(
         config,
         first.spec.get("teacher", "") if first else "",
+        first.teacher_parts if first else None,
         {number: digest_file(path) for number, path in paths.items() if exists(path)},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.config.schema import Config
 from pipeline.dataset.layout import record_name, shard_name
@@ -13,6 +13,8 @@ from pipeline.quantities import show_seconds
 from pipeline.stages.recorded_teacher import recorded_teacher
 from pipeline.storage import listing, location
 from pipeline.synthesis.shard_states import ranges, survey
+from pipeline.synthesis.staleness import MOST, stale_reasons
+from pipeline.teachers.teacher import Teacher
 
 RECENT = 64  # shards, of which the speed is measured
 PAUSE = 3600.0  # seconds between two shards: only what came after such a pause counts
@@ -28,12 +30,14 @@ class Status:
         errors: the error of each failed shard.
         speed: in images a second; None where fewer than two shards were made lately.
         images_left: the images of all shards that are not complete.
+        reasons: why shards are stale, in words, with the numbers of the shards.
     """
 
     shards: dict[str, list[int]]
     errors: dict[int, str]
     speed: float | None
     images_left: int
+    reasons: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float | None:
@@ -41,29 +45,32 @@ class Status:
         return self.images_left / self.speed if self.speed else None
 
 
-def dataset_status(config: Config, teacher_digest: str | None = None) -> Status:
+def dataset_status(config: Config, teacher: Teacher | None = None) -> Status:
     """Find the status of a dataset from its records, their times and the markers.
 
     Nothing is changed, and no tar is read.
 
     Args:
         config: The parameters.
-        teacher_digest: The digest of the loaded teacher. None: the teacher is not compared, and
-            none of its code is imported.
+        teacher: The teacher. None: it is not compared with the records, only the records with the
+            first of them, and none of its code is imported.
     """
     root = location(config.paths.dataset)
     files = listing(root)
     students = None
-    if teacher_digest is None:
+    if teacher is None:
         recorded = recorded_teacher(config, files)
-        config, teacher_digest = recorded.config, recorded.teacher_digest
-        students = recorded.students
+        config, students = recorded.config, recorded.students
+        digest, parts = recorded.teacher_digest, recorded.teacher_parts
+    else:
+        digest, parts = teacher.digest, teacher.parts
     markers = read_markers(root, files)
     shards: dict[str, list[int]] = defaultdict(list)
+    reasons: dict[str, list[int]] = defaultdict(list)
     errors: dict[int, str] = {}
     finished: list[tuple[float, int]] = []
     left = 0
-    for found in survey(config, teacher_digest, files=files, students=students):
+    for found in survey(config, digest, files=files, students=students):
         number, images = found.shard.number, len(found.shard.labels)
         if found.state == "complete":
             shards["complete"].append(number)
@@ -74,7 +81,10 @@ def dataset_status(config: Config, teacher_digest: str | None = None) -> Status:
         left += images
         if kind == "failed":
             errors[number] = text
-    return Status(dict(shards), errors, _speed(sorted(finished)), left)
+        if kind == "stale":
+            for reason in stale_reasons(found, parts):
+                reasons[reason].append(number)
+    return Status(dict(shards), errors, _speed(sorted(finished)), left, dict(reasons))
 
 
 def describe_status(status: Status) -> Iterator[str]:
@@ -85,6 +95,10 @@ def describe_status(status: Status) -> Iterator[str]:
             yield f"{len(numbers)} {state}" + (
                 "" if state == "complete" else f": {ranges(numbers)}"
             )
+    for reason, numbers in list(status.reasons.items())[:MOST]:
+        yield f"stale because {reason}: {ranges(numbers)}"
+    if len(status.reasons) > MOST:
+        yield f"stale for {len(status.reasons) - MOST} more reasons"
     for number, error in list(status.errors.items())[:3]:
         yield f"shard {shard_name(number)} failed: {error}"
     if status.images_left and status.speed and status.seconds_left:

@@ -53,7 +53,7 @@ def synthesize(
         TryAgainError: Another run took the lock of the dataset.
     """
     only = _planned(config, only)
-    with claimed(config, teacher.digest, only, keep) as lock:
+    with claimed(config, teacher, only, keep) as lock:
         return _rounds(config, teacher, run, only, lock)
 
 

@@ -15,17 +15,18 @@ from pipeline.synthesis.outputs import claim_output
 from pipeline.synthesis.prune import prune
 from pipeline.synthesis.replacement import announce_replacement
 from pipeline.synthesis.spec import parameters_digest
+from pipeline.teachers.teacher import Teacher
 
 
 @contextlib.contextmanager
 def claimed(
-    config: Config, teacher_digest: str, only: range | None = None, keep: bool = False
+    config: Config, teacher: Teacher, only: range | None = None, keep: bool = False
 ) -> Iterator[Lock]:
     """Hold the dataset's folder for a run, after it was claimed and tidied up.
 
     Args:
         config: the parameters.
-        teacher_digest: the digest of the teacher.
+        teacher: the teacher of ``config``.
         only: the run makes only these shards. Then other runs with the same parameters may hold the
             folder too, and no file is removed.
         keep: refuse to replace shards of other parameters.
@@ -40,11 +41,11 @@ def claimed(
     """
     check_outputs(config, "dataset", "reports")
     root = location(config.paths.dataset)
-    parameters = None if only is None else parameters_digest(config, teacher_digest)
+    parameters = None if only is None else parameters_digest(config, teacher.digest)
     with locked(root, "paths.dataset", parameters) as lock:
         files = listing(root)
         claim_output(config, "dataset", files)
-        announce_replacement(config, teacher_digest, files, only, keep)
+        announce_replacement(config, teacher, files, only, keep)
         if only is None:
             prune(config, files)
         yield lock

@@ -11,6 +11,7 @@ from pipeline.synthesis.entries import Entry, entries_of
 from pipeline.synthesis.index_files import index_files
 from pipeline.synthesis.prune import prune
 from pipeline.synthesis.shard_states import check_complete, survey
+from pipeline.synthesis.staleness import describe_state
 from pipeline.teachers.teacher import Teacher
 
 
@@ -28,7 +29,7 @@ def write_dataset_files(config: Config, teacher: Teacher) -> None:
     entries: list[Entry] = []
     states: dict[int, str] = {}
     for found in survey(config, teacher.digest, files=files):
-        states[found.shard.number] = found.state
+        states[found.shard.number] = describe_state(found, teacher.parts)
         entries += entries_of([found])
     check_complete(states)
     for name, data in index_files(config, entries, teacher).items():

@@ -46,7 +46,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             for batch in shard.batches:
                 earlier = [kept.images.pixels for _, kept in batches]
                 batches += invert_batch(job, shard, batch, earlier, pool, engine, report_alive)
-        publish_shard(job, shard, batches, engine.precision)
+        publish_shard(job, shard, batches, engine.precision, engine.teacher.parts)
     return Made(job.number, job.images, time.perf_counter() - started)
 
 

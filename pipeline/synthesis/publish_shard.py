@@ -9,7 +9,7 @@ from typing import IO, Any
 from pipeline.dataset.layout import Layout, rows_name, tar_name
 from pipeline.dataset.plan import Batch, ShardPlan
 from pipeline.dataset.record_files import read_record
-from pipeline.dataset.records import ShardRecord, encode_rows, versions
+from pipeline.dataset.records import ShardRecord, TeacherParts, encode_rows, versions
 from pipeline.dataset.tar import write_tar
 from pipeline.device.precision import Precision
 from pipeline.errors import TryAgainError
@@ -31,7 +31,11 @@ from pipeline.synthesis.spec import row_facts
 
 
 def publish_shard(
-    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]], precision: Precision
+    job: ShardJob,
+    shard: ShardPlan,
+    batches: list[tuple[Batch, Kept]],
+    precision: Precision,
+    teacher: TeacherParts,
 ) -> None:
     """Write the tar, then the rows, then the record, which makes the shard complete.
 
@@ -40,6 +44,7 @@ def publish_shard(
         shard: its plan.
         batches: the batches that were optimised together, with the images that were kept.
         precision: the number format in which the networks computed.
+        teacher: the parts of the teacher.
 
     Raises:
         TryAgainError: another run wrote to the dataset meanwhile. The shard is not complete.
@@ -81,6 +86,7 @@ def publish_shard(
         flaws=flaw_counts(kept.flaws for _, kept in batches),
         curve=mean_curve(batches),
         versions=versions(),
+        teacher_parts=dict(teacher),
     )
     write_json(record_path, record.to_json())
     _check_files(root, record)

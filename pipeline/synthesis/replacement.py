@@ -12,14 +12,16 @@ from pipeline.errors import UserError
 from pipeline.storage import Stat, location
 from pipeline.synthesis.round_students import remade_students
 from pipeline.synthesis.shard_states import survey
-from pipeline.synthesis.spec import changed_keys, parameters_digest
+from pipeline.synthesis.spec import parameters_digest
+from pipeline.synthesis.staleness import changes, joined
+from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
 
 def announce_replacement(
     config: Config,
-    teacher_digest: str,
+    teacher: Teacher,
     files: Mapping[str, Stat],
     only: range | None,
     keep: bool,
@@ -28,7 +30,7 @@ def announce_replacement(
 
     Args:
         config: all parameters.
-        teacher_digest: the digest of the teacher.
+        teacher: the teacher of ``config``.
         files: the listing of the dataset's folder.
         only: the run replaces only these shards, and deletes none.
         keep: refuse instead of warning.
@@ -39,22 +41,22 @@ def announce_replacement(
     planned = len(plan_of(config))
     numbers = range(planned) if only is None else only
     present = [n for n in numbers if n < planned and record_name(n) in files]
-    stale, keys = 0, set[str]()
-    students = remade_students(config, teacher_digest)
-    for found in survey(config, teacher_digest, present, files, students):
-        changed = changed_keys(found.record.spec, found.spec) if found.record else []
+    stale, reasons = 0, dict[str, None]()  # the keys are the reasons, in their order
+    students = remade_students(config, teacher.digest)
+    for found in survey(config, teacher.digest, present, files, students):
+        changed = changes(found, teacher.parts)
         stale += bool(changed)
-        keys |= set(changed) - {"keys"}  # the sample keys follow from the others
+        reasons |= dict.fromkeys(changed)
     surplus = {n for name in files if (n := shard_of(name)) is not None and n >= planned}
     surplus = surplus if only is None else set()
     if not stale and not surplus:
         return
-    losses = [f"{stale} of {planned} shards are made again ({', '.join(sorted(keys))} changed)"]
+    losses = [f"{stale} of {planned} shards are made again ({joined(list(reasons))})"]
     losses = losses if stale else []
     losses += [f"{len(surplus)} shards are deleted (the plan has fewer)"] if surplus else []
     root, text = location(config.paths.dataset), " and ".join(losses)
     if keep:
-        version = parameters_digest(config, teacher_digest)[:8]
+        version = parameters_digest(config, teacher.digest)[:8]
         raise UserError(
             f"paths.dataset {root} holds a dataset of other parameters, which --keep protects. "
             f"Without it {text}. Name a new directory: --set paths.dataset={root}-{version}"

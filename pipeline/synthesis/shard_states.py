@@ -85,6 +85,9 @@ def shard_states(config: Config, teacher_digest: str) -> dict[int, State]:
 def check_complete(states: Mapping[int, str]) -> None:
     """Refuse to train on, or to publish, a dataset with missing or stale shards.
 
+    Args:
+        states: the state of each shard, in words.
+
     Raises:
         UserError: names the shards that are not complete.
     """

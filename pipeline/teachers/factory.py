@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.source_digest import source_digest
-from pipeline.teachers.source import Source, error_line, imported_digest
+from pipeline.source_digest import parse_source, tree_digest
+from pipeline.teachers.source import Source, error_line, imported_text
+from pipeline.teachers.used_code import used_digest
 from pipeline.teachers.user_code import user_code
 
 
@@ -40,8 +41,15 @@ class Factory(Source):
         file = self.code_file(name, role)
         if file is None:
             return None
-        is_path = name.rpartition(":")[0].endswith(".py")  # such a file is run at each call
-        return source_digest([file]) if is_path else imported_digest(file)
+        origin, _, function = name.rpartition(":")
+        if origin.endswith(".py"):  # such a file is run at each call
+            return used_digest(file.read_text(encoding="utf-8"), file.stem, {function})
+        text = imported_text(file)
+        if origin == "__main__":
+            return tree_digest(parse_source(text))
+        # A module may have imported the factory from `file`, under another name.
+        own = getattr(inspect.unwrap(_factory(name, role)), "__qualname__", function)
+        return used_digest(text, file.stem, {function, own.partition(".")[0]})
 
     def public(self, name: str) -> str:
         origin, _, function = name.rpartition(":")

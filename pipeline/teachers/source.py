@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.source_digest import source_digest
+from pipeline.teachers.used_code import used_digest
 
 PRETRAINED = "pretrained"
 
@@ -50,11 +50,13 @@ class Source:
         form: How a user writes this source, such as ``timm:NAME``.
         package: The Python package that holds the models, whose version is part of the teacher's
             digest. None: no package.
+        classes_argument: The keyword argument that sets the number of classes. None: there is none.
         random_without_weights: Whether a network has random weights when the parameters name none.
     """
 
     form: ClassVar[str]
     package: ClassVar[str | None] = None
+    classes_argument: ClassVar[str | None] = None
     random_without_weights: ClassVar[bool] = False
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:
@@ -105,9 +107,10 @@ class Source:
         return None
 
     def code_digest(self, name: str, role: str) -> str | None:
-        """SHA-256 of the code of :meth:`code_file` as this process runs it."""
+        """SHA-256 of the code of :meth:`code_file` that ``name`` uses, as this process runs it."""
         file = self.code_file(name, role)
-        return None if file is None else imported_digest(file)
+        used = {name.rpartition(":")[2]}
+        return None if file is None else used_digest(imported_text(file), file.stem, used)
 
     def public(self, name: str) -> str:
         """``name`` without the folders of this machine, for files that are published."""
@@ -118,9 +121,9 @@ class Source:
 
 
 @functools.cache
-def imported_digest(file: Path) -> str:
-    """The digest of a module that is imported once a process: later edits are not what runs."""
-    return source_digest([file])
+def imported_text(file: Path) -> str:
+    """The text of a module that is imported once a process: later edits are not what runs."""
+    return file.read_text(encoding="utf-8")
 
 
 def import_package(package: str, source: str, role: str) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from pipeline.device.seeding import restored_generators, seed_all
 from pipeline.device.threads import one_thread
 from pipeline.errors import TryAgainError, UserError
 from pipeline.objective.presets import Units
+from pipeline.storage import digest_json
 from pipeline.teachers.checkpoints import WeightsFile
 from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
 from pipeline.teachers.networks import (
@@ -43,8 +43,9 @@ class Teacher:
         preprocessing: Converts between pixels and the teacher's space.
         shape: Channels, height and width of an image.
         classes: Number of classes.
-        digest: SHA-256 of everything that decides the network's answers.
+        digest: SHA-256 of everything that decides the network's answers: of ``parts``.
         weights: The files of weights that were read, with the digests of the bytes read.
+        parts: What decides the network's answers, mostly as digests, to say which of it changed.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class Teacher:
     classes: int
     digest: str
     weights: tuple[WeightsFile, ...] = ()
+    parts: Mapping[str, str | None] = field(default_factory=dict, compare=False)  # not hashable
 
     def space(self, units: Units = "image") -> ImageSpace:
         """The units in which images are optimised and augmented, on the network's device."""
@@ -108,13 +110,15 @@ def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | No
         files = _public_files(config.weights, weights.files)
     check_weights_exist(network, role)
     network.eval().requires_grad_(False)
+    parts = _parts(config, network)  # before any forward pass, which may change a counter
     teacher = Teacher(
         network=network,
         preprocessing=Preprocessing.of(config.input),
         shape=(config.input.channels, config.input.height, config.input.width),
         classes=config.classes,
-        digest=_digest(config, network),  # before any forward pass, which may change a counter
+        digest=digest_json(parts),
         weights=files,
+        parts=parts,
     )
     return teacher, weights
 
@@ -206,15 +210,14 @@ def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: 
     )
 
 
-def _digest(config: TeacherConfig, network: nn.Module) -> str:
-    """SHA-256 of what decides the network's answers, but not of modules its factory imports."""
+def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
+    """What decides the network's answers, without the modules that its factory imports."""
     kind, _ = find_source(config.source)
-    facts = {
+    return {
         "library": kind.version(),
         "source": public_source(config.source),
-        "arguments": config.arguments,
-        "input": config.input.model_dump(mode="json", exclude={"interpolation"}),
+        "arguments": digest_json(config.arguments),
+        "input": digest_json(config.input.model_dump(mode="json", exclude={"interpolation"})),
         "weights": digest_network(network),
         "code": factory_digest(config.source, "teacher"),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -18,6 +18,7 @@ class Timm(Source):
 
     form = "timm:NAME"
     package = "timm"
+    classes_argument = "num_classes"
     random_without_weights = True
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:

@@ -17,6 +17,7 @@ class Torchvision(Source):
 
     form = "torchvision:NAME"
     package = "torchvision"
+    classes_argument = "num_classes"
     random_without_weights = True
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:

@@ -96,6 +96,19 @@ def test_a_teacher_of_a_library_knows_its_classes_and_input(
     assert inputs_of(tmp_path) == []
 
 
+@pytest.mark.parametrize("source", ["torchvision:resnet18", "timm:resnet18"])
+def test_classes_reach_the_network_of_a_library(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, source: str
+) -> None:
+    known = ["--source", source, "--classes", "20"]
+    init(capsys, tmp_path / "own", *known, "--weights", "mine.pt")
+    for section in ("teacher", "student"):
+        assert read(tmp_path / "own/params.yaml")[section]["arguments"] == {"num_classes": 20}
+    for weights in ("pretrained", "IMAGENET1K_V2", "ResNet18_Weights.IMAGENET1K_V1"):
+        init(capsys, tmp_path / weights, *known, "--weights", weights)
+        assert read(tmp_path / weights / "params.yaml")["teacher"]["arguments"] == {}
+
+
 def test_the_example_is_the_default_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     init(capsys, tmp_path, "--example", "digits")
     ours = load_params(tmp_path / "params.yaml").model_dump()

@@ -38,7 +38,7 @@ def five(tiny: Params) -> Params:
 
 def status_of(params: Params) -> Status:
     config, teacher = load(params)
-    return dataset_status(config, teacher.digest)
+    return dataset_status(config, teacher)
 
 
 def found(root: Path) -> dict[int, tuple[Any, str]]:
@@ -174,7 +174,7 @@ def test_a_lost_record_counts_the_same_everywhere(tiny: Params) -> None:
     config, teacher = load(params)
     expected = {"missing": [0], "complete": [1, 2]}
     assert dataset_status(config).shards == expected
-    assert dataset_status(config, teacher.digest).shards == expected
+    assert dataset_status(config, teacher).shards == expected
     with pytest.raises(UserError, match=r"^1 of 3 shards are not complete \(000000\)"):
         check_complete(shard_states(config, teacher.digest))
     assert make(params) == [0]

@@ -45,7 +45,9 @@ def test_finalize_names_what_is_missing(tiny: Params) -> None:
     assert files(dataset(params)) == sorted([CLAIM, *shard_files(1, 2)])
     other = changed(params, {"synthesis.iterations": 3})
     make(params)
-    with pytest.raises(UserError, match=r"5 of 5 .*\(stale\)"):
+    with pytest.raises(
+        UserError, match=r"5 of 5 .*\(stale: synthesis.iterations changed from 4 to 3\)"
+    ):
         finalize(*load(other))
 
 

@@ -20,7 +20,10 @@ def test_a_replacement_is_announced_with_its_reason(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         make(changed(made, {"synthesis.iterations": 5, "synthesis.objective.tv": 0.5}))
-    assert "2 of 2 shards are made again (iterations, objective.tv changed)" in caplog.text
+    assert (
+        "2 of 2 shards are made again (synthesis.iterations changed from 4 to 5, "
+        "synthesis.objective.tv changed from 0.004 to 0.5)"
+    ) in caplog.text
 
 
 def test_nothing_is_announced_where_nothing_is_lost(
@@ -67,7 +70,7 @@ def test_nothing_is_announced_where_the_same_student_is_trained_again(
         api_synthesize(parse_params(params), keep=True)
     assert "other parameters" not in caplog.text
     assert tree(dataset(params)) == before
-    with pytest.raises(UserError, match="student changed"):
+    with pytest.raises(UserError, match="the student of round 1 changed"):
         api_synthesize(parse_params(changed(params, {"adaptive.training.steps": 5})), keep=True)
 
 

@@ -100,7 +100,9 @@ def test_a_student_that_would_be_another_today_makes_its_round_stale(competing: 
     for change in ({"adaptive.training.steps": 5}, {"student.arguments": {"width": 5}}):
         other = changed(competing, change)
         assert states(other) == {0: "complete", 1: "complete", 2: "stale"}
-        with pytest.raises(UserError, match=r"1 of 3 .* 000002 \(stale\)"):
+        with pytest.raises(
+            UserError, match=r"1 of 3 .* 000002 \(stale: the student of round 1 changed\)"
+        ):
             finalize(*load(other))
         assert any("shard 000002" in text for text in verified(other))
     assert verified(competing) == []

@@ -133,6 +133,6 @@ def test_library_version_is_in_the_digest(tiny: Params, monkeypatch: pytest.Monk
     network = nn.Linear(2, 2)
     config = parse_params(changed(tiny, {"teacher.class_names": None})).teacher
     config = config.model_copy(update={"source": "torchvision:resnet18", "arguments": {}})
-    first = pipeline.teachers.teacher._digest(config, network)
+    first = pipeline.teachers.teacher._parts(config, network)
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "99")
-    assert pipeline.teachers.teacher._digest(config, network) != first
+    assert pipeline.teachers.teacher._parts(config, network) != first
