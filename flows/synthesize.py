@@ -53,7 +53,7 @@ def make_shards(
         made = make_missing_shards(config, teacher, run, only, keep)
     if only is None:
         verdict = dataset_verdict(config, teacher)
-        report_synthesis(config, made, verdict)
+        report_synthesis(config, made, verdict.report())
         log.info("%s", verdict)
     table = [
         {

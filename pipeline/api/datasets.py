@@ -98,7 +98,7 @@ def synthesize(
             teacher = replace(teacher, weights=(save_run(config, run_files, keep),))
         with open_runner(config, config.synthesis.threads) as run:
             made = make_missing_shards(config, teacher, run, keep=keep)
-        report_synthesis(config, made, dataset_verdict(config, teacher))
+        report_synthesis(config, made, dataset_verdict(config, teacher).report())
     return Dataset(config.paths.dataset)
 
 

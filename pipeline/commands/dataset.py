@@ -25,7 +25,7 @@ def run_synthesize(config: Config, options: argparse.Namespace) -> int:
     print(f"made {counted(len(made), 'shard')} in {config.paths.dataset}")
     if only is None:
         verdict = dataset_verdict(config, teacher)
-        print(f"images to look at: {report_synthesis(config, made, verdict)}")
+        print(f"images to look at: {report_synthesis(config, made, verdict.report())}")
         print(verdict)
     return 0
 
@@ -35,7 +35,7 @@ def run_finalize(config: Config, options: argparse.Namespace) -> int:
     teacher = load_checked_teacher(config, "dataset", "reports")
     finalize(config, teacher)
     verdict = dataset_verdict(config, teacher)
-    print(f"images to look at: {report_synthesis(config, [], verdict)}")
+    print(f"images to look at: {report_synthesis(config, [], verdict.report())}")
     print(verdict)
     return 0
 

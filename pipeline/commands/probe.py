@@ -11,12 +11,13 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.device.threads import use_threads
 from pipeline.errors import UserError
+from pipeline.estimation.findings import findings_text, write_findings
 from pipeline.estimation.normalisation import (
     describe_distances,
     normalisation_distances,
     read_images,
 )
-from pipeline.estimation.probe import findings_text, try_teacher, write_findings
+from pipeline.estimation.probe import try_teacher
 from pipeline.estimation.stored_speed import write_speed
 from pipeline.execution.choice import open_executor
 from pipeline.synthesis.check import load_checked_teacher

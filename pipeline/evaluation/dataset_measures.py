@@ -16,7 +16,6 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.evaluation.features import MergedStatistics, Seen, look
 from pipeline.evaluation.inputs import foreign_images, load_verifier, real_data
-from pipeline.evaluation.signs import measure_signs
 from pipeline.evaluation.similarity import (
     NEIGHBOURS,
     frechet_distance,
@@ -26,7 +25,7 @@ from pipeline.evaluation.similarity import (
     vendi_score,
 )
 from pipeline.evaluation.student_measures import student_measures
-from pipeline.evaluation.verdict import judge
+from pipeline.evaluation.verdict import judge_images
 from pipeline.inversion.fingerprints import centred
 from pipeline.quantities import six_digits
 from pipeline.storage import Location, exists
@@ -61,7 +60,7 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     }
     if (gap := statistics.gap()) is not None:
         report["statistics_gap"] = six_digits(gap)
-    report["verdict"] = judge(measure_signs(teacher, seen.pixels, seen.labels)).report()
+    report["verdict"] = judge_images(teacher, seen.pixels, seen.labels).report()
     report |= student_measures(config, teacher, seen, foreign)
     if config.evaluation.verifier is not None:
         report |= _verified(config, teacher, seen)

@@ -12,6 +12,7 @@ from statistics import mean
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
@@ -116,6 +117,11 @@ def judge(signs: Signs) -> Verdict:
     return Verdict("usable", tuple(_praise(values)), signs)
 
 
+def judge_images(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Verdict:
+    """Judge images, uint8 ``[N, C, H, W]``, that have the labels ``[N]``."""
+    return judge(measure_signs(teacher, pixels, labels))
+
+
 def sign_values(signs: Signs) -> dict[str, float]:
     """The values that are compared with :data:`LIMITS`, by name."""
     values = {
@@ -139,7 +145,7 @@ def dataset_verdict(config: Config, teacher: Teacher) -> Verdict:
     chosen = tars[:: -(-len(tars) // most)]
     parts = [next(ordered_batches([tar], MOST // len(chosen))) for tar in chosen]
     pixels, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    return judge(measure_signs(teacher, pixels, labels))
+    return judge_images(teacher, pixels, labels)
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.records import ShardRecord
 from pipeline.errors import UserError
 from pipeline.evaluation.held_out import describe_held_out
-from pipeline.evaluation.verdict import Verdict
 from pipeline.objective.terms import reported_names
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
@@ -82,7 +81,9 @@ class _Tally:
         }
 
 
-def report_synthesis(config: Config, made: Sequence[Made], verdict: Verdict | None = None) -> Path:
+def report_synthesis(
+    config: Config, made: Sequence[Made], verdict: dict[str, Any] | None = None
+) -> Path:
     """Write the report of a synthesis.
 
     The files are ``synthesis.json`` (metrics), ``synthesis.csv`` and ``synthesis.png`` (loss
@@ -91,7 +92,7 @@ def report_synthesis(config: Config, made: Sequence[Made], verdict: Verdict | No
     Args:
         config: The configuration. The records of its dataset are read.
         made: Results of the shard jobs of this run.
-        verdict: How usable the images look, where it was found out.
+        verdict: The report of :class:`pipeline.evaluation.verdict.Verdict`, if there is one.
 
     Returns:
         The grid of the first round.
@@ -130,7 +131,7 @@ def report_synthesis(config: Config, made: Sequence[Made], verdict: Verdict | No
         },
     }
     if verdict is not None:
-        report["verdict"] = verdict.report()
+        report["verdict"] = verdict
     write_json(reports / "synthesis.json", report)
     write_bytes(reports / "synthesis.csv", _csv(_curve_rows(curves)))
     rows = [{"class": label, "images": tally.counts[label]} for label in sorted(tally.counts)]

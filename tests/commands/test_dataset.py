@@ -38,7 +38,12 @@ def test_status_tells_what_is_complete_stale_or_missing(
     assert printed(capsys, "synthesize", "--params", str(params))[0].startswith("made 1 shard in")
     assert printed(capsys, *status) == ["2 complete", told]
     (dataset(tiny) / "train" / "000001.tar").unlink()
-    assert printed(capsys, *status) == ["1 complete", "1 stale: 000001", told]
+    assert printed(capsys, *status) == [
+        "1 complete",
+        "1 stale: 000001",
+        "stale because a file of the shard is missing or has another size: 000001",
+        told,
+    ]
     assert main(["finalize", "--params", str(params)]) == 2
     assert "1 of 2 shards" in capsys.readouterr().err
     other = ["--set", "synthesis.iterations=9", "--set", "synthesis.images=240"]
@@ -115,7 +120,10 @@ def test_plan_status_and_summary_import_no_factory(
     told = "teacher not compared with the records: `status --teacher` loads it"
     assert printed(capsys, "status", "--params", str(params)) == ["3 complete", told]
     other = ["--params", str(params), "--set", "synthesis.objective.tv=0.5"]
-    assert printed(capsys, "status", *other) == ["3 stale: 000000-000002"]
+    assert printed(capsys, "status", *other) == [
+        "3 stale: 000000-000002",
+        "stale because synthesis.objective.tv changed from 0.004 to 0.5: 000000-000002",
+    ]
     assert printed(capsys, "plan", "--params", str(params))
     assert printed(capsys, "summary", "--params", str(params))
     assert "imported" in refused(capsys, "status", "--teacher", "--params", str(params))
@@ -127,7 +135,10 @@ def test_status_tells_shards_of_two_teachers_apart(
     main(["synthesize", "--params", str(params)])
     other = ["--params", str(params), "--set", "teacher.input.std=[0.31]"]
     assert printed(capsys, "status", *other)[0] == "2 complete"  # the teacher is not compared
-    assert printed(capsys, "status", "--teacher", *other) == ["2 stale: 000000-000001"]
+    assert printed(capsys, "status", "--teacher", *other) == [
+        "2 stale: 000000-000001",
+        "stale because teacher.input changed: 000000-000001",
+    ]
     assert main(["synthesize", *other, "--shards", "0:1"]) == 0
     assert printed(capsys, "status", *other)[:2] == ["1 complete", "1 stale: 000001"]
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from pipeline.cli import main
 from pipeline.device.checkpointing import blocks_of, checkpointed
-from pipeline.estimation.probe import LEAST, ProbeResult, Trial, _suggested, findings_text
+from pipeline.estimation.findings import findings_text
+from pipeline.estimation.probe import LEAST, ProbeResult, Trial, _suggested
+from pipeline.evaluation.signs import Signs
+from pipeline.evaluation.verdict import STEADY, judge
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import Objective
@@ -52,6 +55,7 @@ def test_a_probe_says_what_it_found_and_draws(
     assert "2 BatchNorm layers, 3 classes" in printed
     assert "image-iterations per second, in float32" in printed
     assert "25 iterations" in printed
+    assert "verdict    these images look " in printed
     assert "synthesis.batch_size 16" in printed
     assert (tmp_path / "reports" / "probe.png").read_bytes().startswith(b"\x89PNG")
     assert path.read_bytes() == before
@@ -71,9 +75,14 @@ def test_a_probe_counts_no_worker_without_a_shard(tiny: Params) -> None:
         batch_size=16,
         iterations=200,
         checkpointing=False,
+        verdict=judge(Signs(0.5, 0.0, 0.0, 1.0, dict.fromkeys(STEADY, 1.0), {}, None)),
     )
     config = parse_params(tiny)  # 20 images in 2 shards
     assert "run        20 images in about 40 s with 1 worker" in findings_text(findings, config, 1)
+    assert any(
+        line.startswith("verdict    these images look unusable: the images are nearly of one")
+        for line in findings_text(findings, config, 1)
+    )
     *_, run, idle = findings_text(findings, config, 4)
     assert run == "run        20 images in about 20 s with 2 workers"
     assert idle.strip().startswith("2 of 4 workers would be idle: lower synthesis.shard_size")
