@@ -47,11 +47,11 @@ def test_status_tells_what_is_complete_stale_or_missing(
     assert main(["finalize", "--params", str(params)]) == 2
     assert "1 of 2 shards" in capsys.readouterr().err
     other = ["--set", "synthesis.iterations=9", "--set", "synthesis.images=240"]
-    assert printed(capsys, *status, *other)[:4] == [
+    assert printed(capsys, *status, *other) == [
         "2 stale: 000000-000001",
         "18 missing: 000002-000019",
         "stale because synthesis.iterations changed from 4 to 9: 000000-000001",
-        "stale because its batches changed, its labels changed: 000001",
+        "stale because the number of images or their classes changed: 000001",
     ]
 
 
