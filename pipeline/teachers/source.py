@@ -13,12 +13,15 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.source_digest import source_digest
+
+if TYPE_CHECKING:
+    from pipeline.teachers.checkpoints import WeightsFile
 
 PRETRAINED = "pretrained"
 
@@ -38,6 +41,21 @@ class Description:
     interpolation: str | None = None
     class_names: tuple[str, ...] | None = None
     license: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a source read to build a network that came with its weights.
+
+    Attributes:
+        files: The files that were read.
+        notes: What the user should know, for the log.
+        warnings: What the user should change if possible.
+    """
+
+    files: tuple[WeightsFile, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Source:
@@ -100,6 +118,14 @@ class Source:
         """Rename the keys of a state dict that was published for an older version of a model."""
         return state
 
+    def origin(self, network: nn.Module) -> Origin | None:
+        """What was read for a network of :meth:`build`, if that included its weights."""
+        return None
+
+    def model_file(self, name: str) -> Path | None:
+        """The user's file that holds both the network and its weights, where there is one."""
+        return None
+
     def code_file(self, name: str, role: str) -> Path | None:
         """The user's file that defines the model, or None where a package does."""
         return None
@@ -123,8 +149,14 @@ def imported_digest(file: Path) -> str:
     return source_digest([file])
 
 
-def import_package(package: str, source: str, role: str) -> Any:
+def import_package(package: str, source: str, role: str, extra: str | None = None) -> Any:
     """Import an optional package.
+
+    Args:
+        package: The package.
+        source: The source that needs it.
+        role: The section that error messages name.
+        extra: The extra of dreamshard that installs it. None: the one with the same name.
 
     Raises:
         UserError: The package is not installed.
@@ -134,7 +166,7 @@ def import_package(package: str, source: str, role: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{role}.source {source} needs the package {package}: "
-            f"pip install -c constraints.txt -e '.[{package}]'"
+            f"pip install -c constraints.txt -e '.[{extra or package}]'"
         ) from error
 
 
