@@ -129,7 +129,7 @@ def _fill(teacher: dict[str, Any], given: dict[str, Any]) -> None:
 def _fill_classes(teacher: dict[str, Any], known: Description) -> None:
     names = teacher.get("class_names")
     if teacher.get("classes") is None:
-        count = len(names) if isinstance(names, list) else _count_classes(teacher)
+        count = len(names) if isinstance(names, list) else known.classes or _count_classes(teacher)
         if count is not None:
             teacher["classes"] = count
     if names is None and known.class_names and len(known.class_names) == teacher.get("classes"):

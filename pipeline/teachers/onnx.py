@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.teachers.onnx_file import read_onnx
-from pipeline.teachers.onnx_graph import graph_input, is_folded, scaling
+from pipeline.teachers.onnx_graph import graph_input, is_folded, output_classes, scaling
 from pipeline.teachers.onnx_network import OnnxNetwork, convert
 from pipeline.teachers.onnx_rewrite import (
     fix_shapes,
@@ -19,7 +19,8 @@ from pipeline.teachers.onnx_rewrite import (
     simplify,
     take_softmax_off,
 )
-from pipeline.teachers.source import Description, Origin, Source, import_package
+from pipeline.teachers.origin import Origin
+from pipeline.teachers.source import Description, Source, import_package
 
 _FOLDED = (
     "the file has no BatchNorm layer. If the network had some, the export folded them into the "
@@ -73,15 +74,16 @@ class Onnx(Source):
     def describe(self, name: str, arguments: Mapping[str, Any], weights: str | None) -> Description:
         place = f"teacher.source: {name}"
         model = read_onnx(Path(name), "teacher").model
-        element = graph_input(model.graph, arguments, place)
         simplify(model, place)
-        known = scaling(model.graph, element)
-        sides = {"channels": element.channels, "height": element.height, "width": element.width}
-        if known is None:
-            return Description(**sides)
-        mean, std = known
+        facts = graph_input(model.graph, arguments, place)
+        known = scaling(model.graph, facts)
         return Description(
-            **sides, mean=(mean,) * element.channels, std=(std,) * element.channels
+            channels=facts.channels,
+            height=facts.height,
+            width=facts.width,
+            mean=None if known is None else (known[0],) * facts.channels,
+            std=None if known is None else (known[1],) * facts.channels,
+            classes=output_classes(model.graph),
         )
 
     def origin(self, network: nn.Module) -> Origin | None:

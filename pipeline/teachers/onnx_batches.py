@@ -41,21 +41,29 @@ class Join(nn.Module):
 
 
 class Measured(fx.Interpreter):
-    """Runs a graph and records the size of each value.
+    """Runs a graph and records the size of each value, and the values that no image changes.
 
     Attributes:
         sizes: The sizes of the values, by the nodes that compute them.
+        constants: The values that do not depend on the images.
+        whole: All values of whole numbers, as sizes are.
     """
 
     def __init__(self, body: fx.GraphModule) -> None:
         super().__init__(body)
         self.sizes: Sizes = {}
+        self.constants: dict[fx.Node, Tensor] = {}
+        self.whole: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.sizes[n] = tuple(result.shape)
+            if n.op != "placeholder" and self.constants.keys() >= set(n.all_input_nodes):
+                self.constants[n] = result
+            if result.dtype == torch.int64:
+                self.whole[n] = result
         return result
 
 
@@ -75,7 +83,6 @@ class BatchFinder(Measured):
         super().__init__(body)
         self._before, self._fixed = before, fixed
         self.modules: dict[fx.Node, nn.Module] = {}
-        self._constant: dict[fx.Node, bool] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, as its replacement would do it."""
@@ -93,12 +100,20 @@ class BatchFinder(Measured):
         self.sizes[n] = tuple(result.shape)
         return result
 
+    def same(self, before: Measured) -> dict[fx.Node, Tensor]:
+        """The whole numbers that are the same for both batches."""
+        return {
+            node: value
+            for node, value in before.whole.items()
+            if node in self.whole and torch.equal(value, self.whole[node])
+        }
+
     def _reshape(self, n: fx.Node) -> nn.Module | None:
         source, shape = n.args[:2]
         if not isinstance(source, fx.Node) or not isinstance(shape, fx.Node):
             return None
         before = self._before[n]
-        if self._fixed and self._is_constant(shape):
+        if self._fixed and shape in self.constants:
             sizes = batch_free(self._before[source], self.sizes[source], before)
             return None if sizes is None else Reshape(sizes)
         after = tuple(super().run_node(n).shape)
@@ -112,14 +127,6 @@ class BatchFinder(Measured):
         batches = {self.sizes[each][0] for each in inputs if self.sizes.get(each)}
         axis = getattr(self.module.get_submodule(str(n.target)), "axis", 0)
         return Join(axis) if axis != 0 and len(batches) == 2 and 1 in batches else None
-
-
-    def _is_constant(self, n: fx.Node) -> bool:
-        """Whether a value does not depend on the images."""
-        if n not in self._constant:
-            inputs = n.all_input_nodes
-            self._constant[n] = n.op != "placeholder" and all(map(self._is_constant, inputs))
-        return self._constant[n]
 
 
 def batch_free(

@@ -124,6 +124,13 @@ def scaling(graph: Any, facts: GraphInput) -> tuple[float, float] | None:
     return (0.0, 1.0) if factor >= 0.5 else None
 
 
+def output_classes(graph: Any) -> int | None:
+    """The number of classes, where the file states the size of its output."""
+    dims = [int(dim.dim_value) for dim in graph.output[0].type.tensor_type.shape.dim]
+    known = len(dims) >= 2 and dims[1] > 0 and all(side == 1 for side in dims[2:])
+    return dims[1] if known else None
+
+
 def is_folded(graph: Any) -> bool:
     """Whether the graph has convolutions but no layer that normalises."""
     kinds = {node.op_type for node in graph.node}

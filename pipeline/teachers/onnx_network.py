@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from pipeline.errors import UserError
-from pipeline.teachers.onnx_batches import BatchFinder, Measured, Reshape, Sizes, module_kind
+from pipeline.teachers.onnx_batches import BatchFinder, Measured, Reshape, module_kind
 from pipeline.teachers.onnx_graph import GraphInput
-from pipeline.teachers.source import Origin, error_line
+from pipeline.teachers.origin import Origin
+from pipeline.teachers.source import error_line
 
 
 class OnnxNetwork(nn.Module):
@@ -73,21 +77,19 @@ def convert(model: Any, facts: GraphInput, place: str) -> fx.GraphModule:
 
     _register_gelu()
     try:
-        with torch.device("cpu"):
+        with _quietly():
             body = onnx2torch.convert(model).eval().float()
             before = Measured(body)
-            with torch.no_grad():
-                before.run(torch.zeros(facts.sides))
+            before.run(torch.zeros(facts.sides))
     except Exception as error:
         raise UserError(
             f"{place} cannot be converted by onnx2torch ({error_line(error):.200}): export it "
             "again with opset_version=17, or name the original network and its weights"
         ) from error
-    _fix_pads(body)
-    _fix_slices(body, before.sizes)
+    _fold(body, before.constants)
     finder = BatchFinder(body, before.sizes, facts.batch is not None)
     try:
-        with torch.no_grad(), torch.device("cpu"):
+        with _quietly():
             finder.run(torch.zeros(2 * facts.sides[0], *facts.sides[1:]))
     except Exception as error:
         raise UserError(
@@ -96,8 +98,32 @@ def convert(model: Any, facts: GraphInput, place: str) -> fx.GraphModule:
         ) from error
     for node, module in finder.modules.items():
         _replace(body, node, module, node.args[:1] if isinstance(module, Reshape) else node.args)
+    _fold(body, finder.same(before))
+    _fix_pads(body)
+    _fix_slices(body)
     _delete_unused(body)
     return body
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Compute on the CPU without gradients, and without the warnings of onnx2torch's code."""
+    with torch.no_grad(), torch.device("cpu"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _fold(body: fx.GraphModule, constants: dict[fx.Node, Tensor]) -> None:
+    """Replace computations that no image changes by their results."""
+    present = set(body.graph.nodes)
+    for node, value in constants.items():
+        if node not in present or node.op == "get_attr" or constants.keys() >= set(node.users):
+            continue
+        name = f"folded_{len(list(body.initializers.buffers()))}"
+        body.initializers.register_buffer(name, value.clone())
+        with body.graph.inserting_before(node):
+            node.replace_all_uses_with(body.graph.get_attr(f"initializers.{name}"))
+    body.graph.eliminate_dead_code()
 
 
 def _fix_pads(body: fx.GraphModule) -> None:
@@ -118,25 +144,24 @@ def _fix_pads(body: fx.GraphModule) -> None:
         _replace(body, node, module, node.args[:1])
 
 
-def _fix_slices(body: fx.GraphModule, sizes: Sizes) -> None:
+def _fix_slices(body: fx.GraphModule) -> None:
     """Make the numbers of constant slices part of the network."""
     for node in list(body.graph.nodes):
         if module_kind(body, node) != "OnnxSlice" or node.kwargs:
             continue
         values = [_constant(body, each) for each in node.args[1:]]
-        source = node.args[0]
-        if any(value is None for value in values) or not isinstance(source, fx.Node):
+        if any(value is None for value in values):
             continue
         lists = [[int(each) for each in value.reshape(-1).tolist()] for value in values]
         starts, ends = lists[:2]
         axes = lists[2] if len(lists) > 2 else list(range(len(starts)))
         steps = lists[3] if len(lists) > 3 else [1] * len(starts)
-        if min(steps) < 1:
+        if min(steps) < 1 or min(axes) < 0:
             continue
-        parts = [slice(None)] * len(sizes[source])
+        parts = [slice(None)] * (max(axes) + 1)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
             parts[axis] = slice(start, end, step)
-        _replace(body, node, Slice(tuple(parts)), (source,))
+        _replace(body, node, Slice(tuple(parts)), node.args[:1])
 
 
 def _replace(body: fx.GraphModule, node: fx.Node, module: nn.Module, inputs: Any) -> None:

@@ -99,15 +99,17 @@ def lower_opset(model: Any, place: str) -> None:
 
 
 def fix_shapes(model: Any, facts: GraphInput) -> Any:
-    """Fix the input's size, infer all other sizes, and write "same" padding as numbers.
+    """Fix the input's size and type, infer all other sizes, and write "same" padding as numbers.
 
     Returns:
         The model with the inferred sizes.
     """
+    from onnx import TensorProto
     from onnx.shape_inference import infer_shapes
 
     graph = model.graph
     image = next(each for each in graph.input if each.name == facts.name)
+    image.type.tensor_type.elem_type = TensorProto.FLOAT
     for dim, side in zip(image.type.tensor_type.shape.dim, facts.sides, strict=True):
         dim.dim_value = side
     graph.output[0].type.tensor_type.ClearField("shape")
@@ -186,7 +188,7 @@ def _float32(graph: Any) -> None:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i in others:
                 attribute.i = TensorProto.FLOAT
     for value in [*graph.input, *graph.output]:
-        if value.type.tensor_type.elem_type in (*others, TensorProto.UINT8):
+        if value.type.tensor_type.elem_type in others:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.source_digest import source_digest
 
 if TYPE_CHECKING:
-    from pipeline.teachers.checkpoints import WeightsFile
+    from pipeline.teachers.origin import Origin
 
 PRETRAINED = "pretrained"
 
@@ -30,7 +30,7 @@ PRETRAINED = "pretrained"
 class Description:
     """What a source's metadata says about a model. None: the metadata does not say.
 
-    ``mean`` and ``std`` are those of ``(pixel / 255 - mean) / std``, one value for each channel.
+    ``classes`` is for sources whose network need not be built to know it. ``mean`` and ``std`` are those of ``(pixel / 255 - mean) / std``, one value for each channel.
     """
 
     channels: int | None = None
@@ -41,21 +41,7 @@ class Description:
     interpolation: str | None = None
     class_names: tuple[str, ...] | None = None
     license: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a source read to build a network that came with its weights.
-
-    Attributes:
-        files: The files that were read.
-        notes: What the user should know, for the log.
-        warnings: What the user should change if possible.
-    """
-
-    files: tuple[WeightsFile, ...]
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    classes: int | None = None
 
 
 class Source:

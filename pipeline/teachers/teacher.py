@@ -8,6 +8,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,8 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
     if weights is not None and weights.note:
         level = logging.WARNING if weights.doubtful else logging.INFO
         log.log(level, "%s.weights %s: %s", role, config.weights, weights.note)
+    if (origin := find_source(config.source)[0].origin(teacher.network)) is not None:
+        origin.tell(f"{role}.source {config.source}")
     check_classes(teacher.network, teacher.shape, config.classes, role)
     check_fixed_function(teacher.network, teacher.shape, teacher.preprocessing.normalise, role)
     return teacher.to(device)
@@ -142,6 +145,8 @@ def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | No
         network = build_network(config.source, config.arguments, role, config.weights)
     weights: LoadedWeights | None = None
     files: tuple[WeightsFile, ...] = ()
+    if (origin := find_source(config.source)[0].origin(network)) is not None:
+        files = origin.checked_files(network, config.source, config.sha256, role)
     if config.weights is not None:
         path = weights_file(config.source, config.weights, role)
         weights = load_weights(network, path, role, config.weights_key, config.sha256)
@@ -257,7 +262,7 @@ def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: 
 def _digest(config: TeacherConfig, network: nn.Module) -> str:
     """SHA-256 of what decides the network's answers, but not of modules its factory imports."""
     kind, _ = find_source(config.source)
-    facts = {
+    facts: dict[str, Any] = {
         "library": kind.version(),
         "source": public_source(config.source),
         "arguments": config.arguments,
@@ -265,4 +270,6 @@ def _digest(config: TeacherConfig, network: nn.Module) -> str:
         "weights": digest_network(network),
         "code": factory_digest(config.source, "teacher"),
     }
+    if (origin := kind.origin(network)) is not None:  # its files hold the architecture too
+        facts["files"] = [file.sha256 for file in origin.files]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
