@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Project:
 
     Paths are relative to the directory. ``shape`` and ``classes`` are None where the teacher's
     library knows them. ``whole`` is the file that holds both network and weights, where there is
-    one, and ``described`` what it says.
+    one, and ``described`` what it says of its input.
     """
 
     source: str
@@ -37,8 +37,9 @@ class Project:
     classes: int | None
     shape: tuple[int, int, int] | None
     data: str | None
+    arguments: str = "{}"
     whole: Path | None = None
-    described: Description = Description()
+    described: Description | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Project:
@@ -69,7 +70,9 @@ class Project:
         directory = Path(options.directory)
         if options.weights:
             raise UserError(f"--source {options.source} holds the weights: leave --weights out")
-        said = kind.describe(str(file), {}, None)
+        _, height, width = options.input or (None, None, None)
+        arguments = {"height": height, "width": width} if height else {}
+        said = kind.describe(str(file), arguments, None)
         shape = (said.channels or SHAPE[0], said.height or SHAPE[1], said.width or SHAPE[2])
         moved = _moved(str(file), directory)
         return cls(
@@ -79,6 +82,7 @@ class Project:
             shape=options.input or shape,
             data=_moved(options.data, directory) if options.data else None,
             whole=Path(moved),
+            arguments=_flow(arguments),
             described=said,
         )
 
@@ -93,11 +97,12 @@ class Project:
             "input": _input_lines(self.shape, self.described) if self.shape else "",
             "student": _quoted(self.source),
             "student_arguments": "{}",
+            "arguments": self.arguments,
             "data": _quoted(self.data),
         }
         if self.whole is not None:  # a trained network, which no student can start from
             values["student"] = STUDENT
-            values["student_arguments"] = f"{{num_classes: {self.classes}}}"
+            values["student_arguments"] = _flow({"num_classes": self.classes})
         return _filled(text, values)
 
     def inputs(self, directory: Path) -> list[str]:
@@ -194,16 +199,23 @@ def _filled(text: str, values: dict[str, str]) -> str:
     return text
 
 
-def _input_lines(shape: tuple[int, int, int], said: Description) -> str:
+def _input_lines(shape: tuple[int, int, int], said: Description | None) -> str:
     channels, height, width = shape
     natural = channels == 3
-    mean = list(said.mean or ([0.485, 0.456, 0.406] if natural else [0.5] * channels))
-    std = list(said.std or ([0.229, 0.224, 0.225] if natural else [0.25] * channels))
+    mean = [0.485, 0.456, 0.406] if natural else [0.5] * channels
+    std = [0.229, 0.224, 0.225] if natural else [0.25] * channels
+    if said is not None and said.mean and said.std:
+        mean, std = list(said.mean), [float(f"{value:.9g}") for value in said.std]
     return (
         "  # The teacher takes (pixel / 255 - mean) / std: write the values of its training.\n"
         f"  input:\n    channels: {channels}\n    height: {height}\n    width: {width}\n"
         f"    mean: {mean}\n    std: {std}\n"
     )
+
+
+def _flow(values: Mapping[str, object]) -> str:
+    """A YAML mapping on one line."""
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 
 def _quoted(text: str | None) -> str:

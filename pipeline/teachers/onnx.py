@@ -67,9 +67,7 @@ class Onnx(Source):
         lower_opset(sized, place)
         body = convert(sized, facts, place)
         warnings = (_FOLDED,) if folded else ()
-        return OnnxNetwork(
-            body, facts.channels_last, Origin(file.files, tuple(notes), warnings)
-        )
+        return OnnxNetwork(body, facts.channels_last, Origin(file.files, tuple(notes), warnings))
 
     def describe(self, name: str, arguments: Mapping[str, Any], weights: str | None) -> Description:
         place = f"teacher.source: {name}"

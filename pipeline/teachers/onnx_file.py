@@ -118,7 +118,7 @@ def _inline_external(model: Any, path: Path, most: int, place: str) -> list[Weig
             continue
         facts = {entry.key: entry.value for entry in tensor.external_data}
         name = facts.get("location", "")
-        if PurePath(name).name != name or "\\" in name or not name:
+        if PurePath(name).name != name or "\\" in name or name in ("", ".."):
             raise UserError(
                 f"{place} names external data in another folder ({name[:60]!r}): put the data "
                 "into the folder of the file, or save the model as one file"

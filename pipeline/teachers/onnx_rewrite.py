@@ -80,9 +80,9 @@ def lower_opset(model: Any, place: str) -> None:
     constants = {each.name: each for each in model.graph.initializer}
     unknown = set()
     for node in model.graph.node:
-        if opset.version > OPSET:
-            if node.op_type in _CHANGED or not _lowered(node, constants):
-                unknown.add(node.op_type)
+        newer = opset.version > OPSET
+        if newer and (node.op_type in _CHANGED or not _lowered(node, constants)):
+            unknown.add(node.op_type)
         try:
             version = min(opset.version, OPSET)
             if node.op_type not in _NEWER:
@@ -113,11 +113,11 @@ def fix_shapes(model: Any, facts: GraphInput) -> Any:
     for dim, side in zip(image.type.tensor_type.shape.dim, facts.sides, strict=True):
         dim.dim_value = side
     graph.output[0].type.tensor_type.ClearField("shape")
-    sized = infer_shapes(model)
+    sized = infer_shapes(model, data_prop=True)
     for _ in range(sum(_attribute(node, "auto_pad") is not None for node in graph.node)):
         if not _pad_one(sized.graph):
             break
-        sized = infer_shapes(sized)
+        sized = infer_shapes(sized, data_prop=True)
     return sized
 
 

@@ -30,7 +30,8 @@ PRETRAINED = "pretrained"
 class Description:
     """What a source's metadata says about a model. None: the metadata does not say.
 
-    ``classes`` is for sources whose network need not be built to know it. ``mean`` and ``std`` are those of ``(pixel / 255 - mean) / std``, one value for each channel.
+    ``classes`` is for sources that know it before the network is built. ``mean`` and ``std`` are
+    those of ``(pixel / 255 - mean) / std``, one value for each channel.
     """
 
     channels: int | None = None
