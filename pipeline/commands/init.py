@@ -13,7 +13,6 @@ from pipeline.teachers.registry import FACTORY, find_source, source_forms
 from pipeline.teachers.source import PRETRAINED, Description, Source
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-STUDENT = "torchvision:resnet18"
 SOURCE, WEIGHTS, SHAPE = "path/to/nets.py:factory", "path/to/teacher.safetensors", (3, 32, 32)
 IGNORED = {
     # Git keeps the `.dvc` files of `dvc add`; DVC's cache keeps data and reports. With `/data/*`
@@ -39,6 +38,7 @@ class Project:
     data: str | None
     arguments: str = "{}"
     whole: Path | None = None
+    student: str | None = None
     described: Description | None = None
 
     @classmethod
@@ -82,6 +82,7 @@ class Project:
             shape=options.input or shape,
             data=_moved(options.data, directory) if options.data else None,
             whole=Path(moved),
+            student=kind.student,
             arguments=_flow(arguments),
             described=said,
         )
@@ -101,7 +102,7 @@ class Project:
             "data": _quoted(self.data),
         }
         if self.whole is not None:  # a trained network, which no student can start from
-            values["student"] = STUDENT
+            values["student"] = self.student or SOURCE
             values["student_arguments"] = _flow({"num_classes": self.classes})
         return _filled(text, values)
 

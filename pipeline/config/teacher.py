@@ -97,13 +97,3 @@ class TeacherConfig(Section):
                 "set weights_key to null"
             )
         return self
-
-    @model_validator(mode="after")
-    def _digest_needs_a_file(self) -> Self:
-        holds_weights = self.source.startswith("onnx:")
-        if self.sha256 is not None and self.weights is None and not holds_weights:
-            raise ValueError(
-                "sha256 is the digest of a weights file, but weights is null: name the file, or "
-                "set sha256 to null"
-            )
-        return self

@@ -53,6 +53,24 @@ def complete_teacher(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "teacher": teacher}
 
 
+def check_digest(config: TeacherConfig, section: str) -> None:
+    """Check that an expected digest has a file: that of the weights, or one that holds all.
+
+    Args:
+        config: The section.
+        section: Its name, which begins the error message.
+
+    Raises:
+        UserError: There is none.
+    """
+    kind, name = find_source(config.source)
+    if config.sha256 is not None and config.weights is None and kind.model_file(name) is None:
+        raise UserError(
+            f"{section}: sha256 is the digest of a weights file, but weights is null: name the file, "
+            "or set sha256 to null"
+        )
+
+
 @dataclass
 class FittingPreset:
     """Chooses the preset that fits a teacher, when it is called for the first time.

@@ -39,6 +39,7 @@ class Onnx(Source):
 
     form = "onnx:FILE"
     package = "onnx2torch"
+    student = "torchvision:resnet18"
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:
         place = f"{role}.source: {name}"
@@ -52,7 +53,7 @@ class Onnx(Source):
                 f"{role}.weights is {weights}, but the ONNX file of {role}.source holds the "
                 f"weights: set {role}.weights to null"
             )
-        import_package("onnx2torch", f"onnx:{name}", role, "onnx")
+        _import_packages(name, role)
         file = read_onnx(Path(name), role)
         model, notes = file.model, []
         simplify(model, place)
@@ -71,6 +72,7 @@ class Onnx(Source):
 
     def describe(self, name: str, arguments: Mapping[str, Any], weights: str | None) -> Description:
         place = f"teacher.source: {name}"
+        _import_packages(name, "teacher")
         model = read_onnx(Path(name), "teacher").model
         simplify(model, place)
         facts = graph_input(model.graph, arguments, place)
@@ -92,3 +94,8 @@ class Onnx(Source):
 
     def public(self, name: str) -> str:
         return Path(name).name
+
+
+def _import_packages(name: str, role: str) -> None:
+    for package in ("onnx", "onnx2torch"):
+        import_package(package, f"onnx:{name}", role, "onnx")

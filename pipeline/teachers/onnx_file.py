@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.local_files import read_small
 from pipeline.teachers.checkpoints import WeightsFile
 from pipeline.teachers.file_kinds import foreign_kind, is_onnx
-from pipeline.teachers.source import error_line, import_package
+from pipeline.teachers.source import error_line
 
 MOST = 2**31 - 1  # bytes of a protocol buffer; also of the file and its external data together
 _QUANTISED = ("QuantizeLinear", "QLinear", "ConvInteger", "MatMulInteger")
@@ -46,7 +46,8 @@ def read_onnx(path: Path, role: str) -> OnnxFile:
     Raises:
         UserError: The file is missing, too large, damaged, quantised, or of another kind.
     """
-    onnx = import_package("onnx", f"onnx:{path}", role)
+    import onnx
+
     place = f"{role}.source: {path}"
     if not path.is_file():
         raise UserError(f"{role}.source: there is no file {path}")

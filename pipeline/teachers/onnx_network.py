@@ -78,7 +78,9 @@ def convert(model: Any, facts: GraphInput, place: str) -> fx.GraphModule:
     _register_gelu()
     try:
         with _quietly():
-            body = onnx2torch.convert(model).eval().float()
+            body: fx.GraphModule = onnx2torch.convert(model).eval().float()
+            if not hasattr(body, "initializers"):
+                body.add_submodule("initializers", nn.Module())
             before = Measured(body)
             before.run(torch.zeros(facts.sides))
     except Exception as error:
@@ -115,12 +117,12 @@ def _quietly() -> Iterator[None]:
 
 def _fold(body: fx.GraphModule, constants: dict[fx.Node, Tensor]) -> None:
     """Replace computations that no image changes by their results."""
-    present = set(body.graph.nodes)
+    weights, present = body.get_submodule("initializers"), set(body.graph.nodes)
     for node, value in constants.items():
         if node not in present or node.op == "get_attr" or constants.keys() >= set(node.users):
             continue
-        name = f"folded_{len(list(body.initializers.buffers()))}"
-        body.initializers.register_buffer(name, value.clone())
+        name = f"folded_{len(list(weights.buffers()))}"
+        weights.register_buffer(name, value.clone())
         with body.graph.inserting_before(node):
             node.replace_all_uses_with(body.graph.get_attr(f"initializers.{name}"))
     body.graph.eliminate_dead_code()

@@ -32,7 +32,7 @@ def simplify(model: Any, place: str) -> None:
     graph = model.graph
     if graph.sparse_initializer:
         raise UserError(f"{place} has sparse tensors: save it with plain ones")
-    del graph.value_info[:]  # it is inferred anew
+    del graph.value_info[:]  # the sizes are inferred later
     _plain_constants(graph)
     _float32(graph)
     for node in graph.node:
@@ -193,7 +193,7 @@ def _float32(graph: Any) -> None:
 
 
 def _lowered(node: Any, constants: Mapping[str, Any]) -> bool:
-    """Write a node of a newer opset as one of ``OPSET``; False where that is not possible."""
+    """Write a node of a newer opset as one of ``OPSET``; False if that is impossible."""
     from onnx import defs, helper, numpy_helper
 
     if node.op_type in _AXES_WERE_AN_ATTRIBUTE and len(node.input) > 1:

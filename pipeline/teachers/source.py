@@ -56,11 +56,13 @@ class Source:
         package: The Python package that holds the models, whose version is part of the teacher's
             digest. None: no package.
         random_without_weights: Whether a network has random weights when the parameters name none.
+        student: A source of students for ``dreamshard init`` to propose. None: the same source.
     """
 
     form: ClassVar[str]
     package: ClassVar[str | None] = None
     random_without_weights: ClassVar[bool] = False
+    student: ClassVar[str | None] = None
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:
         """Build the network, without reading ``weights``.
