@@ -66,8 +66,8 @@ def check_digest(config: TeacherConfig, section: str) -> None:
     kind, name = find_source(config.source)
     if config.sha256 is not None and config.weights is None and kind.model_file(name) is None:
         raise UserError(
-            f"{section}: sha256 is the digest of a weights file, but weights is null: name the file, "
-            "or set sha256 to null"
+            f"{section}: sha256 is the digest of a weights file, but weights is null: name the "
+            "file, or set sha256 to null"
         )
 
 
