@@ -76,6 +76,8 @@ class Options:
 class Rounded(nn.Conv2d):
     """A convolution whose weights are rounded to ``bits`` bits, with one scale a channel."""
 
+    zero: Tensor
+
     def __init__(self, *shape: Any, bits: int) -> None:
         super().__init__(*shape)
         self.most = 2 ** (bits - 1) - 1
@@ -86,7 +88,8 @@ class Rounded(nn.Conv2d):
         weight = torch.fake_quantize_per_channel_affine(
             self.weight, scale, self.zero, 0, -self.most, self.most
         )
-        return self._conv_forward(x, weight, self.bias)
+        out: Tensor = self._conv_forward(x, weight, self.bias)
+        return out
 
 
 class RoundedReLU6(nn.Module):
@@ -99,14 +102,16 @@ class RoundedReLU6(nn.Module):
 class Standardise(nn.Module):
     """Subtract a mean and divide by a standard deviation, both fixed."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = (x - self.mean) / self.std
-        return out
+        return (x - self.mean) / self.std
 
 
 class Block(Protocol):

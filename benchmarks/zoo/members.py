@@ -16,7 +16,10 @@ from typing import Any
 from benchmarks.zoo.data import DATA, Data
 
 DEVELOPMENT, UNSEEN = "development", "unseen"
-WIDE = {"patch": 2, "widths": (32, 64, 128)}  # As much work as widths of 16 to 64 with patch 1.
+WIDE: dict[str, Any] = {
+    "patch": 2,
+    "widths": (32, 64, 128),
+}  # As much work as widths of 16 to 64 with patch 1.
 
 # Input conventions: mean and std of (pixel / 255 - mean) / std.
 UNIT = (0.0, 1.0)
@@ -87,9 +90,9 @@ def halves() -> dict[str, str]:
     return {name: (DEVELOPMENT, UNSEEN)[place % 2] for place, name in enumerate(order)}
 
 
-ADAM = {"optimizer": "adam", "rate": 3e-3, "decay": 0.0}
-ADAMW = {"optimizer": "adamw", "rate": 3e-3, "decay": 0.05}
-KERAS = {"momentum": 0.01, "eps": 1e-3}  # BatchNorm as in Keras.
+ADAM: dict[str, Any] = {"optimizer": "adam", "rate": 3e-3, "decay": 0.0}
+ADAMW: dict[str, Any] = {"optimizer": "adamw", "rate": 3e-3, "decay": 0.05}
+KERAS: dict[str, Any] = {"momentum": 0.01, "eps": 1e-3}  # BatchNorm as in Keras.
 
 MEMBERS: dict[str, Member] = {
     "residual": Member(family="residual", network=WIDE, units=IMAGENET, recipe=Recipe(epochs=7)),

@@ -86,7 +86,7 @@ def make(folder: Path, out: Path, name: str) -> None:
 
 def train(network: nn.Module, units: Preprocessing, real: Images, recipe: Recipe) -> None:
     """Train ``network`` on real images, and leave it in eval mode."""
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     optimizer = _optimizer(network, recipe)
     generator = torch.Generator().manual_seed(0)
     bfloat16 = _fast_in_bfloat16(network)
