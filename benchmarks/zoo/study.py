@@ -229,7 +229,11 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             needed = [each for each in (name, judge_of(name)) if not _trained(options, each)]
             if needed:
-                log.warning("%s: %s is not trained: run train first", name, " and ".join(needed))
+                log.warning(
+                    "%s: %s is not trained: run benchmarks.zoo.train first",
+                    name,
+                    " and ".join(needed),
+                )
                 failed.append(name)
                 continue
             try:

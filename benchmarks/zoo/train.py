@@ -192,14 +192,14 @@ def _augmented(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Te
     return moved.clamp(0, 255)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with report_errors() as outcome:
-        options = parser.parse_args()
+        options = parser.parse_args(arguments)
         options.out.mkdir(parents=True, exist_ok=True)
         use_threads(1)
         half = halves()
