@@ -229,11 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             needed = [each for each in (name, judge_of(name)) if not _trained(options, each)]
             if needed:
-                log.warning(
-                    "%s: %s is not trained: run benchmarks.zoo.train first",
-                    name,
-                    " and ".join(needed),
-                )
+                log.warning("%s: run benchmarks.zoo.train %s first", name, " ".join(needed))
                 failed.append(name)
                 continue
             try:
