@@ -257,3 +257,24 @@ MEMBERS: dict[str, Member] = {
         recipe=Recipe(start="cifar10", epochs=3, rate=0.05),
     ),
 }
+
+# The judge of a teacher is the first one of another family.
+CIFAR10_JUDGES = ("plain-adam", "residual")
+JUDGES: dict[str, tuple[str, str]] = {
+    "cifar10": CIFAR10_JUDGES,
+    "cifar10-grey": ("grey-plain", "grey-preactivation"),
+    "cifar10-64": CIFAR10_JUDGES,
+    "vehicles": CIFAR10_JUDGES,
+    "animals": CIFAR10_JUDGES,
+    "cat-dog": CIFAR10_JUDGES,
+    "fashion": ("fashion-plain-adam", "fashion-residual-no-decay"),
+    "fashion-48": ("fashion-plain-adam", "fashion-residual-no-decay"),
+    "fashion-colour": ("fashion-plain-adam", "fashion-residual-no-decay"),
+    "mix": ("mix-plain", "mix-residual"),
+}
+
+
+def judge_of(name: str) -> str:
+    """The member that judges the images of another."""
+    family = MEMBERS[name].family
+    return next(each for each in JUDGES[MEMBERS[name].on] if MEMBERS[each].family != family)

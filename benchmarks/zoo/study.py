@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.zoo.data import fit
-from benchmarks.zoo.members import DEVELOPMENT, MEMBERS, UNSEEN, WIDE, Member, halves
+from benchmarks.zoo.members import DEVELOPMENT, MEMBERS, UNSEEN, WIDE, Member, halves, judge_of
 from benchmarks.zoo.train import preprocessing, test_tar, weights
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
@@ -49,20 +49,6 @@ from pipeline.teachers.teacher import Teacher
 
 CHUNK = 250
 PLAIN, RESIDUAL = "plain", "residual"
-# The judge of a teacher is the first one of another family.
-CIFAR10_JUDGES = ("plain-adam", "residual")
-JUDGES: dict[str, tuple[str, str]] = {
-    "cifar10": CIFAR10_JUDGES,
-    "cifar10-grey": ("grey-plain", "grey-preactivation"),
-    "cifar10-64": CIFAR10_JUDGES,
-    "vehicles": CIFAR10_JUDGES,
-    "animals": CIFAR10_JUDGES,
-    "cat-dog": CIFAR10_JUDGES,
-    "fashion": ("fashion-plain-adam", "fashion-residual-no-decay"),
-    "fashion-48": ("fashion-plain-adam", "fashion-residual-no-decay"),
-    "fashion-colour": ("fashion-plain-adam", "fashion-residual-no-decay"),
-    "mix": ("mix-plain", "mix-residual"),
-}
 
 log = logging.getLogger("zoo")
 
@@ -84,12 +70,6 @@ def students(member: Member) -> tuple[Student, Student]:
         Student("own", member.family, member.arguments),
         Student("other", family, {**shape, **WIDE}),
     )
-
-
-def judge_of(name: str) -> str:
-    """The member that judges the images of another."""
-    family = MEMBERS[name].family
-    return next(each for each in JUDGES[MEMBERS[name].on] if MEMBERS[each].family != family)
 
 
 def configured(name: str, student: Student, options: argparse.Namespace) -> Config:

@@ -1,4 +1,4 @@
-"""Train the members of the zoo that are missing, those of the development half first.
+"""Train the members of the zoo that are missing, the development half and its judges first.
 
     python -m benchmarks.zoo.train DATA_DIR OUT_DIR [NAME ...]
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.teachers import cifar10
 from benchmarks.zoo.blocks import Rounded
 from benchmarks.zoo.data import TEST, TRAIN, read
-from benchmarks.zoo.members import DEVELOPMENT, MEMBERS, Member, Recipe, halves
+from benchmarks.zoo.members import DEVELOPMENT, MEMBERS, Member, Recipe, halves, judge_of
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.device.precision import has_bfloat16
 from pipeline.device.threads import use_threads
@@ -51,6 +51,12 @@ def test_tar(out: Path, data: str) -> Path:
     return out / "tests" / f"{data}.tar"
 
 
+def ordered() -> list[str]:
+    """All members: the development half, the judges of its members, and the others."""
+    first = [name for name, half in halves().items() if half == DEVELOPMENT]
+    return list(dict.fromkeys([*first, *map(judge_of, first), *MEMBERS]))
+
+
 def make(folder: Path, out: Path, name: str) -> None:
     """Train a member, and write its files."""
     member = MEMBERS[name]
@@ -58,12 +64,12 @@ def make(folder: Path, out: Path, name: str) -> None:
     write_test(test_tar(out, member.on), test)
     torch.manual_seed(int(digest_json(name)[:8], 16))
     real = read(folder, member.on, TRAIN, member.recipe.images)
-    started = time.perf_counter()
+    started = time.process_time()
     network = build_network(member.source, member.arguments, "teacher")
     if member.recipe.start is not None:
         _take_body(network, _trained_on(folder, member, member.recipe.start))
     train(network, preprocessing(member), real, member.recipe)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     some = (real[0][:2000], real[1][:2000])
     facts: dict[str, Any] = {
@@ -77,7 +83,7 @@ def make(folder: Path, out: Path, name: str) -> None:
         "parameters": sum(value.numel() for value in network.parameters()),
         "accuracy": cifar10.accuracy(network, preprocessing(member), test),
         "training_accuracy": cifar10.accuracy(network, preprocessing(member), some),
-        "seconds": round(seconds, 1),
+        "cpu_seconds": round(seconds, 1),
     }
     write_bytes(weights(out, name), save(state))
     write_json(out / f"{name}.json", facts)
@@ -202,8 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         options.out.mkdir(parents=True, exist_ok=True)
         use_threads(1)
-        half = halves()
-        for name in options.names or sorted(MEMBERS, key=lambda name: half[name] != DEVELOPMENT):
+        for name in options.names or ordered():
             if not (options.out / f"{name}.json").is_file():
                 make(options.data, options.out, name)
     return outcome.code

@@ -67,7 +67,7 @@ def test_a_member_its_students_and_its_judge_fit_its_data(name: str) -> None:
         assert network.eval()(torch.zeros(shape)).shape == (2, len(member.data.classes))
     own, other = study.students(member)
     assert own.family != other.family
-    judge = MEMBERS[study.judge_of(name)]
+    judge = MEMBERS[members.judge_of(name)]
     assert judge.family != member.family
     assert set(member.data.classes) <= set(judge.data.classes)
 
@@ -172,3 +172,11 @@ def test_the_report_orders_members_and_compares_with_the_bars() -> None:
     assert "| 3 | 90.0 % | 85%, reached | 70.0 % | 75%, missed |" in lines[2]
     assert "| 1 | 60.0 % | 70%, missed | 60.0 % | 55%, reached |" in lines[3]
     assert "| 4 | 80.0 % | 75%, reached | 80.0 % | - |" in lines[4]
+
+
+def test_the_development_half_and_its_judges_are_trained_first() -> None:
+    order = train.ordered()
+    assert sorted(order) == sorted(MEMBERS)
+    needed = {name for name in MEMBERS if halves()[name] == DEVELOPMENT}
+    needed |= {members.judge_of(name) for name in needed}
+    assert set(order[: len(needed)]) == needed
