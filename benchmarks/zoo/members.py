@@ -190,7 +190,10 @@ MEMBERS: dict[str, Member] = {
         recipe=Recipe(optimizer="adamw", rate=1e-3, decay=0.05, epochs=15),
     ),
     "animals-frozen": Member(
-        on="animals", family="residual", network=WIDE, recipe=Recipe(start="cifar10", epochs=5)
+        on="animals",
+        family="residual",
+        network=WIDE,
+        recipe=Recipe(start="cifar10", epochs=5, rate=0.02),
     ),
     "cat-dog-plain": Member(
         on="cat-dog",
@@ -254,7 +257,7 @@ MEMBERS: dict[str, Member] = {
         family="preactivation",
         network=WIDE,
         units=IMAGENET,
-        recipe=Recipe(start="cifar10", epochs=3, rate=0.05),
+        recipe=Recipe(start="cifar10", epochs=3, rate=0.02),
     ),
 }
 
