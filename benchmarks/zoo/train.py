@@ -31,7 +31,7 @@ from pipeline.device.threads import use_threads
 from pipeline.exit_codes import report_errors
 from pipeline.storage import digest_json, replacing, write_bytes, write_json
 from pipeline.teachers.networks import build_network
-from pipeline.teachers.teacher import Preprocessing
+from pipeline.teachers.preprocessing import Preprocessing
 
 BATCH = 128
 RISE = 0.2  # Share of the steps in which the rate rises.
