@@ -27,7 +27,15 @@ BARS: tuple[tuple[str, bool | None, str, float, float | None], ...] = (
 )
 COLUMNS = (
     *("teacher", "data", "BatchNorm", "its accuracy", "own student", "share"),
-    *("other student", "share", "teacher confirms", "judge confirms", "judge on real", "seconds"),
+    *(
+        "other student",
+        "share",
+        "teacher confirms",
+        "judge confirms",
+        "judge on real",
+        "verdict",
+        "seconds",
+    ),
 )
 
 
@@ -54,6 +62,7 @@ def table(results: Sequence[Result]) -> str:
             _percent(each["teacher_confirms"]),
             f"{each['judge']} {_percent(each['judge_confirms'])}",
             _percent(each["judge_accuracy"]),
+            each["verdict"]["level"],
             f"{sum(each['seconds'].values()):.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")

@@ -34,6 +34,7 @@ from pipeline.dataset.stream import ordered_batches
 from pipeline.device.threads import use_threads
 from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate, share
+from pipeline.evaluation.verdict import dataset_verdict
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.exit_codes import report_errors
 from pipeline.objective.bn_statistics import batchnorm_layers
@@ -144,7 +145,8 @@ def confirmations(
 ) -> dict[str, Any]:
     """The share of images whose label the teacher and the judge confirm.
 
-    The judge's accuracy on the real test images, shown to it in the same way, stands beside it.
+    The judge's accuracy on the real test images, shown to it in the same way, stands next to it.
+    The verdict has all its signs.
     """
     judge = judge_of(name)
     made = _images(list(Dataset.planned(config).paths.tars))
@@ -157,6 +159,7 @@ def confirmations(
         "judge": judge,
         "judge_confirms": share(says[0], made[1]),
         "judge_accuracy": share(says[1], real[1]),
+        "verdict": dataset_verdict(config, teacher).report(),
     }
 
 
