@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from pipeline.errors import BadShardError, StopRequested, TryAgainError, UserError, first_line
 from pipeline.redaction import redact_secrets
+from pipeline.streams import with_stderr
 
 STOPPED = "Stopped. Finished work is kept: run the same command again to continue."
 INTERRUPTED = 130
@@ -64,8 +65,8 @@ def report_errors() -> Iterator[Outcome]:
         run, 141 where nothing reads the output any more.
     """
     outcome = Outcome()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    with _handling(_stop):
+    with with_stderr(), _handling(_stop):
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         try:
             yield outcome
         except BadShardError as error:

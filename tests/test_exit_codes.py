@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import load_params, synthesize
+from pipeline.cli import main
 from pipeline.errors import StopRequested
 from pipeline.exit_codes import STOPPED, report_errors
 from tests.conftest import Params, changed, write_params
@@ -122,3 +124,16 @@ def test_a_path_of_5000_characters_is_wrong_input(tiny: Params, tmp_path: Path, 
     done = shell(f"{sys.executable} -m pipeline {command} --params {params}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and len(done.stderr) < 400
+
+
+def test_a_run_without_stderr(
+    monkeypatch: pytest.MonkeyPatch, tiny: Params, tmp_path: Path
+) -> None:
+    """As after `2>&-`, and in programs with windows."""
+    params = write_params(tiny, tmp_path / "params.yaml")
+    monkeypatch.setattr(sys, "stderr", None)
+    for command in ("synthesize", "verify", "distill"):
+        words = ["--agreement", "0"] if command == "verify" else []
+        assert main([command, "--params", str(params), *words]) == 0
+        assert sys.stderr is None
+    synthesize(load_params(params))

@@ -19,6 +19,7 @@ from pipeline.device.seeding import restored_generators
 from pipeline.errors import UserError
 from pipeline.params import load_params, parse_params
 from pipeline.storage import digest_bytes, digest_file, write_bytes
+from pipeline.streams import with_stderr
 from pipeline.teachers.checkpoints import WeightsFile
 from pipeline.teachers.in_memory import register, registered
 
@@ -227,7 +228,7 @@ def unchanged_process() -> Iterator[None]:
     """Restore the random generators and the number of threads when the block ends."""
     threads = torch.get_num_threads()
     try:
-        with restored_generators():
+        with restored_generators(), with_stderr():
             yield
     finally:
         torch.set_num_threads(threads)

@@ -126,7 +126,7 @@ def part_names(index: bytes) -> list[str]:
 def _bytes(path: Location, role: str) -> bytes:
     try:
         return read_bytes(path)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise UserError(f"{role}.weights {path} cannot be read: {error_line(error)}") from error
 
 

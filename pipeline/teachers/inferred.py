@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from pipeline.config.teacher import TeacherConfig
 from pipeline.errors import UserError
+from pipeline.local_files import read_local
 from pipeline.objective.bn_statistics import batchnorm_layers
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.registry import find_source
 from pipeline.teachers.source import Description
 
 MEDIUM, LARGE = 32, 96  # shorter side in pixels from which presets with these names fit
+MOST_NAMES_BYTES = 2**26  # of the file teacher.class_names
 _INPUT = ("channels", "height", "width", "mean", "std", "interpolation")
 
 
@@ -102,13 +104,17 @@ def read_names(path: Path) -> list[str]:
         UserError: The file cannot be read, or holds no list.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_local(path, MOST_NAMES_BYTES).decode("utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"teacher.class_names: {path} cannot be read: {error}") from error
+        raise UserError(f"teacher.class_names: {path} cannot be read: {_reason(error)}") from error
     if not isinstance(names, list):
         raise UserError(f"teacher.class_names: {path} must hold a list of names")
     return [str(name) for name in names]
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _fill(teacher: dict[str, Any], given: dict[str, Any]) -> None:

@@ -36,7 +36,8 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
         UserError: The code ends the program, raises KeyboardInterrupt or another exception that is
             no ``Exception``, or asks for input.
     """
-    words, stdin, place = sys.argv, sys.stdin, _current_folder()
+    words, place = sys.argv, _current_folder()
+    stdin, stderr = sys.stdin, sys.stderr
     sys.argv, sys.stdin = [origin], io.StringIO()
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -61,7 +62,7 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
             f"{role}.source: {origin} raises {error_line(error)} when it is {doing}: {_SCRIPT}"
         ) from error
     finally:
-        sys.argv, sys.stdin = words, stdin
+        sys.argv, sys.stdin, sys.stderr = words, stdin, stderr
         if place is not None and place != _current_folder():
             os.chdir(place)
 
