@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -39,7 +40,7 @@ def shell(command: str, path: Path | None = None) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_a_signal_during_the_imports_is_one_line(
     tmp_path: Path, start: str, stop: str, swallowed: bool
@@ -53,7 +54,7 @@ def test_a_signal_during_the_imports_is_one_line(
     words = [*STARTS[start], *(["synthesize"] if start == "flows" else ["plan"])]
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 130
+    assert done.returncode == (129 if stop == "SIGHUP" else 130)
     assert done.stderr == f"dreamshard: {STOPPED}\n"
     assert done.stdout == ""
 
@@ -74,7 +75,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
         ("plan --list --set synthesis.shard_size=1 | head -1", 141),
         ("plan --list --set synthesis.shard_size=1 2>&1 | head -1", 141),
         ("plan | true", 141),
-        ("--help | true", 0),
+        ("--help | true", 141),
         ("plan >&-", 0),
         ("plan <&- >&- 2>&-", 0),
         ("plan --set a=1 2>&-", 2),
@@ -89,8 +90,9 @@ def test_a_stream_that_nothing_reads_is_no_error(start: str, words: str, code: i
     assert done.returncode == code
 
 
-def test_a_full_disk_below_stdout_is_an_error() -> None:
-    done = shell(f"{sys.executable} -m pipeline plan > /dev/full")
+@pytest.mark.parametrize("words", ["plan", "--help", "--version", "plan --help", ""])
+def test_a_full_disk_below_stdout_is_an_error(words: str) -> None:
+    done = shell(f"{sys.executable} -m pipeline {words} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == "dreamshard: [Errno 28] No space left on device\n" or (
         done.stderr.startswith("dreamshard: the output cannot be written: ")
@@ -101,6 +103,7 @@ def test_a_full_disk_below_stdout_is_an_error() -> None:
     ("error", "code", "said"),
     [
         (StopRequested(), 130, "Stopped"),
+        (StopRequested(signal.SIGHUP), 129, "Stopped"),
         (MemoryError(), 1, "MemoryError"),
         (BrokenPipeError(32, "a worker's pipe"), 1, "a worker's pipe"),
         (OSError(36, "File name too long", "x" * 5000), 2, "x..."),
