@@ -17,6 +17,7 @@ from pipeline.config.overrides import check_allowed, check_place, override
 from pipeline.config.paths import check_lasting
 from pipeline.config.schema import Config
 from pipeline.config.yaml_text import DEEPEST, MOST_BYTES, MOST_NODES, decode_text, read_yaml
+from pipeline.device.torch_state import usual_torch_state
 from pipeline.errors import UserError
 from pipeline.teachers.inferred import FittingPreset, check_digest, complete_teacher
 
@@ -82,7 +83,8 @@ def parse_params(
     changed = deepcopy(dict(values))
     for key, value in overrides.items():
         override(changed, key, value)
-    values = complete_teacher(changed)
+    with usual_torch_state():
+        values = complete_teacher(changed)
     try:
         # JSON mode is strict, but accepts lists for tuples and text for integer keys.
         config = Config.model_validate_json(json.dumps(values, default=str))

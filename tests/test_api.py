@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "assert not heavy, heavy\n"
         "assert 'invert' in dir(pipeline)\n"
         "for words in (['--help'], ['--version'], ['synthesize', '--help'], []):\n"
-        "    try:\n"
-        "        pipeline.cli.main(words)\n"
-        "    except SystemExit:\n"
-        "        pass\n"
+        "    pipeline.cli.main(words)\n"
         f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
         "assert not heavy, heavy\n"
     )
@@ -289,3 +288,50 @@ def test_a_changed_model_replaces_the_files_of_its_earlier_run(
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(UserError, match="or was changed since"):
         ds.synthesize(model=model, out=out, **given)
+
+
+@contextlib.contextmanager
+def other_defaults() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        other_defaults,
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.device("meta"),
+        lambda: torch.autocast("cpu"),
+    ],
+    ids=["defaults", "inference", "no_grad", "device", "autocast"],
+)
+def test_the_state_of_torch_does_not_matter(
+    model: nn.Module, tiny: Params, tmp_path: Path, state: Callable[[], Any]
+) -> None:
+    expected = ds.invert(model, CLASSES, INPUT, 6, device="cpu", **QUICK)
+    params = write_params(tiny, tmp_path / "params.yaml")
+
+    def now() -> tuple[Any, ...]:
+        tensor = torch.zeros(1)
+        modes = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+        return tensor.dtype, tensor.device, torch.is_grad_enabled(), modes
+
+    with state():
+        before = now()
+        found = ds.invert(model, CLASSES, INPUT, 6, device="cpu", **QUICK)
+        config = ds.load_params(params, {"teacher.classes": None, "teacher.class_names": None})
+        assert config.teacher.classes == CLASSES
+        dataset = ds.synthesize(config)
+        (_, labels), *_ = dataset.batches(6)
+        assert str(labels.device) == "cpu"
+        assert ds.verify(config, agreement=0) == []
+        ds.distill(config)
+        assert now() == before
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
