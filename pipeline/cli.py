@@ -10,12 +10,15 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import IO, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline import __version__
 from pipeline.command_list import COMMANDS
 from pipeline.errors import UserError
 from pipeline.exit_codes import report_errors, stopping_at_once
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 DESCRIPTION = """\
 Turn a trained image classifier into a class-balanced dataset, without its training data.
@@ -84,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is not None:  # argparse itself would hide an error of the write
             file.write(message)
 

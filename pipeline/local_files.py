@@ -84,9 +84,9 @@ def read_local(path: Path, most: float = math.inf) -> bytes:
     with open(path, "rb", opener=_open_at_once) as file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
-            raise UnfitFileError(errno.EINVAL, "is a pipe or a device: name a file", str(path))
+            raise UnfitFileError(errno.EINVAL, "it is a pipe or a device: name a file", str(path))
         if facts.st_size > most:
-            reason = f"has {facts.st_size} bytes, and the limit is {most:.0f}"
+            reason = f"it has {facts.st_size} bytes, and the limit is {most:.0f}"
             raise UnfitFileError(errno.EFBIG, reason, str(path))
         return file.read()
 
@@ -96,7 +96,7 @@ def _open_at_once(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NONBLOCK)  # else a pipe would wait for its writer
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise UnfitFileError(errno.EINVAL, "is a socket: name a file", name) from error
+            raise UnfitFileError(errno.EINVAL, "it is a socket: name a file", name) from error
         raise
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -217,10 +218,12 @@ def _input_section(given: Input) -> dict[str, Any]:
         )
     for name in ("mean", "std"):
         value = section.get(name)
-        if isinstance(value, int | float):
-            section[name] = [float(value)] * int(section.get("channels", 1))
-        elif value is not None and not isinstance(value, str):
-            section[name] = [float(each) for each in value]
+        # The check of all parameters reports a value that is neither a number nor a row of them.
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if isinstance(value, int | float | np.number):
+                section[name] = [float(value)] * int(section.get("channels", 1))
+            elif value is not None and not isinstance(value, str):
+                section[name] = [float(each) for each in value]
     return section
 
 
