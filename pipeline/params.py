@@ -18,7 +18,7 @@ from pipeline.config.paths import check_lasting
 from pipeline.config.schema import Config
 from pipeline.config.yaml_text import DEEPEST, MOST_BYTES, MOST_NODES, decode_text, read_yaml
 from pipeline.errors import UserError
-from pipeline.teachers.inferred import FittingPreset, complete_teacher
+from pipeline.teachers.inferred import FittingPreset, check_digest, complete_teacher
 
 
 def load_params(
@@ -89,6 +89,9 @@ def parse_params(
     except ValidationError as error:
         wrong = _most_specific(error.errors())
         raise UserError(f"{_origin(wrong, name, overrides)}: {_explain(wrong)}") from error
+    check_digest(config.teacher, f"{name}: teacher")
+    if config.evaluation.verifier is not None:
+        check_digest(config.evaluation.verifier, f"{name}: evaluation.verifier")
     return config.with_fitting_preset(FittingPreset.of(config.teacher))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.teachers.registry import FACTORY, find_source, source_forms
-from pipeline.teachers.source import PRETRAINED
+from pipeline.teachers.source import PRETRAINED, Description, Source
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 SOURCE, WEIGHTS, SHAPE = "path/to/nets.py:factory", "path/to/teacher.safetensors", (3, 32, 32)
@@ -27,15 +27,19 @@ class Project:
     """What the files of a directory say: its teacher, and the real images to evaluate with.
 
     Paths are relative to the directory. ``shape`` and ``classes`` are None where the teacher's
-    library knows them. ``arguments`` are those of the factory, as YAML.
+    library knows them. ``arguments`` are those of the factory, as YAML. ``whole`` is the file that
+    holds both network and weights, where there is one, and ``described`` what it says of its input.
     """
 
     source: str
-    arguments: str
     weights: str | None
     classes: int | None
     shape: tuple[int, int, int] | None
     data: str | None
+    arguments: str = "{}"
+    whole: Path | None = None
+    student: str | None = None
+    described: Description | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Project:
@@ -44,7 +48,9 @@ class Project:
         source = options.source or SOURCE
         if options.source and ":" not in source:
             raise UserError(f"--source {source} names no factory: write {source_forms()}")
-        kind, _ = find_source(source)
+        kind, name = find_source(source)
+        if (file := kind.model_file(name)) is not None:
+            return cls._of_file(options, kind, file)
         known = kind.random_without_weights  # such a library publishes weights and their input
         weights = options.weights or (PRETRAINED if known else None if options.source else WEIGHTS)
         origin, _, factory = source.rpartition(":")
@@ -60,6 +66,29 @@ class Project:
             data=_moved(options.data, directory) if options.data else None,
         )
 
+    @classmethod
+    def _of_file(cls, options: argparse.Namespace, kind: Source, file: Path) -> Project:
+        """The project of a file that holds the network too, which is read."""
+        directory = Path(options.directory)
+        if options.weights:
+            raise UserError(f"--source {options.source} holds the weights: leave --weights out")
+        _, height, width = options.input or (None, None, None)
+        arguments = {"height": height, "width": width} if height else {}
+        said = kind.describe(str(file), arguments, None)
+        shape = (said.channels or SHAPE[0], said.height or SHAPE[1], said.width or SHAPE[2])
+        moved = _moved(str(file), directory)
+        return cls(
+            source=f"{options.source.partition(':')[0]}:{moved}",
+            weights=None,
+            classes=options.classes or said.classes or 10,
+            shape=options.input or shape,
+            data=_moved(options.data, directory) if options.data else None,
+            whole=Path(moved),
+            student=kind.student,
+            arguments=_flow(arguments),
+            described=said,
+        )
+
     def params(self) -> str:
         """The text of params.yaml."""
         text = (TEMPLATES / "params.yaml").read_text(encoding="utf-8")
@@ -69,9 +98,14 @@ class Project:
             "arguments": self.arguments,
             "weights": _quoted(self.weights),
             "classes": classes,
-            "input": _input_lines(self.shape) if self.shape else "",
+            "input": _input_lines(self.shape, self.described) if self.shape else "",
+            "student": _quoted(self.source),
+            "student_arguments": self.arguments,
             "data": _quoted(self.data),
         }
+        if self.whole is not None:  # a trained network, which no student can start from
+            values["student"] = self.student or SOURCE
+            values["student_arguments"] = _flow({"num_classes": self.classes})
         return _filled(text, values)
 
     def inputs(self, directory: Path) -> list[str]:
@@ -80,6 +114,8 @@ class Project:
         found = []
         if self.weights and (Path(self.weights).suffix or (directory / self.weights).exists()):
             found.append("${teacher.weights}")
+        if self.whole is not None:
+            return [*found, str(self.whole)]
         module = f"{origin.replace('.', '/')}.py"
         if self.source == SOURCE:
             return found
@@ -172,16 +208,23 @@ def _is_file(weights: str | None) -> bool:
     return path.is_file() or path.suffix.islower()
 
 
-def _input_lines(shape: tuple[int, int, int]) -> str:
+def _input_lines(shape: tuple[int, int, int], said: Description | None) -> str:
     channels, height, width = shape
     natural = channels == 3
     mean = [0.485, 0.456, 0.406] if natural else [0.5] * channels
     std = [0.229, 0.224, 0.225] if natural else [0.25] * channels
+    if said is not None and said.mean and said.std:
+        mean, std = list(said.mean), [float(f"{value:.9g}") for value in said.std]
     return (
         "  # The teacher takes (pixel / 255 - mean) / std: write the values of its training.\n"
         f"  input:\n    channels: {channels}\n    height: {height}\n    width: {width}\n"
         f"    mean: {mean}\n    std: {std}\n"
     )
+
+
+def _flow(values: Mapping[str, object]) -> str:
+    """A YAML mapping on one line."""
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 
 def _quoted(text: str | None) -> str:

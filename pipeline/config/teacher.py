@@ -50,7 +50,7 @@ class TeacherConfig(Section):
     source: Name
     """Where the architecture comes from: ``module:factory``, ``path/to/file.py:factory``, or a
     library and the name of its model, such as ``torchvision:NAME``, ``timm:NAME``, ``hf:ORG/NAME``
-    or ``hub:OWNER/REPO:ENTRY``."""
+    or ``hub:OWNER/REPO:ENTRY``; or ``onnx:FILE``, which holds the weights too."""
 
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory or of the library's model. The default is none."""
@@ -65,8 +65,8 @@ class TeacherConfig(Section):
     ``ema.state_dict``, where the file holds several. Null: the first that fits."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Expected SHA-256 of the weights file, 64 hexadecimal digits. It is checked on the bytes that
-    are then loaded. Null: no check."""
+    """Expected SHA-256 of the weights file, or of the file of ``onnx:FILE``, 64 hexadecimal digits.
+    It is checked on the bytes that are then loaded. Null: no check."""
 
     classes: Annotated[int, Field(ge=1, le=32767)]
     """Number of classes, 1 to 32767. May be left out where the source or the network knows it."""
@@ -95,14 +95,5 @@ class TeacherConfig(Section):
             raise ValueError(
                 "weights_key is a key of a weights file, but weights is null: name the file, or "
                 "set weights_key to null"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _digest_needs_a_file(self) -> Self:
-        if self.sha256 is not None and self.weights is None:
-            raise ValueError(
-                "sha256 is the digest of a weights file, but weights is null: name the file, or "
-                "set sha256 to null"
             )
         return self

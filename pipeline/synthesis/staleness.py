@@ -18,6 +18,7 @@ _TEACHER = {
     "code": "the code of the teacher's factory changed",
     "arguments": "teacher.arguments changed",
     "input": "teacher.input changed",
+    "files": "the teacher's ONNX file changed",
 }
 
 

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 
 _AGAIN = "copy or download it again"
+_TO_ONNX = "convert the model to ONNX (docs/keras.md) and name it in teacher.source (onnx:FILE)"
 _UNPACK = "unpack it and name the weights file in it"
 # First bytes, what the file is, and what to do.
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
@@ -14,7 +15,7 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (
         b"\x89HDF\r\n\x1a\n",
         "an HDF5 file, as Keras and TensorFlow write",
-        "convert the network to PyTorch and save its state_dict()",
+        _TO_ONNX,
     ),
     (
         b"\x93NUMPY",
@@ -65,10 +66,7 @@ def foreign_kind(data: bytes, suffix: str) -> str | None:
     if data[257:262] == b"ustar":
         return f"is a tar archive: {_UNPACK}"
     if data[4:8] == b"TFL3":
-        return (
-            "is a TFLite file, made for inference: name the weights of the network that it was "
-            "converted from"
-        )
+        return f"is a TFLite file: {_TO_ONNX}"
     return _foreign_protobuf(data, suffix) or _foreign_text(data)
 
 
@@ -90,6 +88,11 @@ def damaged_member(data: bytes) -> str | None:
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return archive.testzip() if any(info.CRC for info in archive.infolist()) else None
+
+
+def is_onnx(data: bytes) -> bool:
+    """Whether the bytes begin as ONNX does: the version of the format, and a usual next field."""
+    return len(data) > 3 and data[0] == 8 and 3 <= data[1] <= 32 and data[2] in _STEMS_OF_ONNX
 
 
 def _foreign_zip(data: bytes) -> str | None:
@@ -120,7 +123,7 @@ def _foreign_zip(data: bytes) -> str | None:
             "state_dict()"
         )
     if "model.weights.h5" in ends:
-        return "is a Keras file: convert the network to PyTorch and save its state_dict()"
+        return f"is a Keras file: {_TO_ONNX}"
     first = f" of {names[0]} and more" if names else " without files"
     return f"is a zip archive{first}, and PyTorch did not write it: {_UNPACK}"
 
@@ -128,21 +131,12 @@ def _foreign_zip(data: bytes) -> str | None:
 def _foreign_protobuf(data: bytes, suffix: str) -> str | None:
     """Recognise ONNX by its version and the field after it, and TensorFlow by the file's name."""
     if suffix == ".pb":
-        return "is a TensorFlow graph: convert the network to PyTorch and save its state_dict()"
-    is_onnx = len(data) > 3 and data[0] == 8 and 3 <= data[1] <= 32 and data[2] in _STEMS_OF_ONNX
-    if not is_onnx and suffix != ".onnx":
+        return f"is a TensorFlow graph: {_TO_ONNX}"
+    if not is_onnx(data) and suffix != ".onnx":
         return None
-    folded = ""
-    if b"Conv" in data and b"BatchNormalization" not in data:
-        folded = (
-            ". It has convolutions but no BatchNorm layer: if the network had some, the export "
-            "folded them, so that a converted network has no statistics to match. Then export the "
-            "network again with do_constant_folding=False and training=TrainingMode.PRESERVE, or "
-            "use its original weights"
-        )
     return (
-        "is an ONNX file: convert it with the package onnx2torch, save the state_dict() of the "
-        f"result, and name a factory that builds the same network{folded}"
+        "is an ONNX file, which holds the network too: name it in teacher.source (onnx:FILE), and "
+        "set teacher.weights to null; the package onnx2torch converts it"
     )
 
 

@@ -53,6 +53,24 @@ def complete_teacher(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "teacher": teacher}
 
 
+def check_digest(config: TeacherConfig, section: str) -> None:
+    """Check that an expected digest has a file: that of the weights, or one that holds all.
+
+    Args:
+        config: The section.
+        section: Its name, which begins the error message.
+
+    Raises:
+        UserError: There is none.
+    """
+    kind, name = find_source(config.source)
+    if config.sha256 is not None and config.weights is None and kind.model_file(name) is None:
+        raise UserError(
+            f"{section}: sha256 is the digest of a weights file, but weights is null: name the "
+            "file, or set sha256 to null"
+        )
+
+
 @dataclass
 class FittingPreset:
     """Chooses the preset that fits a teacher, when it is called for the first time.
@@ -129,7 +147,7 @@ def _fill(teacher: dict[str, Any], given: dict[str, Any]) -> None:
 def _fill_classes(teacher: dict[str, Any], known: Description) -> None:
     names = teacher.get("class_names")
     if teacher.get("classes") is None:
-        count = len(names) if isinstance(names, list) else _count_classes(teacher)
+        count = len(names) if isinstance(names, list) else known.classes or _count_classes(teacher)
         if count is not None:
             teacher["classes"] = count
     if names is None and known.class_names and len(known.class_names) == teacher.get("classes"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pipeline.teachers.factory import Factory
 from pipeline.teachers.huggingface import HuggingFace
 from pipeline.teachers.in_memory import SCHEME, InMemory
+from pipeline.teachers.onnx import Onnx
 from pipeline.teachers.source import Source
 from pipeline.teachers.timm import Timm
 from pipeline.teachers.torchhub import TorchHub
@@ -17,6 +18,7 @@ SOURCES: Mapping[str, Source] = {
     "timm": Timm(),
     "hf": HuggingFace(),
     "hub": TorchHub(),
+    "onnx": Onnx(),
     SCHEME: InMemory(),
 }
 FACTORY = Factory()  # a source without a scheme of the table

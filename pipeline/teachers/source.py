@@ -13,12 +13,15 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.teachers.used_code import used_digest
+
+if TYPE_CHECKING:
+    from pipeline.teachers.origin import Origin
 
 PRETRAINED = "pretrained"
 
@@ -27,7 +30,8 @@ PRETRAINED = "pretrained"
 class Description:
     """What a source's metadata says about a model. None: the metadata does not say.
 
-    ``mean`` and ``std`` are those of ``(pixel / 255 - mean) / std``, one value for each channel.
+    ``classes`` is for sources that know it before the network is built. ``mean`` and ``std`` are
+    those of ``(pixel / 255 - mean) / std``, one value for each channel.
     """
 
     channels: int | None = None
@@ -38,6 +42,7 @@ class Description:
     interpolation: str | None = None
     class_names: tuple[str, ...] | None = None
     license: str | None = None
+    classes: int | None = None
 
 
 class Source:
@@ -52,12 +57,14 @@ class Source:
             digest. None: no package.
         classes_argument: The keyword argument that sets the number of classes. None: there is none.
         random_without_weights: Whether a network has random weights when the parameters name none.
+        student: A source of students for ``dreamshard init`` to propose. None: the same source.
     """
 
     form: ClassVar[str]
     package: ClassVar[str | None] = None
     classes_argument: ClassVar[str | None] = None
     random_without_weights: ClassVar[bool] = False
+    student: ClassVar[str | None] = None
 
     def build(self, name: str, arguments: Mapping[str, Any], weights: str | None, role: str) -> Any:
         """Build the network, without reading ``weights``.
@@ -102,6 +109,14 @@ class Source:
         """Rename the keys of a state dict that was published for an older version of a model."""
         return state
 
+    def origin(self, network: nn.Module) -> Origin | None:
+        """What was read for a network of :meth:`build`, if that included its weights."""
+        return None
+
+    def model_file(self, name: str) -> Path | None:
+        """The user's file that holds both the network and its weights, where there is one."""
+        return None
+
     def code_file(self, name: str, role: str) -> Path | None:
         """The user's file that defines the model, or None where a package does."""
         return None
@@ -126,8 +141,14 @@ def imported_text(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def import_package(package: str, source: str, role: str) -> Any:
+def import_package(package: str, source: str, role: str, extra: str | None = None) -> Any:
     """Import an optional package.
+
+    Args:
+        package: The package.
+        source: The source that needs it.
+        role: The section that error messages name.
+        extra: The extra of dreamshard that installs it. None: the one with the same name.
 
     Raises:
         UserError: The package is not installed.
@@ -137,7 +158,7 @@ def import_package(package: str, source: str, role: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{role}.source {source} needs the package {package}: "
-            f"pip install -c constraints.txt -e '.[{package}]'"
+            f"pip install -c constraints.txt -e '.[{extra or package}]'"
         ) from error
 
 

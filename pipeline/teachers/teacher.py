@@ -92,6 +92,8 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
     if weights is not None and weights.note:
         level = logging.WARNING if weights.doubtful else logging.INFO
         log.log(level, "%s.weights %s: %s", role, config.weights, weights.note)
+    if (origin := find_source(config.source)[0].origin(teacher.network)) is not None:
+        origin.tell(f"{role}.source {config.source}")
     check_classes(teacher.network, teacher.shape, config.classes, role)
     check_fixed_function(teacher.network, teacher.shape, teacher.preprocessing.normalise, role)
     return teacher.to(device)
@@ -104,6 +106,8 @@ def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | No
         network = build_network(config.source, config.arguments, role, config.weights)
     weights: LoadedWeights | None = None
     files: tuple[WeightsFile, ...] = ()
+    if (origin := find_source(config.source)[0].origin(network)) is not None:
+        files = origin.checked_files(network, config.source, config.sha256, role)
     if config.weights is not None:
         path = weights_file(config.source, config.weights, role)
         weights = load_weights(network, path, role, config.weights_key, config.sha256)
@@ -213,7 +217,7 @@ def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: 
 def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
     """What decides the network's answers, without the modules that its factory imports."""
     kind, _ = find_source(config.source)
-    return {
+    parts = {
         "library": kind.version(),
         "source": public_source(config.source),
         "arguments": digest_json(config.arguments),
@@ -221,3 +225,6 @@ def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
         "weights": digest_network(network),
         "code": factory_digest(config.source, "teacher"),
     }
+    if (origin := kind.origin(network)) is not None:  # its files hold the architecture too
+        parts["files"] = digest_json([file.sha256 for file in origin.files])
+    return parts

@@ -18,7 +18,6 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.teachers.checkpoints import read_checkpoint
-from pipeline.teachers.file_kinds import foreign_kind
 
 
 def saved(value: object) -> bytes:
@@ -59,8 +58,8 @@ KINDS: list[tuple[str, bytes, str]] = [
     ("a.pth", b"\xef\xbb\xbf\n <HTML><body>404", "is a web page"),
     ("a.safetensors", b'<?xml version="1.0"?><Error><Code>AccessDenied', "is a web page"),
     ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "run `git lfs pull`"),
-    ("a.onnx", onnx(b"Conv", b"BatchNormalization"), "convert it with the package onnx2torch"),
-    ("a.pth", onnx(b"Conv", b"Relu"), "the export folded them"),
+    ("a.onnx", onnx(b"Conv", b"BatchNormalization"), "name it in teacher.source (onnx:FILE)"),
+    ("a.pth", onnx(b"Conv", b"Relu"), "onnx2torch"),
     ("a.pb", b"\x08\x01\x12\x04", "is a TensorFlow graph"),
     ("a.h5", b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file, as Keras and TensorFlow write"),
     ("a.keras", zipped("config.json", "model.weights.h5"), "is a Keras file"),
@@ -91,11 +90,6 @@ def test_what_a_file_is(tmp_path: Path, name: str, data: bytes, said: str) -> No
     assert any(each in text for each in said.split("|"))
     assert text.startswith(f"teacher.weights {tmp_path / name} ")
     assert len(text.splitlines()) == 1
-
-
-def test_an_onnx_file_with_batchnorm_is_not_told_that_it_was_folded() -> None:
-    text = foreign_kind(onnx(b"Conv", b"BatchNormalization"), ".onnx")
-    assert text is not None and "folded" not in text
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.")

@@ -287,7 +287,10 @@ def test_libraries_without_such_a_model(source: str, said: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("source", "package"), [("timm:x", "timm"), ("hf:x/y", "transformers")])
+@pytest.mark.parametrize(
+    ("source", "package"),
+    [("timm:x", "timm"), ("hf:x/y", "transformers"), ("onnx:x.onnx", "onnx")],
+)
 def test_a_library_that_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, source: str, package: str
 ) -> None:
