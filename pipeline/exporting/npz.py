@@ -48,7 +48,7 @@ def write_npz(
                 file, {"descr": kind.str, "fortran_order": False, "shape": shape}
             )
             for sample in source.samples():
-                image: NDArray[np.generic] = np.ascontiguousarray(sample.pixels())
+                image: NDArray[np.generic] = np.array(sample.pixels())
                 if normalised:
                     image = preprocessing.normalise(torch.from_numpy(image)[None])[0].numpy()
                 file.write(image.transpose(axes).tobytes())
