@@ -22,6 +22,7 @@ _COLUMNS = [
     ("label", pa.int64()),
     ("key", pa.string()),
 ]
+_COMPRESSION = {"image.bytes": "none", "image.path": "zstd", "label": "zstd", "key": "zstd"}
 
 
 @in_new_folder
@@ -41,7 +42,9 @@ def write_parquet(source: Source, folder: Path) -> str:
     schema = pa.schema(_COLUMNS).with_metadata({"huggingface": facts})
     rows: list[dict[str, Any]] = []
     size = 0
-    with pq.ParquetWriter(folder / ROWS, schema, compression="zstd") as writer:
+    # PNG files are compressed already, and no value but the label repeats.
+    how: dict[str, Any] = {"compression": _COMPRESSION, "use_dictionary": ["label"]}
+    with pq.ParquetWriter(folder / ROWS, schema, **how) as writer:
         for sample in source.samples():
             image = {"bytes": sample.data, "path": f"{sample.key}.{PNG}"}
             rows.append({"image": image, "label": sample.label, "key": sample.key})
