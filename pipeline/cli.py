@@ -10,12 +10,15 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline import __version__
 from pipeline.command_list import COMMANDS
 from pipeline.errors import UserError
 from pipeline.exit_codes import report_errors, stopping_at_once
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 DESCRIPTION = """\
 Turn a trained image classifier into a class-balanced dataset, without its training data.
@@ -24,7 +27,7 @@ A parameter file (params.yaml) describes the teacher and the dataset. `init` wri
 `synthesize` makes the dataset, `distill` trains students on it."""
 EXIT_CODES = """\
 exit codes: 0 done; 1 something failed, is wrong, or is in use by another run; 2 wrong input;
-130 stopped, and the same command continues;
+129 the terminal was closed, 130 stopped: the same command continues;
 141 nothing reads the output any more, as after `| head`"""
 
 
@@ -36,16 +39,24 @@ def main(arguments: Sequence[str] | None = None, program: str = "dreamshard") ->
         program: the name that help texts and errors show.
 
     Returns:
-        The exit code: 0 done, 1 something failed, 2 wrong input, 130 stopped, 141 no reader.
+        The exit code: 0 done, 1 something failed, 2 wrong input, 129 hung up, 130 stopped, 141 no
+        reader.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     with report_errors() as outcome:
         parser = build_parser(program)
-        if not given:
-            parser.print_help()
-            return 0
-        outcome.code = _run_to_its_end(parser.parse_args(given))
+        options = _parse(parser, given)
+        if options is not None:
+            outcome.code = _run_to_its_end(options)
     return outcome.code
+
+
+def _parse(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace | None:
+    """The options; None where the arguments ask for a help text or the version, printed here."""
+    try:
+        return parser.parse_args(given or ["--help"])
+    except SystemExit:
+        return None
 
 
 def _run_to_its_end(options: argparse.Namespace) -> int:
@@ -75,6 +86,10 @@ def _run(options: argparse.Namespace) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is not None:  # argparse itself would hide an error of the write
+            file.write(message)
 
 
 def build_parser(program: str) -> argparse.ArgumentParser:

@@ -24,4 +24,4 @@ class BadShardError(UserError):
 
 
 class StopRequested(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, and not a KeyboardInterrupt that a user's code raised by itself."""
+    """Ctrl-C, SIGTERM or SIGHUP, not a KeyboardInterrupt that a user's code raised by itself."""

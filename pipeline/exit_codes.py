@@ -15,9 +15,12 @@ from typing import NoReturn
 
 from pipeline.errors import BadShardError, StopRequested, TryAgainError, UserError, first_line
 from pipeline.redaction import redact_secrets
+from pipeline.streams import with_stderr
 
 STOPPED = "Stopped. Finished work is kept: run the same command again to continue."
 INTERRUPTED = 130
+HUNG_UP = 128 + signal.SIGHUP
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 READER_LEFT = 128 + signal.SIGPIPE
 """The exit code after `dreamshard ... | head`, as of other programs: the reader has enough."""
 _LONG_WORD = re.compile(r"\S{200,}")
@@ -30,7 +33,7 @@ class Outcome:
 
 
 def stop_at_once() -> None:
-    """From now on Ctrl-C and SIGTERM end the process with one line.
+    """From now on Ctrl-C, SIGTERM and SIGHUP end the process with one line.
 
     For the time in which modules are imported. An exception would be swallowed or changed by the
     import of a library, and there is nothing to clean up yet. Standard streams that the caller
@@ -41,7 +44,7 @@ def stop_at_once() -> None:
         if number > 2:
             os.close(number)
             break
-    for stop in (signal.SIGINT, signal.SIGTERM):
+    for stop in STOPS:
         if signal.getsignal(stop) != signal.SIG_IGN:  # ignored by `nohup` or a background job
             signal.signal(stop, _exit_now)
 
@@ -57,15 +60,15 @@ def stopping_at_once() -> Iterator[None]:
 def report_errors() -> Iterator[Outcome]:
     """Turn an error of this block into one line on stderr and an exit code.
 
-    Ctrl-C and SIGTERM raise :class:`~pipeline.errors.StopRequested` in this block.
+    Ctrl-C, SIGTERM and SIGHUP raise :class:`~pipeline.errors.StopRequested` in this block.
 
     Yields:
-        An outcome: 0 for success, 1 for an error at work, 2 for wrong input, 130 for a stopped
-        run, 141 where nothing reads the output any more.
+        An outcome: 0 for success, 1 for an error at work, 2 for wrong input, 129 and 130 for a
+        stopped run, 141 where nothing reads the output any more.
     """
     outcome = Outcome()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    with _handling(_stop):
+    with with_stderr(), _handling(_stop):
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         try:
             yield outcome
         except BadShardError as error:
@@ -74,8 +77,8 @@ def report_errors() -> Iterator[Outcome]:
             )
         except UserError as error:
             outcome.code = _fail(str(error), 1 if isinstance(error, TryAgainError) else 2)
-        except KeyboardInterrupt:
-            outcome.code = _fail(STOPPED, INTERRUPTED)
+        except KeyboardInterrupt as error:
+            outcome.code = _fail(STOPPED, _stop_code(error.args))
         except (RuntimeError, OSError, FloatingPointError, MemoryError) as error:
             logging.getLogger(__name__).debug("failed", exc_info=True)
             too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
@@ -94,8 +97,8 @@ def report_errors() -> Iterator[Outcome]:
 
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, object], NoReturn]) -> Iterator[None]:
-    """Handle Ctrl-C and SIGTERM until the end of the block, where they are not ignored."""
-    previous = {stop: signal.getsignal(stop) for stop in (signal.SIGINT, signal.SIGTERM)}
+    """Handle the signals of ``STOPS`` until the end of the block, where they are not ignored."""
+    previous = {stop: signal.getsignal(stop) for stop in STOPS}
     previous = {stop: old for stop, old in previous.items() if old != signal.SIG_IGN}
     for stop in previous:
         signal.signal(stop, handler)
@@ -107,13 +110,18 @@ def _handling(handler: Callable[[int, object], NoReturn]) -> Iterator[None]:
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
-    raise StopRequested
+    raise StopRequested(signum)
 
 
 def _exit_now(signum: int, frame: object) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(2, f"dreamshard: {STOPPED}\n".encode())
-    os._exit(INTERRUPTED)
+    os._exit(_stop_code((signum,)))
+
+
+def _stop_code(arguments: tuple[object, ...]) -> int:
+    """The exit code after a signal; ``arguments`` are those of StopRequested."""
+    return HUNG_UP if arguments == (signal.SIGHUP,) else INTERRUPTED
 
 
 def _flush() -> OSError | None:

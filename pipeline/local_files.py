@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import stat
 import uuid
@@ -19,6 +20,10 @@ class Stat(NamedTuple):
 
     size: int
     modified: float
+
+
+class UnfitFileError(OSError):
+    """A pipe, a device, or a file that is too large to be what it should be."""
 
 
 @contextlib.contextmanager
@@ -69,23 +74,38 @@ def make_directory(directory: Path) -> None:
         _sync_directory(directory.parent)
 
 
-def read_local(path: Path) -> bytes:
-    """Read a file.
+def read_local(path: Path, most: float = math.inf) -> bytes:
+    """Read a file of at most ``most`` bytes.
 
     Raises:
-        OSError: The file cannot be read, or it is a pipe, which could wait for its writer for ever.
+        UnfitFileError: The file is larger, or it is a pipe or a device, which could have no end.
+        OSError: The file cannot be read.
     """
-    if stat.S_ISFIFO(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "is a pipe: name a regular file", str(path))
-    return path.read_bytes()
+    with open(path, "rb", opener=_open_at_once) as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnfitFileError(errno.EINVAL, "it is a pipe or a device: name a file", str(path))
+        if facts.st_size > most:
+            reason = f"it has {facts.st_size} bytes, and the limit is {most:.0f}"
+            raise UnfitFileError(errno.EFBIG, reason, str(path))
+        return file.read()
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    try:
+        return os.open(name, flags | os.O_NONBLOCK)  # else a pipe would wait for its writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise UnfitFileError(errno.EINVAL, "it is a socket: name a file", name) from error
+        raise
 
 
 def read_small(path: Path, most: float) -> bytes | None:
-    """Read a file of at most ``most`` bytes; None if it is larger, or a pipe or a device."""
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+    """As :func:`read_local`; None if the file is larger, or a pipe or a device."""
+    try:
+        return read_local(path, most)
+    except UnfitFileError:
         return None
-    return path.read_bytes()
 
 
 def delete(path: Path) -> None:

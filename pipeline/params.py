@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -17,6 +19,7 @@ from pipeline.config.overrides import check_allowed, check_place, override
 from pipeline.config.paths import check_lasting
 from pipeline.config.schema import Config
 from pipeline.config.yaml_text import DEEPEST, MOST_BYTES, MOST_NODES, decode_text, read_yaml
+from pipeline.device.torch_state import usual_torch_state
 from pipeline.errors import UserError
 from pipeline.teachers.inferred import FittingPreset, check_digest, complete_teacher
 
@@ -42,6 +45,8 @@ def load_params(
         >>> config.synthesis.images
         64
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"path is {path!r:.60}: name a parameter file")
     path = Path(path)
     check_place(path)
     values = read_yaml(decode_text(_read(path), str(path)), str(path))
@@ -75,6 +80,10 @@ def parse_params(
         UserError: A key or a value is wrong, or the teacher's source cannot be read.
     """
     overrides = overrides or {}
+    if not isinstance(overrides, Mapping):
+        raise UserError(
+            f'overrides is {overrides!r:.60}: give a dict, as {{"synthesis.images": 100}}'
+        )
     check_allowed(overrides)
     _check_tree(values, name)
     for key, value in overrides.items():
@@ -82,10 +91,11 @@ def parse_params(
     changed = deepcopy(dict(values))
     for key, value in overrides.items():
         override(changed, key, value)
-    values = complete_teacher(changed)
+    with usual_torch_state():
+        values = complete_teacher(changed)
     try:
         # JSON mode is strict, but accepts lists for tuples and text for integer keys.
-        config = Config.model_validate_json(json.dumps(values, default=str))
+        config = Config.model_validate_json(json.dumps(values, default=_plain))
     except ValidationError as error:
         wrong = _most_specific(error.errors())
         raise UserError(f"{_origin(wrong, name, overrides)}: {_explain(wrong)}") from error
@@ -122,6 +132,11 @@ def parse_range(text: str | None) -> range | None:
     if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
         raise UserError(f"--shards {text!r}: write FIRST:END, such as 0:8 for the first eight")
     return range(int(start), int(stop))
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, and anything else as text, which the schema refuses."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _read(path: Path) -> bytes:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "assert not heavy, heavy\n"
         "assert 'invert' in dir(pipeline)\n"
         "for words in (['--help'], ['--version'], ['synthesize', '--help'], []):\n"
-        "    try:\n"
-        "        pipeline.cli.main(words)\n"
-        "    except SystemExit:\n"
-        "        pass\n"
+        "    pipeline.cli.main(words)\n"
         f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
         "assert not heavy, heavy\n"
     )
@@ -218,6 +217,9 @@ def test_another_process_is_told_that_the_model_is_not_there(
         ({"imges": 4}, "pipeline: unknown key synthesis.imges: did you mean images?"),
         ({"iterations": "many"}, 'pipeline: synthesis.iterations is "many"'),
         ({"input": (1, 8, 8)}, "give a dict with channels, height, width, mean, std"),
+        ({"input": (1, 8, 8, object(), 1.0)}, "teacher.input.mean is "),
+        ({"input": ("one", 8, 8, 0.5, 0.5)}, "teacher.input.channels is "),
+        ({"overrides": ["adaptive.rounds=1"]}, "give a dict"),
         ({"input": {"channels": 1, "height": 8}}, "teacher.input.width is missing"),
         ({"input": (1, 8, 8, 128.0, 64.0)}, "divide both by 255"),
         ({"out": "s3://bucket/mine"}, "out s3://bucket/mine is a URL"),
@@ -289,3 +291,83 @@ def test_a_changed_model_replaces_the_files_of_its_earlier_run(
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(UserError, match="or was changed since"):
         ds.synthesize(model=model, out=out, **given)
+
+
+@contextlib.contextmanager
+def other_defaults() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        other_defaults,
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.device("meta"),
+        lambda: torch.autocast("cpu"),
+    ],
+    ids=["defaults", "inference", "no_grad", "device", "autocast"],
+)
+def test_the_state_of_torch_does_not_matter(
+    model: nn.Module, tiny: Params, tmp_path: Path, state: Callable[[], Any]
+) -> None:
+    expected = ds.invert(model, CLASSES, INPUT, 6, device="cpu", **QUICK)
+    params = write_params(tiny, tmp_path / "params.yaml")
+
+    def now() -> tuple[Any, ...]:
+        tensor = torch.zeros(1)
+        modes = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+        return tensor.dtype, tensor.device, torch.is_grad_enabled(), modes
+
+    with state():
+        before = now()
+        found = ds.invert(model, CLASSES, INPUT, 6, device="cpu", **QUICK)
+        config = ds.load_params(params, {"teacher.classes": None, "teacher.class_names": None})
+        assert config.teacher.classes == CLASSES
+        dataset = ds.synthesize(config)
+        (_, labels), *_ = dataset.batches(6)
+        assert str(labels.device) == "cpu"
+        assert ds.verify(config, agreement=0) == []
+        ds.distill(config)
+        assert now() == before
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_numbers_of_numpy(model: nn.Module) -> None:
+    numbers = (np.int64(1), np.int32(SIDE), np.uint8(SIDE), np.float32(MEAN), np.array([STD]))
+    found = ds.invert(model, np.int64(CLASSES), numbers, np.int64(6), device="cpu", **QUICK)  # type: ignore[arg-type]
+    assert len(found.images) == 6
+
+
+@pytest.mark.parametrize("path", [None, {}, 3, ["params.yaml"]])
+def test_a_path_that_is_none(path: Any) -> None:
+    with pytest.raises(UserError, match="name a parameter file"):
+        ds.load_params(path)
+    with pytest.raises(UserError, match="name the folder or the URL of a dataset"):
+        ds.Dataset(path)
+
+
+def test_wrong_numbers_for_a_dataset(made: Params) -> None:
+    dataset = ds.Dataset(made["paths"]["dataset"])
+    calls: list[Callable[[Any], object]] = [
+        dataset.batches,
+        dataset.record,
+        dataset.stream,
+        lambda value: dataset.stream(4, shuffle=value),
+        lambda value: dataset.stream(4, keep=value),
+        lambda value: dataset.stream(4, epochs=value),
+    ]
+    for call in calls:
+        for wrong in (-1, "x", 1.5, True, [1]):
+            with pytest.raises(UserError, match=r"is .*: give a whole number|has no shard -1"):
+                call(wrong)
+    with pytest.raises(UserError, match="size is 0: give a whole number of at least 1"):
+        dataset.batches(0)
+    assert len(next(dataset.batches(np.int64(3)))[1]) == 3  # type: ignore[arg-type]

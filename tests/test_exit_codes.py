@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import load_params, synthesize
+from pipeline.cli import main
 from pipeline.errors import StopRequested
 from pipeline.exit_codes import STOPPED, report_errors
 from tests.conftest import Params, changed, write_params
@@ -37,7 +40,7 @@ def shell(command: str, path: Path | None = None) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_a_signal_during_the_imports_is_one_line(
     tmp_path: Path, start: str, stop: str, swallowed: bool
@@ -51,7 +54,7 @@ def test_a_signal_during_the_imports_is_one_line(
     words = [*STARTS[start], *(["synthesize"] if start == "flows" else ["plan"])]
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 130
+    assert done.returncode == (129 if stop == "SIGHUP" else 130)
     assert done.stderr == f"dreamshard: {STOPPED}\n"
     assert done.stdout == ""
 
@@ -72,7 +75,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
         ("plan --list --set synthesis.shard_size=1 | head -1", 141),
         ("plan --list --set synthesis.shard_size=1 2>&1 | head -1", 141),
         ("plan | true", 141),
-        ("--help | true", 0),
+        ("--help | true", 141),
         ("plan >&-", 0),
         ("plan <&- >&- 2>&-", 0),
         ("plan --set a=1 2>&-", 2),
@@ -87,8 +90,9 @@ def test_a_stream_that_nothing_reads_is_no_error(start: str, words: str, code: i
     assert done.returncode == code
 
 
-def test_a_full_disk_below_stdout_is_an_error() -> None:
-    done = shell(f"{sys.executable} -m pipeline plan > /dev/full")
+@pytest.mark.parametrize("words", ["plan", "--help", "--version", "plan --help", ""])
+def test_a_full_disk_below_stdout_is_an_error(words: str) -> None:
+    done = shell(f"{sys.executable} -m pipeline {words} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == "dreamshard: [Errno 28] No space left on device\n" or (
         done.stderr.startswith("dreamshard: the output cannot be written: ")
@@ -99,6 +103,7 @@ def test_a_full_disk_below_stdout_is_an_error() -> None:
     ("error", "code", "said"),
     [
         (StopRequested(), 130, "Stopped"),
+        (StopRequested(signal.SIGHUP), 129, "Stopped"),
         (MemoryError(), 1, "MemoryError"),
         (BrokenPipeError(32, "a worker's pipe"), 1, "a worker's pipe"),
         (OSError(36, "File name too long", "x" * 5000), 2, "x..."),
@@ -122,3 +127,16 @@ def test_a_path_of_5000_characters_is_wrong_input(tiny: Params, tmp_path: Path, 
     done = shell(f"{sys.executable} -m pipeline {command} --params {params}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and len(done.stderr) < 400
+
+
+def test_a_run_without_stderr(
+    monkeypatch: pytest.MonkeyPatch, tiny: Params, tmp_path: Path
+) -> None:
+    """As after `2>&-`, and in programs with windows."""
+    params = write_params(tiny, tmp_path / "params.yaml")
+    monkeypatch.setattr(sys, "stderr", None)
+    for command in ("synthesize", "verify", "distill"):
+        words = ["--agreement", "0"] if command == "verify" else []
+        assert main([command, "--params", str(params), *words]) == 0
+        assert sys.stderr is None
+    synthesize(load_params(params))

@@ -495,3 +495,15 @@ def test_a_config_cannot_be_changed(tiny: Params) -> None:
     config = parse_params(tiny)
     with pytest.raises(ValueError, match="frozen"):
         config.synthesis.seed = 1
+
+
+def test_class_names_that_are_no_file_or_too_large(tiny: Params, tmp_path: Path) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, 2**40)
+    for path, said in (("/dev/zero", "a device"), (pipe, "a pipe"), (large, "the limit is")):
+        with pytest.raises(
+            UserError, match=f"teacher.class_names: {path} cannot be read: .*{said}"
+        ):
+            parse_params(changed(tiny, {"teacher.class_names": str(path)}))

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config
 from pipeline.device.seeding import restored_generators
+from pipeline.device.torch_state import usual_torch_state
 from pipeline.errors import UserError
 from pipeline.params import load_params, parse_params
 from pipeline.storage import digest_bytes, digest_file, write_bytes
+from pipeline.streams import with_stderr
 from pipeline.teachers.checkpoints import WeightsFile
 from pipeline.teachers.in_memory import register, registered
 
@@ -215,19 +218,24 @@ def _input_section(given: Input) -> dict[str, Any]:
         )
     for name in ("mean", "std"):
         value = section.get(name)
-        if isinstance(value, int | float):
-            section[name] = [float(value)] * int(section.get("channels", 1))
-        elif value is not None and not isinstance(value, str):
-            section[name] = [float(each) for each in value]
+        # The check of all parameters reports a value that is neither a number nor a row of them.
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if isinstance(value, int | float | np.number):
+                section[name] = [float(value)] * int(section.get("channels", 1))
+            elif value is not None and not isinstance(value, str):
+                section[name] = [float(each) for each in value]
     return section
 
 
 @contextlib.contextmanager
 def unchanged_process() -> Iterator[None]:
-    """Restore the random generators and the number of threads when the block ends."""
+    """Restore the random generators and the number of threads when the block ends.
+
+    Inside, torch has its initial state, and stderr is a stream.
+    """
     threads = torch.get_num_threads()
     try:
-        with restored_generators():
+        with restored_generators(), usual_torch_state(), with_stderr():
             yield
     finally:
         torch.set_num_threads(threads)

@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from operator import index
 from pathlib import Path
+from typing import SupportsIndex
 
 from upath import UPath
 
@@ -89,6 +91,8 @@ class Dataset:
     """
 
     def __init__(self, path: str | os.PathLike[str] | UPath) -> None:
+        if not isinstance(path, str | os.PathLike | UPath):
+            raise UserError(f"path is {path!r:.60}: name the folder or the URL of a dataset")
         root = path if isinstance(path, Path | UPath) else location(os.fspath(path))
         self._set(root, *_read_provenance(root))
 
@@ -141,7 +145,7 @@ class Dataset:
         Raises:
             UserError: the dataset has no such shard, or its record is missing or was changed.
         """
-        if not 0 <= number < len(self.plan):
+        if not 0 <= whole_number("number", number, least=None) < len(self.plan):
             raise UserError(
                 f"{self.root} has no shard {number}: its shards are 0 to {len(self.plan) - 1}"
             )
@@ -193,10 +197,14 @@ class Dataset:
             Pixels, uint8 ``[B, C, H, W]``, and labels, int64 ``[B]``.
 
         Raises:
-            UserError: the dataset has fewer images than ``batch_size``.
+            UserError: the dataset has fewer images than ``batch_size``, or a value is no number.
             BadShardError: a tar is damaged.
         """
-        if not 1 <= batch_size <= len(self):
+        for name, value in (("shuffle", shuffle), ("seed", seed), ("keep", keep)):
+            whole_number(name, value)
+        if epochs is not None:
+            whole_number("epochs", epochs)
+        if not 1 <= whole_number("batch_size", batch_size) <= len(self):
             raise UserError(
                 f"batch_size is {batch_size}: name a number from 1 to {len(self)}, the number of "
                 f"images in {self.root}"
@@ -212,8 +220,10 @@ class Dataset:
             size: images in a batch.
 
         Raises:
+            UserError: ``size`` is not a whole number above 0.
             BadShardError: a tar is damaged.
         """
+        whole_number("size", size, least=1)
         return shard_batches(self.paths.tars, size)
 
     @property
@@ -234,6 +244,20 @@ class Dataset:
                 "run synthesize first"
             )
         return record
+
+
+def whole_number(name: str, value: object, least: int | None = 0) -> int:
+    """``value`` as an int.
+
+    Raises:
+        UserError: it is no whole number, or less than ``least``.
+    """
+    number = value if isinstance(value, SupportsIndex) else None
+    small = number is not None and least is not None and index(number) < least
+    if number is None or isinstance(value, bool) or small:
+        at_least = "" if least is None else f" of at least {least}"
+        raise UserError(f"{name} is {value!r:.60}: give a whole number{at_least}")
+    return index(number)
 
 
 def _read_provenance(root: Location) -> tuple[Plan, int, tuple[str, ...] | None, bool]:

@@ -15,6 +15,7 @@ from pipeline.errors import BadShardError
 Row = dict[str, Any]
 MOST_BYTES = 2**14  # bytes of a row before compression
 MOST_TEXT = 2**12  # bytes of a text in a row
+_MAGIC = b"PAR1"  # the first and the last bytes of a Parquet file
 _TEXTS = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
 
 
@@ -40,6 +41,7 @@ def read_rows(name: str, data: bytes, images: int) -> tuple[list[Row], dict[str,
         # Texts stay dictionaries until their length is known: one text may be repeated often.
         file = pq.ParquetFile(io.BytesIO(data), read_dictionary=_TEXTS)
         _check_size(name, file.metadata, images)
+        _check_layout(name, data, file.metadata)
         table = file.read()
         _check_texts(name, table)
         rows: list[Row] = table.cast(SCHEMA).to_pylist()
@@ -58,6 +60,20 @@ def _check_size(name: str, metadata: pq.FileMetaData, images: int) -> None:
         raise BadShardError(f"{name}: its groups of rows do not add up")
     if sum(group.total_byte_size for group in groups) > MOST_BYTES * (images + 64):
         raise BadShardError(f"{name}: its rows are too large to be those of {images} images")
+
+
+def _check_layout(name: str, data: bytes, metadata: pq.FileMetaData) -> None:
+    """Refuse bytes between the columns, and between the last column and the footer."""
+    end = len(_MAGIC)
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            starts = (column.dictionary_page_offset, column.data_page_offset)
+            if min(start for start in starts if start is not None) != end:
+                raise BadShardError(f"{name}: it has other bytes before a column than its rows")
+            end += column.total_compressed_size
+    if end + metadata.serialized_size + 4 + len(_MAGIC) != len(data):
+        raise BadShardError(f"{name}: it has other bytes than its rows before its footer")
 
 
 def _check_texts(name: str, table: pa.Table) -> None:

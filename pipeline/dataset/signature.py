@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import UserError
+from pipeline.local_files import read_local
 from pipeline.storage import digest_bytes, json_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
+MOST_KEY_BYTES = 2**20
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
@@ -181,7 +183,7 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_local(path, MOST_KEY_BYTES)
     except OSError as error:
         raise UserError(f"--key {path} cannot be read: {error.strerror}") from error
 

@@ -231,4 +231,4 @@ def _collate(images: Sequence[_Image]) -> Batch:
             f"the images have different shapes {sorted(shapes)}: they cannot be one batch"
         )
     pixels = torch.from_numpy(np.stack(decoded))
-    return pixels, torch.tensor([image.label for image in images])
+    return pixels, torch.tensor([image.label for image in images], device="cpu")

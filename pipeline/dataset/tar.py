@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -143,7 +143,7 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
         Where the image of each sample lies.
     """
     digests = []
-    with wds.TarWriter(file, encoder=False, mtime=0) as tar:
+    with _writer(file) as tar:
         for sample in samples:
             image = encode_image(sample.pixels)
             parts: dict[str, str | bytes] = {
@@ -168,6 +168,26 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
     return [
         Member(offset, size, digest) for (offset, size), digest in zip(images, digests, strict=True)
     ]
+
+
+def _writer(file: IO[bytes]) -> wds.TarWriter:
+    return wds.TarWriter(file, encoder=False, mtime=0)
+
+
+def holds_samples_alone(data: bytes, samples: Iterable[tuple[str, dict[str, bytes], int]]) -> bool:
+    """Whether a tar has exactly the bytes that this project writes for its samples.
+
+    Other headers and more padding could hide something.
+
+    Args:
+        data: the tar.
+        samples: what :func:`parse_tar` read from it.
+    """
+    file = io.BytesIO()
+    with _writer(file) as tar:
+        for key, parts, _ in samples:
+            tar.write({"__key__": key, **parts})
+    return file.getbuffer() == data
 
 
 def read_tar(path: Location) -> Iterator[tuple[str, dict[str, bytes], int]]:

@@ -80,6 +80,8 @@ def real_batches(data: Path, key: str, shape: tuple[int, int, int], size: int) -
         UserError: the tar is damaged or empty, or its images have another size.
     """
     if not data.is_file():
+        if data.exists():
+            raise UserError(f"{key} {data} is a folder, a pipe or a device: name a tar")
         raise UserError(f"{key}: there is no file {data}")
     empty = True
     try:

@@ -202,8 +202,9 @@ def _start_worker(
     global _device, _progress
     os.environ.update(environment)
     _device, _progress = device, progress
-    # Ctrl-C reaches all processes. The parent decides what happens to the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These signals reach all processes. The parent decides what happens to the workers.
+    for stop in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(stop, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +18,7 @@ from pipeline.storage import (
     listing,
     read_bytes,
     read_many,
+    size_of,
     write_bytes,
 )
 from pipeline.synthesis.outputs import claim_bytes
@@ -73,7 +74,11 @@ def signature_problems(root: Location, key: Ed25519PublicKey | None) -> list[str
     """
     provenance, envelope = read_many([root / PROVENANCE, root / SIGNATURE], LARGEST)
     if envelope is None:
-        return [] if key is None else [f"the dataset is unsigned: there is no {SIGNATURE}"]
+        if key is None:
+            return []
+        if size_of(root / SIGNATURE) >= 0:
+            return [f"{SIGNATURE} is not a file of a signature's size: do not trust the dataset"]
+        return [f"the dataset is unsigned: there is no {SIGNATURE}"]
     payload = payload_of(envelope)
     if payload is None:
         return [f"{SIGNATURE} is not a DSSE envelope of an in-toto statement: {AGAIN}"]
@@ -95,15 +100,17 @@ def subject_problems(root: Location) -> list[str]:
     return list(_file_problems(root, digests))
 
 
-def sign_dataset(root: Location, key: Ed25519PrivateKey) -> int:
+def sign_dataset(
+    root: Location, get_key: Callable[[], Ed25519PrivateKey]
+) -> tuple[int, Ed25519PrivateKey]:
     """Sign the provenance of a dataset whose files are those that it names.
 
     Args:
         root: the folder of the dataset.
-        key: the private key.
+        get_key: returns the private key. It is called only if the dataset can be signed.
 
     Returns:
-        The number of files that the signature covers, without the provenance itself.
+        The number of files that the signature covers, without the provenance itself, and the key.
 
     Raises:
         UserError: the dataset is not finished, or a file was changed.
@@ -116,8 +123,9 @@ def sign_dataset(root: Location, key: Ed25519PrivateKey) -> int:
                 "run verify --repair"
             )
         (text,) = read_many([root / PROVENANCE], LARGEST)
+        key = get_key()
         write_bytes(root / SIGNATURE, sign(text or b"", key))
-    return len(_Statement.model_validate_json(text or b"").subject)
+    return len(_Statement.model_validate_json(text or b"").subject), key
 
 
 def _file_problems(root: Location, digests: dict[str, str]) -> Iterator[str]:

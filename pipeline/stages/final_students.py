@@ -15,6 +15,7 @@ from pipeline.distillation.job import (
     proven_files,
     remove_checkpoint,
     sealed_facts,
+    student_problem,
 )
 from pipeline.errors import TryAgainError, UserError
 from pipeline.storage import (
@@ -94,13 +95,17 @@ def jobs_of(
 
 
 def warn_of_others(config: Config, teacher: Teacher) -> None:
-    """Warn about students that `distill` would train again, because they are stale."""
+    """Warn about students that `distill` would train again, because they are stale.
+
+    Damaged students are left out: who loads them reports the damage.
+    """
     try:
         jobs = student_jobs(config, teacher)
     except UserError:  # the dataset is not here, so the spec is unknown
         return
     for job in jobs:
-        if exists(job.output) and not is_trained(job):
+        intact = exists(job.output) and student_problem(job.output) is None
+        if intact and not is_trained(job):
             log.warning(
                 "%s is stale (other parameters, dataset or version): `distill` trains it again",
                 job.output,

@@ -23,7 +23,8 @@ def record_problems(found: Found, record: ShardRecord) -> Iterator[str]:
         yield "its record contradicts itself: the digest of its spec is another"
     if record.spec_sha256 != digest_json(spec):
         old = {key for key in spec if digest_json(spec[key]) != digest_json(record.spec.get(key))}
-        yield f"stale, made with another {', '.join(sorted(old - {'keys'} or old)) or 'spec'}"
+        names = ", ".join(sorted(old - {"keys"} or old)) or "its spec"
+        yield f"stale: {names} changed since it was made"
     elif found.state != "complete":
         yield "a file is missing or has another size"
     facts = {"round": shard.round, "first": shard.first, "images": len(shard.labels)}

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.dataset.layout import CLASS, record_name, rows_name, tar_name
 from pipeline.dataset.row_files import MOST_BYTES, read_rows
-from pipeline.dataset.tar import Pixels, decode_image, image_part, parse_tar
+from pipeline.dataset.tar import Pixels, decode_image, holds_samples_alone, image_part, parse_tar
 from pipeline.errors import BadShardError, first_line
 from pipeline.stages.answers import Judges
 from pipeline.stages.factor_problems import factor_problems
@@ -134,6 +134,8 @@ def _content_problems(found: Found, contents: Mapping[str, bytes], judges: Judge
     answers = judges.ask(shard.round, torch.from_numpy(pixels), wanted, batches)
     content = ShardContent(judges.config, shard, batches, samples, rows, facts, found.spec)
     if not stale:  # a stale shard follows from other parameters
+        if not holds_samples_alone(contents[tar], samples):
+            problems.append(f"{tar} has other bytes than its samples need: a header or its end")
         problems += sample_problems(content)
         problems += caption_problems(content)
         problems += row_problems(content)

@@ -8,13 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.objective.bn_statistics import FeatureStatistics, batchnorm_layers, untrained_layers
+from pipeline.objective.bn_statistics import (
+    FeatureStatistics,
+    batchnorm_layers,
+    running,
+    untrained_layers,
+)
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
 # A forgotten division by 255 changes variances 65,025-fold. A forgotten mean and std changes them
 # 20-fold, which cannot be told from the normal difference between test images and training data.
 FARTHEST = 1000.0
+# Running variances (median, largest of a layer) that R_feature can match, and usual ones.
+_USABLE, _USUAL = (0.0, 1e30), (1e-12, 1e12)
 _MOST_IMAGES, _MOST_PIXELS = 32, 2**17  # a second or two for a large network on a CPU
 
 
@@ -56,12 +63,34 @@ def check_soundness(teacher: Teacher, random: bool = False) -> None:
             "so R_feature has no statistics to match: call the layers as modules, or set "
             "synthesis.objective.preset to without-batchnorm and synthesis.objective.feature to 0"
         )
-    if not 1 / FARTHEST < factor < FARTHEST:
+    off = not 1 / FARTHEST < factor < FARTHEST
+    _check_variances(teacher.network, _USUAL if off else _USABLE)
+    if off:
         raise UserError(
             f"teacher.input.mean and std are obviously off: the variance at the first BatchNorm "
             f"layer is {factor:.2g} times the running variance. Both describe pixels / 255, even "
             "if the teacher was trained on pixels of 0 to 255"
         )
+
+
+def _check_variances(network: nn.Module, limits: tuple[float, float]) -> None:
+    """Refuse a layer whose median running variance, or the largest, is beyond its limit.
+
+    Raises:
+        UserError: It names the layer.
+    """
+    layers = batchnorm_layers(network)
+    for name, module in network.named_modules():
+        if module not in layers:
+            continue
+        variance = running(module)[1].float()
+        median, largest = float(variance.median()), float(variance.max())
+        if median < limits[0] or largest > limits[1]:
+            wrong = f"median {median:.2g}" if median < limits[0] else f"largest {largest:.2g}"
+            raise UserError(
+                f"the teacher's BatchNorm layer {name} has running variances that no training "
+                f"leaves ({wrong}): name undamaged weights"
+            )
 
 
 def expectation(network: nn.Module) -> str:

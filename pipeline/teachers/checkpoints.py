@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -126,7 +127,7 @@ def part_names(index: bytes) -> list[str]:
 def _bytes(path: Location, role: str) -> bytes:
     try:
         return read_bytes(path)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise UserError(f"{role}.weights {path} cannot be read: {error_line(error)}") from error
 
 
@@ -164,7 +165,8 @@ def _content(path: Location, data: bytes, role: str) -> tuple[Any, dict[str, str
             return load(data), _aliases(data)
         if (kind := foreign_kind(data, path.suffix)) is not None:
             raise UserError(f"{role}.weights {path} {kind}")
-        with inert_types():
+        with inert_types(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
     except UserError:
         raise
@@ -180,8 +182,13 @@ def _content(path: Location, data: bytes, role: str) -> tuple[Any, dict[str, str
             ) from error
         raise UserError(
             f"{role}.weights {path} cannot be read, so it is damaged, truncated or no file of "
-            f"weights: copy or download it again ({error_line(error)})"
+            f"weights: copy or download it again{_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, but not PyTorch's advice to load the file without ``weights_only``."""
+    return "" if "weights_only" in str(error) else f" ({error_line(error)})"
 
 
 def _aliases(data: bytes) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import zipfile
 import zlib
 
@@ -33,6 +34,9 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
 )
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script")
 _STEMS_OF_ONNX = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)  # fields of ModelProto after the first
+_PROTOCOLS = tuple(bytes([number]) for number in range(6))
+# Files of torch.save before its zip format begin with a pickled number.
+_TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _TEXT = frozenset(range(32, 127)) | {9, 10, 13}
 
 
@@ -63,6 +67,12 @@ def foreign_kind(data: bytes, suffix: str) -> str | None:
         )
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _foreign_zip(data)
+    if data[:1] == b"\x80" and data[1:2] in _PROTOCOLS and not data.startswith(_TORCH_PICKLE):
+        return (
+            f"holds more than tensors: it is a pickle{_first_object(data)} that torch.save did not "
+            "write. It could run code, so it is not read: save the network's state_dict() with "
+            "torch.save, and name that file"
+        )
     if data[257:262] == b"ustar":
         return f"is a tar archive: {_UNPACK}"
     if data[4:8] == b"TFL3":
@@ -72,7 +82,24 @@ def foreign_kind(data: bytes, suffix: str) -> str | None:
 
 def is_safetensors(data: bytes) -> bool:
     """Whether the bytes begin as safetensors do: the length of a JSON header, and the header."""
-    return len(data) > 9 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**32
+    likely = data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**32
+    return len(data) > 9 and (likely or data[8:10] == b'{"')
+
+
+def _first_object(data: bytes) -> str:
+    """Name the first class or function in a pickle, without loading it."""
+    texts: list[str] = []
+    try:
+        for code, value, _ in pickletools.genops(data):
+            if code.name == "GLOBAL":
+                return f" of {str(value).replace(' ', '.'):.80}"
+            if code.name == "STACK_GLOBAL":
+                return f" of {'.'.join(texts[-2:]):.80}"
+            if isinstance(value, str):
+                texts.append(value)
+    except Exception:  # pickletools may raise anything on a damaged file
+        return ""
+    return ""
 
 
 def damaged_member(data: bytes) -> str | None:

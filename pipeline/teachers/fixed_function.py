@@ -6,6 +6,7 @@ logits alone, among other images and after other images.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,7 @@ from pipeline.errors import UserError
 # Largest differences of logits, as a share of the largest logit. A batch of another size may use
 # another kernel, whose sums round differently; the same batch uses the same.
 SAME_BATCH, OTHER_BATCH = 1e-5, 1e-3
+_IN_PLACE = re.compile("in-place|inplace")
 _COUNT = 2  # images whose logits are compared
 _REPEATS = 3  # further answers, since weak chance does not change each one
 
@@ -77,6 +79,12 @@ def check_fixed_function(
                 f"{_batch_layers(network)} ({str(error).strip().partition(chr(10))[0]})"
             ) from error
         mixed = network(torch.cat([others, images]))
+        # A student may begin so, where its last layer is initialised with zeros.
+        if not role.startswith("student") and _are_equal(mixed) and _are_equal(alone, logits):
+            raise UserError(
+                f"the {role} gives every image the same logits: name trained weights, and check "
+                "its forward pass"
+            )
         if (
             _differ(alone, logits[:1], OTHER_BATCH)
             or mixed.shape[0] != 2 * _COUNT
@@ -97,12 +105,18 @@ def check_fixed_function(
 
 
 def _check_gradient(network: nn.Module, images: Tensor, role: str) -> None:
-    images = images.clone().requires_grad_(True)
+    given, images = images, images.clone().requires_grad_(True)
     try:
         with torch.enable_grad():
             total = network(images).sum()
             gradient = torch.autograd.grad(total, images, allow_unused=True)[0]
     except RuntimeError as error:
+        if _IN_PLACE.search(str(error)):
+            raise UserError(
+                f"the {role}'s forward pass changes a tensor in place that its gradient needs "
+                f"({str(error).strip().partition(chr(10))[0]}): replace the in-place operation, "
+                "as x.mul_(0.5) by x * 0.5"
+            ) from error
         raise UserError(
             f"the {role}'s logits have no gradient with respect to the image "
             f"({str(error).strip().partition(chr(10))[0]}): remove torch.no_grad(), detach() and "
@@ -110,6 +124,17 @@ def _check_gradient(network: nn.Module, images: Tensor, role: str) -> None:
         ) from error
     if gradient is None:
         raise UserError(f"the {role}'s logits do not depend on the image")
+    if not torch.equal(images.detach(), given):
+        raise UserError(
+            f"the {role}'s forward pass changes its input in place: replace the in-place "
+            "operation, as x.mul_(0.5) by x * 0.5"
+        )
+
+
+def _are_equal(*logits: Tensor) -> bool:
+    """Whether all images got exactly the same logits, with more than one class."""
+    rows = torch.cat(logits)
+    return rows.shape[1] > 1 and bool((rows == rows[0]).all())
 
 
 def _differ(left: Tensor, right: Tensor, tolerance: float) -> bool:

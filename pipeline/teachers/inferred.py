@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.teacher import TeacherConfig
+from pipeline.device.torch_state import restored_torch_state
 from pipeline.errors import UserError
+from pipeline.local_files import read_local
 from pipeline.objective.bn_statistics import batchnorm_layers
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.registry import find_source
 from pipeline.teachers.source import Description
+from pipeline.teachers.user_code import same_folder
 
 MEDIUM, LARGE = 32, 96  # shorter side in pixels from which presets with these names fit
+MOST_NAMES_BYTES = 2**26  # of the file teacher.class_names
 _INPUT = ("channels", "height", "width", "mean", "std", "interpolation")
 
 
@@ -120,13 +124,17 @@ def read_names(path: Path) -> list[str]:
         UserError: The file cannot be read, or holds no list.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_local(path, MOST_NAMES_BYTES).decode("utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"teacher.class_names: {path} cannot be read: {error}") from error
+        raise UserError(f"teacher.class_names: {path} cannot be read: {_reason(error)}") from error
     if not isinstance(names, list):
         raise UserError(f"teacher.class_names: {path} must hold a list of names")
     return [str(name) for name in names]
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _fill(teacher: dict[str, Any], given: dict[str, Any]) -> None:
@@ -163,7 +171,10 @@ def _count_classes(teacher: Mapping[str, Any]) -> int | None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = build_network(teacher["source"], arguments, "teacher").eval()
         try:
-            logits = network(torch.zeros(1, *sides))
+            with same_folder("teacher"):
+                logits = network(torch.zeros(1, *sides))
+        except UserError:
+            raise
         except Exception:  # the check of the loaded teacher reports it
             return None
     if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -173,7 +184,8 @@ def _count_classes(teacher: Mapping[str, Any]) -> int | None:
 
 def _skeleton(source: str, arguments: Mapping[str, Any]) -> nn.Module:
     """The network without memory for its weights, where its factory supports the meta device."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    generators = torch.random.fork_rng(devices=[])
+    with restored_torch_state(), generators, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # loading weights on the meta device warns
         try:
             with torch.device("meta"):

@@ -30,6 +30,7 @@ from pipeline.teachers.networks import (
 )
 from pipeline.teachers.preprocessing import ImageSpace, Preprocessing, image_space
 from pipeline.teachers.registry import find_source
+from pipeline.teachers.user_code import same_folder
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +172,10 @@ def check_classes(
         UserError: The network refuses the image, or its output is something else.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), same_folder(role):
             logits = network(torch.zeros(2, *shape))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(_refusal(network, shape, role, error)) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from pipeline.device.torch_state import restored_torch_state
 from pipeline.errors import StopRequested, UserError
 from pipeline.teachers.source import error_line
 
@@ -24,8 +25,8 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
 
     The code sees no command line (``sys.argv`` holds its own name) and an empty standard input. It
     prints to stderr, because stdout belongs to the command. If it changes the current folder, the
-    previous one returns afterwards: the paths in the parameters are relative to that. ``os._exit``
-    and crashes of native code end the process and cannot be caught.
+    previous one returns afterwards: the paths in the parameters are relative to that. So do the
+    defaults of torch. ``os._exit`` and crashes of native code end the process and cannot be caught.
 
     Args:
         origin: The file or module, for messages.
@@ -36,10 +37,11 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
         UserError: The code ends the program, raises KeyboardInterrupt or another exception that is
             no ``Exception``, or asks for input.
     """
-    words, stdin, place = sys.argv, sys.stdin, _current_folder()
+    words, place = sys.argv, _current_folder()
+    stdin, stderr = sys.stdin, sys.stderr
     sys.argv, sys.stdin = [origin], io.StringIO()
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with restored_torch_state(), contextlib.redirect_stdout(sys.stderr):
             yield
     except SystemExit as error:
         code = "" if error.code is None else f"{error.code!r:.60}"
@@ -61,9 +63,31 @@ def user_code(origin: str, role: str, doing: str) -> Iterator[None]:
             f"{role}.source: {origin} raises {error_line(error)} when it is {doing}: {_SCRIPT}"
         ) from error
     finally:
-        sys.argv, sys.stdin = words, stdin
+        sys.argv, sys.stdin, sys.stderr = words, stdin, stderr
         if place is not None and place != _current_folder():
             os.chdir(place)
+
+
+@contextlib.contextmanager
+def same_folder(role: str) -> Iterator[None]:
+    """Refuse a forward pass that changes the current folder, and restore the folder.
+
+    Relative paths of the parameters would mean other files after it.
+
+    Raises:
+        UserError: The folder changed.
+    """
+    place = _current_folder()
+    try:
+        yield
+    finally:
+        other = _current_folder()
+        if place is not None and place != other:
+            os.chdir(place)
+    if place != other:
+        raise UserError(
+            f"the {role}'s forward pass changes the current folder to {other}: remove os.chdir()"
+        )
 
 
 def _current_folder() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import doctest
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.dataset import signature
 from pipeline.dataset.signature import pre_authentication_encoding
+from tests.command_line import refused
 from tests.conftest import Params, changed, dataset, make, tree, write_params
 
 ENVELOPE = "provenance.json.dsse"
@@ -205,3 +207,57 @@ def test_wrong_keys(
         capsys.readouterr()
         assert main(arguments) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["dataset", "students", "reports"])
+@pytest.mark.parametrize("option", ["--new-key", "--key"])
+def test_no_private_key_in_what_is_published(
+    made: Params,
+    signed: Path,
+    keys: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    option: str,
+) -> None:
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    if option == "--key":
+        shutil.copy(keys, folder / "k")
+    (tmp_path / "link").symlink_to(folder)
+    before = tree(tmp_path)
+    for file in (folder / "k", tmp_path / "link" / "k", folder / ".." / place / "k"):
+        error = refused(capsys, "sign", option, str(file), "--params", str(signed))
+        assert f"lies in paths.{place}" in error
+    assert tree(tmp_path) == before
+
+
+def test_no_key_is_made_for_a_dataset_that_cannot_be_signed(
+    made: Params, tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_params(made, tmp_path / "params.yaml")
+    (dataset(made) / "notes.txt").write_text("mine")
+    error = refused(capsys, "sign", "--new-key", str(keys), "--params", str(path))
+    assert "notes.txt is not named by provenance.json" in error
+    assert not keys.exists() and not Path(f"{keys}.pub").exists()
+
+
+def test_keys_and_signatures_that_are_no_files_or_too_large(
+    made: Params, signed: Path, keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, pipe, large = dataset(made), tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, 2**40)
+    for path, said in (("/dev/zero", "is a pipe or a device"), (pipe, "is a pipe"), (large, "has")):
+        assert said in refused(capsys, "sign", "--key", str(path), "--params", str(signed))
+        assert said in refused(capsys, "authenticate", str(root), "--key", str(path))
+    for name in (ENVELOPE, "provenance.json"):
+        data = (root / name).read_bytes()
+        for make_odd in (os.mkfifo, large.rename):
+            (root / name).unlink()
+            make_odd(root / name)
+            assert authenticated(root, keys) == 1
+            assert name in capsys.readouterr().out
+        large = (root / name).rename(large)
+        (root / name).write_bytes(data)

@@ -13,7 +13,7 @@ from pipeline import distill as api_distill
 from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.params import parse_params
-from tests.conftest import Params, changed, tree, write_params
+from tests.conftest import Params, changed, tree, write_blobs, write_params
 
 STEPS = {"distillation.steps": 5}
 
@@ -87,3 +87,20 @@ def test_the_flows_keep_too(
     assert flow([name, "--keep", "--params", path]) == 2
     assert "which --keep protects" in capsys.readouterr().err
     assert (tree(tmp_path / "dataset"), tree(students(trained_students))) == before
+
+
+def test_a_damaged_student_is_not_called_stale(
+    trained_students: Params,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_blobs(tmp_path / "real.tar", 6)
+    params = changed(trained_students, {"evaluation.data": str(tmp_path / "real.tar")})
+    path = students(params) / "student-0.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert main(["evaluate", "--params", str(write_params(params, tmp_path / "p.yaml"))]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert "stale" not in caplog.text

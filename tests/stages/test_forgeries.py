@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.records import SCHEMA
 from pipeline.errors import BadShardError, UserError
 from pipeline.execution.runner import open_runner
+from pipeline.stages.finalize import finalize
 from pipeline.stages.repair import repair
 from pipeline.stages.verify import verify
 from tests.conftest import Params, changed, dataset, load, make, tree
@@ -175,10 +177,11 @@ def edit_tar(root: Path, number: int, edit: Edit) -> None:
     """Write a tar again with each member replaced, and fit offsets, sizes and record to it."""
     path = root / "train" / f"{number:06d}.tar"
     with tarfile.open(path) as tar:
-        members = [(m.name, tar.extractfile(m).read()) for m in tar.getmembers()]  # type: ignore[union-attr]
+        infos = tar.getmembers()
+        members = [(m.name, tar.extractfile(m).read()) for m in infos]  # type: ignore[union-attr]
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in (new for member in members for new in edit(*member)):
-            info = tarfile.TarInfo(name)
+            info = infos[0].replace(name=name)  # its mode and owner are those of this project
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     with tarfile.open(path) as tar:
@@ -230,11 +233,28 @@ def with_text(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def with_pixels(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Change the compressed pixels of a PNG file, and fit its size and its checksum."""
+    start = data.index(b"IDAT")
+    size = int.from_bytes(data[start - 4 : start], "big")
+    pixels = change(data[start + 4 : start + 4 + size])
+    check = zlib.crc32(b"IDAT" + pixels).to_bytes(4, "big")
+    new = len(pixels).to_bytes(4, "big") + b"IDAT" + pixels + check
+    return data[: start - 4] + new + data[start + 8 + size :]
+
+
+def more_rows(pixels: bytes) -> bytes:
+    """Hide bytes below the last row, which decoders ignore."""
+    return zlib.compress(zlib.decompress(pixels) + b"hidden" * 9)
+
+
 @pytest.mark.parametrize(
     ("extension", "change"),
     [
         ("png", with_text),
         ("png", lambda data: data + b"hidden"),
+        ("png", lambda data: with_pixels(data, lambda found: found + b"hidden")),
+        ("png", lambda data: with_pixels(data, more_rows)),
         ("cls", lambda data: b"0" + data),
         ("cls", lambda data: data + b"\n"),
         ("json", lambda data: data[:-1] + b', "more": 1}'),
@@ -435,3 +455,52 @@ def test_a_folder_in_the_place_of_a_file(made: Params) -> None:
     assert any(text.startswith("train/000000.tar is a folder") for text in problems(made))
     with pytest.raises(UserError, match=r"train/000000\.tar is a folder"):
         mended(made)
+
+
+def rewrite_headers(path: Path, **changes: Any) -> None:
+    with tarfile.open(path) as tar:
+        members = [(m, tar.extractfile(m).read()) for m in tar.getmembers()]  # type: ignore[union-attr]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, (info, data) in enumerate(members):
+            for name, value in changes.items() if number == 1 else ():
+                setattr(info, name, value)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(10240))
+
+
+def between(path: Path) -> None:
+    """Hide bytes between the data and the footer of a Parquet file."""
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[:footer] + b"hidden" * 200 + data[footer:])
+
+
+HIDDEN: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "nothing": ("train/000000.tar", rewrite_headers),
+    "zeros": ("train/000000.tar", zeros),
+    "mode": ("train/000000.tar", lambda path: rewrite_headers(path, mode=0o4777)),
+    "owner": ("train/000000.tar", lambda path: rewrite_headers(path, uid=7, uname="somebody")),
+    "mtime": ("train/000000.tar", lambda path: rewrite_headers(path, mtime=1234567)),
+    "linkname": ("train/000000.tar", lambda path: rewrite_headers(path, linkname="/etc/passwd")),
+    "parquet": ("metadata/000000.parquet", between),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_bytes_that_hold_no_sample(made: Params, kind: str) -> None:
+    root = dataset(made)
+    before = tree(root)
+    name, hide = HIDDEN[kind]
+    hide(root / name)
+    rewrite_record(root, 0)
+    finalize(*load(made))
+    found = problems(made)
+    if kind == "nothing":
+        assert found == [] and tree(root) == before
+    else:
+        assert len(of_content(found)) == 1 and "other bytes" in found[0]
+        mended(made)
+        assert tree(root) == before

@@ -226,7 +226,7 @@ def test_a_stale_shard_is_named_with_what_changed(
 ) -> None:
     found = problems(changed(made, {key: value}))
     for number in ("000000", "000001"):
-        assert f"shard {number}: stale, made with another {said}" in found
+        assert f"shard {number}: stale: {said} changed since it was made" in found
 
 
 def test_a_plan_of_another_size(made: Params, root: Path) -> None:
@@ -372,9 +372,9 @@ def test_a_student_that_is_not_the_one_competed_with(tiny: Params) -> None:
     params = changed(tiny, {"adaptive.rounds": 1})
     make(params)
     flip(dataset(params) / "students" / "000001.safetensors", -1)
-    assert "shard 000002: stale, made with another student" in problems(params)
+    assert "shard 000002: stale: student changed since it was made" in problems(params)
     shutil.rmtree(dataset(params) / "students")
-    assert "shard 000002: stale, made with another student" in problems(params)
+    assert "shard 000002: stale: student changed since it was made" in problems(params)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "json", "csv"])

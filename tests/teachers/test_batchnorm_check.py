@@ -32,6 +32,10 @@ def rewritten(folder: Path, change: str) -> str:
                 tensor.zero_()
             if name.endswith("running_var"):
                 tensor.fill_(1)
+    elif change in ("zero", "huge"):
+        state["1.running_var"].fill_(0 if change == "zero" else 1e38)
+    elif change == "deep":
+        state["4.running_var"][3] = 1e38
     elif change == "folded":
         kept = {name: t for name, t in state.items() if not name.startswith(("1.", "4."))}
         state = {**kept, "0.bias": torch.zeros(6), "3.bias": torch.zeros(12)}
@@ -46,6 +50,9 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     ({}, "nan", "NaN or infinite values (first: 3.weight)"),
     ({}, "untrained", "were never trained (mean 0 and variance 1 in all 2 layers)"),
     ({}, "folded", "BatchNorm was folded into the convolutions"),
+    ({}, "zero", "BatchNorm layer 1 has running variances that no training leaves (median 0)"),
+    ({}, "huge", "BatchNorm layer 1 has running variances that no training leaves (largest 1e+38)"),
+    ({}, "deep", "BatchNorm layer 4 has running variances that no training leaves (largest 1e+38)"),
     (
         {
             "teacher.input.channels": 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -159,3 +160,35 @@ def test_a_file_that_was_saved_without_checksums(tmp_path: Path, without_checksu
     torch.save(STATE, tmp_path / "w.pt")
     states = read_checkpoint(tmp_path / "w.pt", "teacher").states
     assert torch.equal(states[""]["weight"], STATE["weight"])
+
+
+class Command:
+    """An object whose unpickling would run a command."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("false",)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_a_pickle_that_runs_code(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "a.pt"
+    for value in (Command(), {"weight": Command()}):
+        path.write_bytes(pickle.dumps(value, protocol))
+        with pytest.raises(UserError, match=r"holds more than tensors.* posix\.system") as caught:
+            read_checkpoint(path, "teacher")
+        assert "weights_only" not in str(caught.value)
+
+
+def test_the_advice_to_run_code_is_not_repeated(tmp_path: Path) -> None:
+    for data in (bytes(100), b"\x7f" * 50, pickle.dumps([1]), pickle.dumps({"a": np.zeros(3)})):
+        (tmp_path / "a.pt").write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            read_checkpoint(tmp_path / "a.pt", "teacher")
+        assert "weights_only" not in str(caught.value)
+
+
+def test_a_safetensors_file_with_a_wrong_length(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes((2**40).to_bytes(8, "little") + save(STATE)[8:])
+    with pytest.raises(UserError, match=r"it is damaged.*header too large"):
+        read_checkpoint(tmp_path / "a.safetensors", "teacher")

@@ -22,6 +22,7 @@ from tests.conftest import Params, changed, dataset, load, write_params
 
 NETWORKS = textwrap.dedent(
     """
+    import os
     import random
 
     import numpy as np
@@ -151,6 +152,35 @@ NETWORKS = textwrap.dedent(
             return self.linear.bias.expand(len(x), 3)
 
 
+    class InPlace(Base):
+        def forward(self, x):
+            return super().forward(x.mul_(0.5))
+
+
+    class DataInPlace(Base):
+        def forward(self, x):
+            x.data.mul_(0.5)
+            return super().forward(x)
+
+
+    class Activation(Base):
+        def forward(self, x):
+            y = x.exp()
+            y.mul_(2)
+            return super().forward(y)
+
+
+    class Leaving(Base):
+        def forward(self, x):
+            os.chdir("/")
+            return super().forward(x)
+
+
+    class Same(Base):
+        def forward(self, x):
+            return super().forward(x * 0)
+
+
     class Integers(Base):
         def forward(self, x):
             return super().forward(x).long()
@@ -217,6 +247,10 @@ NOT_FIXED = [
     ("Softened", "Its forward pass uses statistics of the batch"),
     ("Squeezing", "other logits alone than among other images"),
     ("Remembering", "Remove what it remembers"),
+    ("InPlace", "in place .*x.mul_"),
+    ("DataInPlace", "changes its input in place"),
+    ("Activation", "in place"),
+    ("Leaving", "forward pass changes the current folder to /: remove os.chdir"),
     ("Integers", "returns int64"),
     ("Frozen", "no gradient"),
     ("Rounding", "no gradient|do not depend on the image"),
@@ -318,3 +352,21 @@ def test_the_rounding_of_real_networks_is_tolerated(network: object) -> None:
     built = network()  # type: ignore[operator]
     assert isinstance(built, nn.Module)
     check_fixed_function(built.eval(), (3, 64, 64), normalise, "teacher")
+
+
+def test_a_teacher_with_the_same_logits_for_every_image(tiny: Params, nets: str) -> None:
+    with pytest.raises(UserError, match="gives every image the same logits"):
+        load(teacher_of(tiny, f"{nets}Same"))
+    params = changed(tiny, {"student.source": f"{nets}Same", "student.arguments": {}})
+    config, teacher = load(params)
+    check_student(config, teacher, "distillation", config.distillation)
+
+
+def test_a_forward_pass_does_not_move_this_process(tiny: Params, nets: str) -> None:
+    place = Path.cwd()
+    counted = changed(
+        teacher_of(tiny, f"{nets}Leaving"), {"teacher.classes": None, "teacher.class_names": None}
+    )
+    with pytest.raises(UserError, match="changes the current folder"):
+        parse_params(counted)
+    assert Path.cwd() == place

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.cli import main
 from pipeline.errors import StopRequested, UserError
@@ -128,3 +129,30 @@ def test_a_network_that_ends_the_program(
     assert main([command, "--params", str(params)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and f"sys.exit({code}) ended {command} before its work was done" in err
+
+
+@pytest.mark.parametrize("where", ["import", "call"])
+def test_a_factory_that_changes_the_defaults_of_torch(
+    tiny: Params, tmp_path: Path, where: str
+) -> None:
+    lines = (
+        "import torch, sys",
+        "torch.set_grad_enabled(False)",
+        "torch.set_default_dtype(torch.float64)",
+        "torch.set_default_device('meta')",
+        "sys.stderr = None",
+    )
+    if where == "import":
+        code = "\n".join([FACTORY, *lines])
+    else:
+        body = "\n    ".join(["def changing():", "net = classifier()", *lines, "return net"])
+        code = f"{FACTORY}\n{body}\nclassifier, changing = changing, classifier\n"
+        code = code.replace("net = classifier()", "net = changing()")
+    (tmp_path / "defaults.py").write_text(code)
+    source = f"{tmp_path / 'defaults.py'}:classifier"
+    for changes in ({"teacher.source": source}, {"student.source": source}):
+        params = changed(tiny, {**changes, "student.arguments": {}, "adaptive.rounds": 1})
+        path = write_params(params, tmp_path / "params.yaml")
+        assert main(["synthesize", "--params", str(path)]) == 0
+    state = (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled())
+    assert state == (torch.float32, torch.device("cpu"), True)
