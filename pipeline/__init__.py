@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.api.dataset import Dataset
     from pipeline.api.datasets import synthesize, verify
     from pipeline.api.inversions import Inversion, invert
     from pipeline.api.students import Student, distill
-    from pipeline.dataset.dataset import Dataset
     from pipeline.params import load_params
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = [
     "verify",
 ]
 _HOMES = {
-    "Dataset": "pipeline.dataset.dataset",
+    "Dataset": "pipeline.api.dataset",
     "Inversion": "pipeline.api.inversions",
     "Student": "pipeline.api.students",
     "distill": "pipeline.api.students",

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.argument_types import devices, positive, rate, shape
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
@@ -35,9 +37,9 @@ def _init_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", metavar="FILE", help="its .safetensors, .pt or .pth file, or `pretrained`"
     )
-    parser.add_argument("--classes", type=_positive, metavar="N", help="its number of classes")
+    parser.add_argument("--classes", type=positive, metavar="N", help="its number of classes")
     parser.add_argument(
-        "--input", type=_shape, metavar="CxHxW", help="the images it takes, as in 3x32x32"
+        "--input", type=shape, metavar="CxHxW", help="the images it takes, as in 3x32x32"
     )
     parser.add_argument(
         "--data", metavar="FILE", help="a tar of real images (png and cls), to evaluate with"
@@ -62,7 +64,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="also print one line for each shard")
     parser.add_argument(
         "--devices",
-        type=_devices,
+        type=devices,
         nargs="+",
         default=[1],
         metavar="N",
@@ -75,7 +77,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
         help="measure the speed of this machine's devices, unless it was measured for this job",
     )
     speed.add_argument(
-        "--images-per-second", type=_rate, metavar="X", help="the speed of one device, if known"
+        "--images-per-second", type=rate, metavar="X", help="the speed of one device, if known"
     )
 
 
@@ -130,42 +132,35 @@ def _authenticate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="the directory or URL of the dataset")
+    parser.add_argument(
+        "--to", metavar="FORMAT", required=True, help="npz, imagefolder, parquet or hub"
+    )
+    parser.add_argument(
+        "out", metavar="OUT", help="a new directory; for hub the name ORG/NAME of a repository"
+    )
+    parser.add_argument(
+        "--images",
+        type=positive,
+        metavar="N",
+        help="only N images: the first ones of each class, the same number of each",
+    )
+    parser.add_argument(
+        "--normalised",
+        action="store_true",
+        help="npz: float32 as the teacher takes it, by its mean and std (default: uint8)",
+    )
+    parser.add_argument(
+        "--layout", metavar="LAYOUT", help="npz: nchw or nhwc (channels last); the default is nchw"
+    )
+    parser.add_argument("--public", action="store_true", help="hub: make the new repository public")
+
+
 def _status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", action="store_true", help="load the teacher, and compare it with the records"
     )
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _devices(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of devices")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images above 0")
-    return value
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    sides = text.lower().split("x")
-    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not CHANNELSxHEIGHTxWIDTH: write it as 3x32x32"
-        )
-    channels, height, width = map(int, sides)
-    return channels, height, width
 
 
 COMMANDS = (
@@ -243,6 +238,17 @@ COMMANDS = (
         "parameters and no teacher. Exits with 1 if something differs.",
         example="authenticate data/synthetic --key mine.key.pub",
         add=_authenticate_options,
+        reads_params=False,
+    ),
+    Command(
+        name="export",
+        function="export.run_export",
+        summary="write a finished dataset in another format",
+        description="Write the images of a finished dataset as NumPy arrays, class folders or "
+        "Parquet, or upload the dataset to the Hugging Face Hub. Each shard is checked against "
+        "the provenance. Needs no parameters and no teacher. Nothing is overwritten.",
+        example="export data/synthetic --to npz calibration --images 256 --normalised",
+        add=_export_options,
         reads_params=False,
     ),
     Command(

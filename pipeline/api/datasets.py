@@ -30,7 +30,7 @@ from pipeline.stages.verify import verify as find_problems
 from pipeline.synthesis.check import load_checked_teacher
 
 if TYPE_CHECKING:
-    from pipeline.dataset.dataset import Dataset
+    from pipeline.api.dataset import Dataset
 
 
 def synthesize(
@@ -76,7 +76,7 @@ def synthesize(
         >>> synthesize(model=net, classes=10, input=(3, 32, 32, 0.5, 0.25), images=1000,
         ...            out="data/mine", iterations=200)
     """
-    from pipeline.dataset.dataset import Dataset
+    from pipeline.api.dataset import Dataset
 
     if (params is None) == (model is None):
         raise UserError("synthesize needs one of params and model")
