@@ -282,7 +282,7 @@ def _read_header(name: str, header: bytes) -> tuple[str, int]:
         raise BadShardError(f"{name}: not a tar, or its header is damaged") from error
     # The checksum counts its own eight bytes as spaces. Without its zeros a header sums up sooner.
     found = sum(header.translate(None, b"\0")) - sum(header[_CHECKSUM]) + 8 * ord(" ")
-    if size < 0 or found != expected:
+    if len(header) < _BLOCK or size < 0 or found != expected:
         raise BadShardError(f"{name}: not a tar, or its header is damaged")
     if header[156:157] != b"0" or header[345]:  # the kind of a plain file; the start of a path
         raise BadShardError(f"{name}: member {member!r} is not a plain file of a sample")

@@ -173,6 +173,7 @@ def test_a_sample_that_comes_back_later(tmp_path: Path) -> None:
     [
         pytest.param(512 * 5 + 30, id="inside an image"),
         pytest.param(512 * 8 + 100, id="inside a header"),
+        pytest.param(512 * 8 + 304, id="behind the checksum of a header"),
         pytest.param(512 * 6, id="between samples"),
         pytest.param(512 * 18, id="before the end marker"),
     ],
