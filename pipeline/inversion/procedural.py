@@ -265,8 +265,9 @@ def _colours(count: int, number: int, channels: int, draws: Draws) -> Tensor:
     colour = draws.uniform(0, 1, count, number, channels)
     tint = draws.uniform(0, 1, count, 1, channels)
     colourful, tinted = draws.uniform(0, 1, 2, count, 1, 1).square()
-    mixed = grey + colourful * (colour - grey)
-    return mixed + 0.5 * tinted * (tint - mixed)
+    mixed: Tensor = grey + colourful * (colour - grey)
+    mixed += 0.5 * tinted * (tint - mixed)
+    return mixed
 
 
 def _to_unit(field: Tensor) -> Tensor:

@@ -14,12 +14,14 @@ from torch import Tensor
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.starts import starting_images
 
+CHUNK = 2**18  # pixels that are drawn at once, or more where the labels need more
+
 
 def selected_starts(engine: Engine, labels: Tensor, seed: int) -> Tensor:
     """Draw ``objective.draws`` starting images for each label, and keep one for each label.
 
-    All images compete for all labels (:func:`select`). They are drawn as many at a time as there
-    are labels, so that the memory never holds more than twice that number.
+    All images compete for all labels (:func:`select`). They are drawn a few at a time, so that the
+    memory need not hold all of them.
 
     Args:
         engine: Teacher and objective, inside its ``with`` block.
@@ -32,15 +34,25 @@ def selected_starts(engine: Engine, labels: Tensor, seed: int) -> Tensor:
     teacher, objective, pixels = engine.teacher, engine.objective, engine.space.pixels
     generator = torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, Tensor]] = []  # images, and the teacher's logits of their pixels
-    for _ in range(objective.draws):
+    count, (_, height, width) = len(labels), teacher.shape
+    for number in _parts(objective.draws, max(1, CHUNK // (count * height * width))):
         drawn = starting_images(
-            len(labels), teacher.shape, objective.start, generator, teacher.device
+            number * count, teacher.shape, objective.start, generator, teacher.device
         )
-        kept.append((drawn, engine.answers(pixels.normalise(pixels.quantise(drawn))).cpu()))
+        answers = [
+            engine.answers(pixels.normalise(pixels.quantise(part))).cpu()
+            for part in drawn.split(count)
+        ]
+        kept.append((drawn, torch.cat(answers)))
         images, logits = (torch.cat(parts) for parts in zip(*kept, strict=True))
         rows = select(logits, labels)
         kept = [(images[rows.to(images.device)], logits[rows])]
     return kept[0][0]
+
+
+def _parts(total: int, most: int) -> list[int]:
+    """``total`` as a sum of numbers of at most ``most``."""
+    return [min(most, total - start) for start in range(0, total, most)]
 
 
 def select(logits: Tensor, labels: Tensor) -> Tensor:

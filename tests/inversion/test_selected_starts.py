@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.dataset.plan import derive_seed
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import drawn_factors, invert
 from pipeline.inversion.selected_starts import select, selected_starts
+from pipeline.inversion.starts import starting_images
 from pipeline.objective.presets import Objective
 from pipeline.teachers.teacher import Teacher
 
@@ -46,16 +48,20 @@ def test_the_teacher_is_surer_of_selected_starts(teacher: Teacher, start: str) -
     assert one + 0.1 < two + 0.05 < many
 
 
-def test_the_starts_are_the_best_of_all_that_were_drawn(teacher: Teacher) -> None:
+@pytest.mark.parametrize("at_once", [1, 3, 4])
+def test_the_starts_are_the_best_of_all_that_were_drawn(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     """Drawing a few at a time selects as drawing all at once does."""
-    from pipeline.dataset.plan import derive_seed
-    from pipeline.inversion.starts import starting_images
-
+    monkeypatch.setattr("pipeline.inversion.selected_starts.CHUNK", at_once * 6 * 64)
     objective = Objective(start="procedural", draws=4)
     with Engine(teacher, objective) as engine:
         generator = torch.Generator().manual_seed(derive_seed(3, 0))
         drawn = torch.cat(
-            [starting_images(6, teacher.shape, "procedural", generator) for _ in range(4)]
+            [
+                starting_images(6 * number, teacher.shape, "procedural", generator)
+                for number in {1: [1] * 4, 3: [3, 1], 4: [4]}[at_once]
+            ]
         )
         pixels = engine.space.pixels
         answers = engine.answers(pixels.normalise(pixels.quantise(drawn)))
