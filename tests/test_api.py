@@ -18,8 +18,8 @@ from PIL import Image
 from torch import nn
 
 import pipeline as ds
+from pipeline.config.distillation import NOISE, PROCEDURAL
 from pipeline.errors import UserError
-from pipeline.stages.final_students import NOISE
 from pipeline.teachers import in_memory
 from tests.conftest import CLASSES, FACTORY, MEAN, SIDE, STD, Params, changed, tree, write_params
 
@@ -87,13 +87,15 @@ def test_every_public_name_can_be_imported() -> None:
 def test_params_become_a_dataset_students_and_no_problem(
     tiny: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write_params(changed(tiny, {"distillation.noise_baseline": True}), tmp_path / "p.yaml")
+    both = {"distillation.noise_baseline": True, "distillation.procedural_baseline": True}
+    file = write_params(changed(tiny, both), tmp_path / "p.yaml")
     params = ds.load_params(file, {"synthesis.images": 12})
     dataset = ds.synthesize(params)
     assert isinstance(dataset, ds.Dataset)
     assert (tmp_path / "reports/grids/round-0.png").is_file()
-    student, noise = ds.distill(params)
+    student, noise, procedural = ds.distill(params)
     assert student.name == "student-0" and noise.name == f"{NOISE}-0"
+    assert procedural.name == f"{PROCEDURAL}-0"
     assert Path(str(student.weights)).is_file()
     assert student.log["step"] == 6
     assert ds.verify(params, agreement=0) == []

@@ -26,6 +26,7 @@ SMALL = [
     "--set=distillation.batch_size=8",
     "--set=distillation.seeds=[0]",
     "--set=distillation.noise_baseline=false",
+    "--set=distillation.procedural_baseline=false",
     "--set=execution.workers=1",
 ]
 

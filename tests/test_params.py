@@ -216,6 +216,10 @@ def test_captions_need_the_names_of_the_classes(tiny: Params) -> None:
         ({"paths.dataset": "/"}, "dataset is /, the root of the file system: name a folder"),
         ({"paths.reports": "/."}, "reports is /, the root of the file system: name a folder"),
         ({"paths.students": "d-noise", "paths.dataset": "d/"}, "students must not be d-noise"),
+        (
+            {"paths.reports": "d-procedural", "paths.dataset": "d"},
+            "reports must not be d-procedural: the procedural baseline writes its images there",
+        ),
         ({"distillation.seeds": [3, 0, 3]}, "names a seed twice"),
     ],
 )

@@ -257,7 +257,7 @@ def test_commands(
         said += capsys.readouterr().out.splitlines()
     assert "made 3 shards in memory://tank/dataset" in said
     assert "3 complete" in said and "26 images verified, unsigned" in said
-    assert "students  memory://tank/students/" in said
+    assert "students   memory://tank/students/" in said
 
 
 @pytest.mark.parametrize("name", ["dataset", "students"])

@@ -69,6 +69,13 @@ ROWS: dict[str, str] = {
     "recipe": "distillation.adversarial=0.4 distillation.temperature=50 distillation.imitation=50",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',
+    "noise-selected": "synthesis.iterations=0 "
+    'synthesis.objective={"start":"white","units":"teacher","draws":20}',
+    "procedural": 'synthesis.iterations=0 synthesis.objective={"start":"procedural"}',
+    "procedural-selected": "synthesis.iterations=0 "
+    'synthesis.objective={"start":"procedural","draws":20}',
+    "procedural-starts": "synthesis.objective.start=procedural",
+    "selected-starts": "synthesis.objective.start=procedural synthesis.objective.draws=20",
     "deepdream": 'synthesis.objective={"preset":"deepdream-cifar10"} synthesis.iterations=2000',
     "published": 'synthesis.objective={"preset":"deepinversion-cifar10"} synthesis.iterations=2000',
 }

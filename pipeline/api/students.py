@@ -11,7 +11,7 @@ from pipeline.execution.runner import open_runner
 from pipeline.reports.files import report_distillation
 from pipeline.reports.pictures import read_log
 from pipeline.stages.distill import distill_students
-from pipeline.stages.final_students import NOISE, STUDENT, weights_path
+from pipeline.stages.final_students import STUDENT, weights_path
 from pipeline.storage import Location
 from pipeline.synthesis.check import load_checked_teacher
 
@@ -37,8 +37,8 @@ def distill(params: Config, *, keep: bool = False) -> list[Student]:
         keep: refuse to replace students that other parameters made.
 
     Returns:
-        A student for each of ``distillation.seeds``, and last the one trained on noise where
-        ``distillation.noise_baseline`` asks for it.
+        A student for each of ``distillation.seeds``, and last those of the baselines that
+        ``distillation.noise_baseline`` and ``procedural_baseline`` ask for.
 
     Raises:
         UserError: the dataset is incomplete, the student does not fit the teacher, or ``keep``
@@ -53,7 +53,6 @@ def distill(params: Config, *, keep: bool = False) -> list[Student]:
         report_distillation(params, trained, held_out)
     seeds = params.distillation.seeds
     wanted = [(STUDENT, seed) for seed in seeds]
-    if params.distillation.noise_baseline:
-        wanted.append((NOISE, seeds[0]))
+    wanted += [(kind, seeds[0]) for kind in params.distillation.baselines]
     paths = [weights_path(params, kind, seed) for kind, seed in wanted]
     return [Student(path.stem, path, read_log(path.with_suffix(".csv"))[-1]) for path in paths]

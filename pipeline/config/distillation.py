@@ -111,6 +111,9 @@ class DistillationConfig(Section):
         return self
 
 
+NOISE, PROCEDURAL = "noise", "procedural"  # baselines
+
+
 class StudentsConfig(DistillationConfig):
     """The final students, trained on the finished dataset."""
 
@@ -119,6 +122,16 @@ class StudentsConfig(DistillationConfig):
 
     noise_baseline: bool = False
     """Train one more student, on as many images of pure noise, as a baseline."""
+
+    procedural_baseline: bool = False
+    """Train one more student, on as many procedural pictures that no network optimised and the
+    teacher selected, as a baseline."""
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The names of the baselines to train, of :data:`NOISE` and :data:`PROCEDURAL`."""
+        asked = {NOISE: self.noise_baseline, PROCEDURAL: self.procedural_baseline}
+        return tuple(name for name, wanted in asked.items() if wanted)
 
     @model_validator(mode="after")
     def _different_seeds(self) -> Self:

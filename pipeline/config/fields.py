@@ -9,13 +9,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.objective.ranges import Count as Count
 from pipeline.objective.ranges import Decay as Decay
+from pipeline.objective.ranges import Few as Few
 from pipeline.objective.ranges import Fraction as Fraction
 from pipeline.objective.ranges import Rate as Rate
 from pipeline.objective.ranges import Share as Share
 from pipeline.objective.ranges import Weight as Weight
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Few = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Between = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

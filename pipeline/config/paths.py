@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import model_validator
 
+from pipeline.config.distillation import NOISE, PROCEDURAL
 from pipeline.config.fields import FilePath, Section
 from pipeline.errors import UserError
 
@@ -43,11 +44,14 @@ class PathsConfig(Section):
         for name, path in zip(("dataset", "students", "reports"), paths, strict=True):
             if path == Path(path.anchor):
                 raise ValueError(f"{name} is {path}, the root of the file system: name a folder")
-        noise = paths[0].with_name(f"{paths[0].name}-noise")
+        baselines = {
+            paths[0].with_name(f"{paths[0].name}-{kind}"): kind for kind in (NOISE, PROCEDURAL)
+        }
         for name, path in (("students", paths[1]), ("reports", paths[2])):
-            if path == noise:
+            if path in baselines:
                 raise ValueError(
-                    f"{name} must not be {noise.name}: the noise baseline writes its images there"
+                    f"{name} must not be {path.name}: the {baselines[path]} baseline writes its "
+                    "images there"
                 )
             if paths[0] in path.parents:
                 raise ValueError(

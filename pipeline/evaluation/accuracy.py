@@ -14,7 +14,7 @@ from pipeline.dataset.plan import plan_of
 from pipeline.distillation.job import student_problem
 from pipeline.errors import UserError
 from pipeline.evaluation.inputs import real_batches, real_data
-from pipeline.stages.final_students import NOISE, STUDENT, warn_of_others, weights_path
+from pipeline.stages.final_students import STUDENT, warn_of_others, weights_path
 from pipeline.storage import exists
 from pipeline.teachers.networks import build_network, load_weights
 from pipeline.teachers.predict import predict
@@ -64,10 +64,10 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
         ),
         "agreement": share(says[0], teacher_says),
     }
-    if config.distillation.noise_baseline:
-        noise = load_student(config, teacher, NOISE, config.distillation.seeds[0])
-        _, (noise_says,) = _predictions([noise], teacher, data)
-        report["noise_baseline_accuracy"] = share(noise_says, labels)
+    for kind in config.distillation.baselines:
+        baseline = load_student(config, teacher, kind, config.distillation.seeds[0])
+        _, (baseline_says,) = _predictions([baseline], teacher, data)
+        report[f"{kind}_baseline_accuracy"] = share(baseline_says, labels)
     return report
 
 
@@ -77,7 +77,7 @@ def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.M
     Args:
         config: All parameters.
         teacher: The teacher.
-        kind: The student of the dataset, or the one of the noise baseline.
+        kind: ``STUDENT`` for the student of the dataset, or the name of a baseline.
         seed: One of ``distillation.seeds``.
 
     Raises:

@@ -168,6 +168,13 @@ class Engine:
         with torch.no_grad():
             return self._judge(images, labels, factors)
 
+    def answers(self, images: Tensor) -> Tensor:
+        """The teacher's logits of images ``[B, C, H, W]``, float32 ``[B, K]``. No gradients."""
+        with torch.no_grad():
+            logits: Tensor = self.teacher.network(self.space.network_input(images))
+        self._statistics.collect()
+        return logits.float()
+
     def takes(self, sides: tuple[int, int]) -> bool:
         """Whether teacher and student accept images of ``sides``, another height and width."""
         if sides not in self._taken:

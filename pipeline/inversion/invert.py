@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.dataset.plan import derive_seed
 from pipeline.inversion.engine import Engine
+from pipeline.inversion.selected_starts import selected_starts
 from pipeline.inversion.starts import starting_images
 from pipeline.inversion.views import Views, resize
 from pipeline.inversion.warm_start import Pool
@@ -115,7 +117,12 @@ def invert(
     """
     teacher, objective = engine.teacher, engine.objective
     generator = torch.Generator().manual_seed(seed)
-    images = starting_images(len(labels), teacher.shape, objective.start, generator, teacher.device)
+    if objective.draws > 1:
+        images = selected_starts(engine, labels, derive_seed(seed, 0))
+    else:
+        images = starting_images(
+            len(labels), teacher.shape, objective.start, generator, teacher.device
+        )
     if pool is not None:
         images = pool.warmed(images, labels, engine.space.pixels, generator)
     if objective.clamp:
@@ -157,7 +164,8 @@ def drawn_factors(
         Factors, float32 ``[B, F]``.
     """
     generator = torch.Generator().manual_seed(seed)
-    starting_images(count, shape, objective.start, generator)
+    if objective.draws == 1:  # selected starts have a generator of their own
+        starting_images(count, shape, objective.start, generator)
     if warm:
         torch.rand(count, generator=generator)  # as Pool.warmed draws
     Views(objective, iterations, generator)

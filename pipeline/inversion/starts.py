@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.inversion.procedural import procedural_pictures
+
 
 def starting_images(
     count: int,
@@ -19,10 +21,11 @@ def starting_images(
     Args:
         count: The number of images, B.
         shape: Channels, height and width of an image.
-        start: The kind of noise. ``white`` is Gaussian noise of variance 1. ``low-frequency`` is
+        start: The kind of image. ``white`` is Gaussian noise of variance 1. ``low-frequency`` is
             coloured blobs: Gaussian noise on a grid of about one cell for five pixels, interpolated
             to full size, plus weak white noise. ``grey`` is a tenth of ``low-frequency``, so the
-            gradient has little to undo. ``varied`` is :func:`varied_noise`.
+            gradient has little to undo. ``varied`` is :func:`varied_noise`, ``procedural`` is
+            :func:`~pipeline.inversion.procedural.procedural_pictures`.
         generator: The source of the random draws, on the CPU.
         device: Where the images are computed. The draws are made on the CPU.
 
@@ -36,6 +39,8 @@ def starting_images(
     channels, height, width = shape
     if start == "varied":
         return varied_noise(count, shape, generator, device)
+    if start == "procedural":
+        return procedural_pictures(count, shape, generator, device)
     white = torch.randn(count, *shape, generator=generator).to(device)
     if start == "white":
         return white

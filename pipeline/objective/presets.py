@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from pipeline.objective.ranges import Count, Decay, Fraction, Rate, Share, Spread, Weight
+from pipeline.objective.ranges import Count, Decay, Few, Fraction, Rate, Share, Spread, Weight
 
 FeatureForm = Literal["normalised", "published"]
-Start = Literal["white", "low-frequency", "grey", "varied"]
+Start = Literal["white", "low-frequency", "grey", "varied", "procedural"]
 Schedule = Literal["cosine", "constant"]
 Units = Literal["image", "teacher"]
 
@@ -62,7 +62,12 @@ class Objective:
     the paper)."""
 
     start: Start = "low-frequency"
-    """Starting images: ``low-frequency``, ``varied``, ``grey`` or ``white`` noise."""
+    """Starting images: ``low-frequency``, ``varied``, ``grey`` or ``white`` noise, or
+    ``procedural`` pictures of random textures and shapes."""
+
+    draws: Few = 1
+    """Starting images that are drawn for each image made, 1 to 1024. From 2 on the teacher selects
+    one of them: the one that it recognises most surely as the class. 1: no selection."""
 
     units: Units = "image"
     """Units of the optimised images. ``image``: pixel / 255, minus 0.45, over 0.25, whatever input

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
+Few = Annotated[int, Field(ge=1, le=1024)]
 Weight = Annotated[float, Field(ge=0)]
 Spread = Annotated[float, Field(ge=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -30,12 +30,13 @@ from pipeline.reports.pictures import (
     draw_synthesis_curves,
     read_log,
 )
-from pipeline.stages.final_students import NOISE, STUDENT, weights_path
+from pipeline.stages.final_students import STUDENT, weights_path
 from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.job import Made
 from pipeline.synthesis.outputs import GRIDS, claim_output
 
 log = logging.getLogger(__name__)
+BASELINE_TEXTS = {"noise": "noise", "procedural": "procedural pictures that the teacher selected"}
 
 
 @dataclass(slots=True)
@@ -172,9 +173,11 @@ def report_distillation(
     """
     reports = _claimed_reports(config)
     logs = [weights_path(config, STUDENT, s).with_suffix(".csv") for s in config.distillation.seeds]
-    if config.distillation.noise_baseline:
-        first = config.distillation.seeds[0]
-        logs.append(weights_path(config, NOISE, first).with_suffix(".csv"))
+    first = config.distillation.seeds[0]
+    logs += [
+        weights_path(config, kind, first).with_suffix(".csv")
+        for kind in config.distillation.baselines
+    ]
     rows = [{"student": log.stem, **row} for log in logs for row in read_log(log)]
     report: dict[str, Any] = {
         "students": {log.stem: read_log(log)[-1] for log in logs},
@@ -203,8 +206,11 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
         {"model": f"student, seed {seed}", "accuracy": accuracy}
         for seed, accuracy in report.get("student_accuracies", {}).items()
     ]
-    if "noise_baseline_accuracy" in report:
-        rows.append({"model": "student of noise", "accuracy": report["noise_baseline_accuracy"]})
+    rows += [
+        {"model": f"student of {kind}", "accuracy": report[f"{kind}_baseline_accuracy"]}
+        for kind in BASELINE_TEXTS
+        if f"{kind}_baseline_accuracy" in report
+    ]
     write_json(reports / "evaluation.json", report)
     write_bytes(reports / "accuracy.csv", _csv(rows))
 
@@ -220,36 +226,37 @@ def summarise(config: Config) -> str:
         raise UserError(f"paths.reports {reports} has no synthesis.json: run synthesize first")
     synthesis = json.loads((reports / "synthesis.json").read_bytes())
     lines = [
-        f"dataset   {synthesis['images']} images, {synthesis['classes']} classes, "
+        f"dataset    {synthesis['images']} images, {synthesis['classes']} classes, "
         f"{synthesis['shards']} shards in {config.paths.dataset}/",
-        f"labels    {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
+        f"labels     {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
     ]
     if "verdict" in synthesis:
         reasons = "; ".join(synthesis["verdict"]["reasons"])
-        lines.append(f"images    look {synthesis['verdict']['level']}: {reasons}")
+        lines.append(f"images     look {synthesis['verdict']['level']}: {reasons}")
     if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
         result = json.loads((reports / "evaluation.json").read_bytes())
         lines.append(
-            f"teacher   {result['teacher_accuracy']:.1%} on {result['real_images']} real images"
+            f"teacher    {result['teacher_accuracy']:.1%} on {result['real_images']} real images"
         )
         if "student_accuracies" in result:
             seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
             lines.append(
-                f"student   {result['student_accuracy']:.1%} (mean of {seeds}), "
+                f"student    {result['student_accuracy']:.1%} (mean of {seeds}), "
                 "trained on the synthetic images only"
             )
-        if "noise_baseline_accuracy" in result:
-            lines.append(
-                f"noise     {result['noise_baseline_accuracy']:.1%}, "
-                "the same student trained on noise"
-            )
+        lines += [
+            f"{kind:<10} {result[f'{kind}_baseline_accuracy']:.1%}, the same student trained on "
+            f"{text}"
+            for kind, text in BASELINE_TEXTS.items()
+            if f"{kind}_baseline_accuracy" in result
+        ]
     if config.evaluation.data is None and (reports / "distillation.json").is_file():
         trained = json.loads((reports / "distillation.json").read_bytes())
         if "held_out" in trained:
-            lines.append(f"student   {describe_held_out(trained['held_out'])}")
+            lines.append(f"student    {describe_held_out(trained['held_out'])}")
     lines += [
-        f"students  {config.paths.students}/",
-        f"look at   {reports / GRIDS / 'round-0.png'}",
+        f"students   {config.paths.students}/",
+        f"look at    {reports / GRIDS / 'round-0.png'}",
     ]
     return "\n".join(lines)
 

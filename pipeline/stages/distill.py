@@ -1,26 +1,25 @@
-"""Train the final students: one for each seed, and optionally a noise baseline."""
+"""Train the final students: one for each seed, and one for each baseline."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 
 from pipeline.config.schema import Config
 from pipeline.distillation.train_student import distill
 from pipeline.execution.runner import Runner
 from pipeline.execution.torchrun import from_first, is_first
+from pipeline.stages.baselines import baseline_configs, make_baseline
 from pipeline.stages.distillation_check import check_distillation
 from pipeline.stages.final_students import (
-    NOISE,
     announce_retraining,
     jobs_of,
-    noise_config,
     refuse_changed,
     student_jobs,
     student_names,
     untrained,
 )
-from pipeline.stages.synthesize import synthesize
 from pipeline.storage import location
 from pipeline.synthesis.claim import held, reading_dataset
 from pipeline.synthesis.shard_states import check_complete, survey
@@ -61,18 +60,13 @@ def distill_students(
         jobs = ours = student_jobs(config, teacher)
         names = student_names(config)
         from_first(lambda: announce_retraining(directory, ours, names, keep))
-        if config.distillation.noise_baseline:
-            noise = noise_config(config)
-            from_first(
-                lambda: synthesize(
-                    noise, teacher, lambda work, jobs, text: run(work, jobs, f"noise, {text}")
-                )
-            )
+        for kind, baseline in baseline_configs(config).items():
+            from_first(partial(make_baseline, kind, baseline, teacher, run))
             if is_first():
-                entered.enter_context(reading_dataset(noise, teacher.digest))
-            of_noise = jobs_of(noise, teacher, NOISE, config.distillation.seeds[:1])
-            from_first(lambda: announce_retraining(directory, of_noise, names, keep))
-            jobs = ours + of_noise
+                entered.enter_context(reading_dataset(baseline, teacher.digest))
+            theirs = jobs_of(baseline, teacher, kind, config.distillation.seeds[:1])
+            from_first(partial(announce_retraining, directory, theirs, names, keep))
+            jobs = jobs + theirs
         todo = from_first(lambda: untrained(directory, jobs))
         if not todo:
             return []

@@ -1,14 +1,14 @@
-"""The final students of a run: their jobs, their files, and the noise baseline."""
+"""The final students of a run: their jobs and their files."""
 
 from __future__ import annotations
 
 import logging
 import re
 
+from pipeline.config.distillation import NOISE, PROCEDURAL
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.layout import is_leftover
-from pipeline.dataset.plan import plan_of
 from pipeline.distillation.job import (
     DistillJob,
     is_trained,
@@ -31,8 +31,10 @@ from pipeline.synthesis.spec import changed_keys
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
-STUDENT, NOISE = "student", "noise"
-_STUDENT_FILE = re.compile(r"((?:student|noise)-\d+)\.(?:safetensors|json|csv|checkpoint)")
+STUDENT = "student"  # a student of the dataset itself; the others have the name of a baseline
+_STUDENT_FILE = re.compile(
+    rf"((?:{STUDENT}|{NOISE}|{PROCEDURAL})-\d+)\.(?:safetensors|json|csv|checkpoint)"
+)
 
 
 def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
@@ -43,38 +45,19 @@ def student_jobs(config: Config, teacher: Teacher) -> list[DistillJob]:
 def student_names(config: Config) -> set[str]:
     """The names of all students that the parameters ask for."""
     seeds = config.distillation.seeds
-    noise = {f"{NOISE}-{seeds[0]}"} if config.distillation.noise_baseline else set()
-    return {f"{STUDENT}-{seed}" for seed in seeds} | noise
-
-
-def noise_config(config: Config) -> Config:
-    """The parameters of the noise baseline: as many images of white noise, and 0 iterations."""
-    dataset = location(config.paths.dataset)
-    objective = config.synthesis.objective.model_copy(update={"start": "white"})
-    update = {"iterations": 0, "objective": objective, "images": len(plan_of(config).labels)}
-    # All noise images are kept: no rule applies to them.
-    update |= {"images_per_class": None, "keep": 1.0}
-    update |= {"min_confidence": 0.0, "confirmed": False, "max_similarity": None}
-    return config.model_copy(
-        update={
-            "synthesis": config.synthesis.model_copy(update=update),
-            "adaptive": config.adaptive.model_copy(update={"rounds": 0}),
-            "paths": config.paths.model_copy(
-                update={"dataset": str(dataset.with_name(f"{dataset.name}-noise"))}
-            ),
-        }
-    )
+    baselines = {f"{kind}-{seeds[0]}" for kind in config.distillation.baselines}
+    return {f"{STUDENT}-{seed}" for seed in seeds} | baselines
 
 
 def weights_path(config: Config, kind: str, seed: int) -> Location:
-    """The weights file of a student; ``kind`` is ``STUDENT`` or ``NOISE``."""
+    """The weights file of a student; ``kind`` is ``STUDENT`` or a baseline's name."""
     return location(config.paths.students) / f"{kind}-{seed}.safetensors"
 
 
 def jobs_of(
     config: Config, teacher: Teacher, kind: str, seeds: tuple[int, ...]
 ) -> list[DistillJob]:
-    """One job for each of ``seeds``; ``kind`` is ``STUDENT`` or ``NOISE``."""
+    """One job for each of ``seeds``; ``kind`` is ``STUDENT`` or a baseline's name."""
     dataset = Dataset.planned(config)
     digest = dataset.digest(range(len(dataset.plan)))
     training = config.distillation.for_images(len(dataset.plan.labels))

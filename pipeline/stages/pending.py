@@ -6,7 +6,8 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.distillation.job import is_trained
 from pipeline.errors import UserError
-from pipeline.stages.final_students import NOISE, jobs_of, noise_config, student_jobs
+from pipeline.stages.baselines import baseline_configs
+from pipeline.stages.final_students import jobs_of, student_jobs
 from pipeline.synthesis.shard_states import survey
 from pipeline.teachers.teacher import Teacher
 
@@ -25,7 +26,7 @@ def shards_pending(config: Config, teacher: Teacher, only: range | None = None) 
 
 
 def students_pending(config: Config, teacher: Teacher) -> bool:
-    """Whether a final student, or the noise baseline, is missing or stale.
+    """Whether a final student, or a baseline, is missing or stale.
 
     An incomplete dataset counts as nothing to train: the stage refuses it with a reason.
     """
@@ -33,11 +34,10 @@ def students_pending(config: Config, teacher: Teacher) -> bool:
         return False
     try:
         jobs = student_jobs(config, teacher)
-        if config.distillation.noise_baseline:
-            noise = noise_config(config)
-            if shards_pending(noise, teacher):
+        for kind, baseline in baseline_configs(config).items():
+            if shards_pending(baseline, teacher):
                 return True
-            jobs += jobs_of(noise, teacher, NOISE, config.distillation.seeds[:1])
+            jobs += jobs_of(baseline, teacher, kind, config.distillation.seeds[:1])
     except UserError:
         return False
     return not all(map(is_trained, jobs))

@@ -50,15 +50,22 @@ class Preprocessing:
         """Limit images in the teacher's space to values that pixels of 0 to 255 can have."""
         return torch.minimum(torch.maximum(images, -self.mean / self.std), self.highest)
 
+    def measured(self) -> Tensor:
+        """Whether ``std`` seems measured on data, bool ``[C]``.
+
+        Data in [0, 1] has a standard deviation of about 0.1 to 0.4. Any other ``std`` only changes
+        the range, such as 1/255 for pixels of 0 to 255.
+        """
+        std = self.std.flatten()
+        return (std >= _MEASURED[0]) & (std <= _MEASURED[1])
+
     def expected(self) -> tuple[Tensor, Tensor]:
         """Guess the mean and variance of real images in the teacher's space, each ``[C]``.
 
-        Where ``std`` was measured on data, they are 0 and 1. Data in [0, 1] has a standard
-        deviation of about 0.1 to 0.4, so any other ``std`` only changes the range, such as 1/255
-        for pixels of 0 to 255. Then the mean and standard deviation of natural images are assumed.
+        Where ``std`` was measured on data, they are 0 and 1. Elsewhere the mean and standard
+        deviation of natural images are assumed.
         """
-        std = self.std.flatten()
-        measured = (std >= _MEASURED[0]) & (std <= _MEASURED[1])
+        std, measured = self.std.flatten(), self.measured()
         mean = torch.where(measured, 0.0, (NATURAL_MEAN - self.mean.flatten()) / std)
         deviation = torch.where(measured, 1.0, NATURAL_DEVIATION / std)
         return mean, deviation.square()

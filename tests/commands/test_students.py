@@ -39,6 +39,7 @@ def test_a_run_from_teacher_to_accuracy(
         "adaptive.rounds": 1,
         "synthesis.iterations": 30,
         "distillation.noise_baseline": True,
+        "distillation.procedural_baseline": True,
         "distillation.seeds": [0, 1],
         "distillation.steps": 40,
         "evaluation.data": str(tmp_path / "real.tar"),
@@ -50,7 +51,7 @@ def test_a_run_from_teacher_to_accuracy(
     assert Path(made[1].partition(": ")[2]).is_file()
     assert printed(capsys, "verify", "--params", path) == ["26 images verified, unsigned"]
     trained = printed(capsys, "distill", "--params", path)
-    assert trained == [f"trained 3 students in {tiny['paths']['students']}"]
+    assert trained == [f"trained 4 students in {tiny['paths']['students']}"]
     teacher, *students = printed(capsys, "evaluate", "--params", path)
     assert teacher.startswith("teacher ") and teacher.endswith(" of 30 real images")
     assert [line.partition(", ")[0] for line in students] == ["student", "student"]
@@ -79,6 +80,12 @@ def test_a_run_from_teacher_to_accuracy(
     summary = "\n".join(printed(capsys, "summary", "--params", path))
     assert f"26 images, 3 classes, 3 shards in {dataset(tiny)}/" in summary
     assert "on 30 real images" in summary and "the same student trained on noise" in summary
+    accuracy = report["procedural_baseline_accuracy"]
+    assert (
+        f"procedural {accuracy:.1%}, the same student trained on procedural pictures that the "
+        "teacher selected" in summary
+    )
+    assert f"student of procedural,{accuracy}" in (reports / "accuracy.csv").read_text()
     before = tree(dataset(tiny))
     assert printed(capsys, "synthesize", "--params", path)[0].startswith("made 0 shards")
     assert printed(capsys, "distill", "--params", path)[0].startswith("trained 0 students")
@@ -116,7 +123,7 @@ def test_an_evaluation_before_the_first_student(
     assert (reports / "accuracy.csv").read_text() == "model,accuracy\nteacher,1.0\n"
     assert main(["synthesize", "--params", path]) == 0
     summary = "\n".join(printed(capsys, "summary", "--params", path))
-    assert "teacher   100.0% on 30 real images" in summary and "student   " not in summary
+    assert "teacher    100.0% on 30 real images" in summary and "student    " not in summary
     off = ["--set", "teacher.input.mean=[-1.5]"]
     printed(capsys, "evaluate", "--params", path, *off)
     assert json.loads((reports / "evaluation.json").read_bytes())["teacher_accuracy"] < 0.9

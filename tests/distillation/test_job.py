@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.config.distillation import NOISE, PROCEDURAL
 from pipeline.dataset import stream as stream_module
+from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.held_lock import NoLockError
 from pipeline.dataset.layout import CLAIM, LOCK
 from pipeline.dataset.lock import locked, reading
@@ -32,8 +34,9 @@ from pipeline.errors import BadShardError, TryAgainError, UserError
 from pipeline.execution.runner import JobsFailed, open_runner
 from pipeline.execution.torchrun import Share
 from pipeline.params import parse_params
+from pipeline.stages.baselines import baseline_config
 from pipeline.stages.distill import distill_students
-from pipeline.stages.final_students import noise_config, student_jobs
+from pipeline.stages.final_students import student_jobs
 from pipeline.stages.synthesize import synthesize
 from pipeline.stages.verify import verify
 from pipeline.storage import digest_json
@@ -522,10 +525,11 @@ def test_more_students_leave_the_first_as_it_is(made: Params) -> None:
 
 def test_students_are_trained_on_record(made: Params) -> None:
     params = changed(made, {"distillation.seeds": [0, 3], "distillation.noise_baseline": True})
-    assert len(train(params)) == 3
+    params["distillation"]["procedural_baseline"] = True
+    assert len(train(params)) == 4
     expected = [
         f"{name}.{kind}"
-        for name in ("noise-0", "student-0", "student-3")
+        for name in ("noise-0", "procedural-0", "student-0", "student-3")
         for kind in ("csv", "json", "safetensors")
     ]
     before = tree(students(params))
@@ -547,16 +551,47 @@ def test_the_noise_is_as_many_images_that_nothing_was_made_of(made: Params) -> N
     make(params)
     train(params)
     config, teacher = load(params)
-    noise = noise_config(config)
+    noise = baseline_config(config, NOISE)
     root = Path(noise.paths.dataset)
     assert verify(noise, teacher, 0.0, lambda images: None) == []
     assert verify(config, teacher, 0.0, lambda images: None) == []
     images, labels = next(ordered_batches(sorted((root / "train").glob("*.tar")), 100))
     assert len(images) == 26
     assert sorted(Counter(labels.tolist()).values()) == [8, 9, 9]
-    expected = np.clip(np.random.default_rng(0).normal(0.45, 0.25, 100000), 0, 1)
+    expected = np.clip(np.random.default_rng(0).normal(0.4, 0.3, 100000)  # of teacher.input, 0, 1)
     assert images.float().mean().item() / 255 == pytest.approx(expected.mean(), abs=0.02)
     assert images.float().std().item() / 255 == pytest.approx(expected.std(), abs=0.02)
+
+
+def test_the_teacher_selects_procedural_pictures(made: Params) -> None:
+    """As many as the dataset has, in its classes. A shard does not depend on earlier ones."""
+    changes = {"distillation.procedural_baseline": True, "adaptive.rounds": 1}
+    params = changed(made, {**changes, "synthesis.objective.units": "teacher"})
+    make(params)
+    assert len(train(params)) == 2
+    config, teacher = load(params)
+    selected = baseline_config(config, PROCEDURAL)
+    root = Path(selected.paths.dataset)
+    assert root.name == "dataset-procedural" and not root.with_name("dataset-noise").exists()
+    assert verify(selected, teacher, 0.9, lambda images: None) == []
+    images, labels = next(ordered_batches(sorted((root / "train").glob("*.tar")), 100))
+    wanted = Dataset.planned(config).plan.labels
+    assert labels.tolist() == wanted.tolist() and len(images) == 26
+    before = tree(root)
+    with open_runner(selected) as run:
+        (root / "metadata" / "000001.json").unlink()
+        assert len(synthesize(selected, teacher, run)) == 1
+    assert tree(root) == before
+    assert train(params) == []
+    assert (students(params) / "procedural-0.safetensors").is_file()
+    train(changed(params, {"distillation.procedural_baseline": False}))
+    assert not (students(params) / "procedural-0.safetensors").exists()
+
+
+def test_noise_for_a_teacher_of_pixels_to_255_is_not_black(tiny: Params) -> None:
+    """Such a std tells nothing of the data."""
+    config = parse_params(changed(tiny, {"teacher.input.std": [1 / 255]}))
+    assert baseline_config(config, NOISE).synthesis.objective.units == "image"
 
 
 def test_noise_is_not_chosen_among(tiny: Params) -> None:
@@ -567,8 +602,8 @@ def test_noise_is_not_chosen_among(tiny: Params) -> None:
         "synthesis.max_similarity": 0.5,
         "synthesis.keep": 0.5,
     }
-    plain = noise_config(parse_params(tiny)).synthesis
-    assert noise_config(parse_params(changed(tiny, rules))).synthesis == plain
+    plain = baseline_config(parse_params(tiny), NOISE).synthesis
+    assert baseline_config(parse_params(changed(tiny, rules)), NOISE).synthesis == plain
 
 
 def test_nobody_changes_a_dataset_that_students_learn_from(made: Params) -> None:
@@ -639,7 +674,7 @@ def test_a_checkpoint_of_a_stopped_run_to_other_parameters_is_swept_up(made: Par
 def test_the_noise_lies_beside_the_dataset(tiny: Params, end: str) -> None:
     path = tiny["paths"]["dataset"]
     config = parse_params(changed(tiny, {"paths.dataset": path + end}))
-    noise = Path(noise_config(config).paths.dataset)
+    noise = Path(baseline_config(config, NOISE).paths.dataset)
     assert noise.parent == Path(path).parent and noise != Path(path)
 
 

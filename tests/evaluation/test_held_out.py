@@ -116,7 +116,7 @@ def test_distill_and_summary_show_it_and_its_worth(
     assert "on real images it is usually lower" in shown
     report_synthesis(parse_params(made), [])
     summary = printed(capsys, "summary", "--params", path)
-    assert f"student   {shown}" in summary
+    assert f"student    {shown}" in summary
     report = json.loads((Path(made["paths"]["reports"]) / "distillation.json").read_bytes())
     assert report["held_out"]["images"] == 16
     assert main(["summary", "--params", path, "--set", "evaluation.data=x.tar"]) == 0

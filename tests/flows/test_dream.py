@@ -44,13 +44,14 @@ def without_prefect(monkeypatch: pytest.MonkeyPatch) -> Callable[[AfterStage], N
 
 @pytest.fixture
 def whole(tiny: Params, tmp_path: Path) -> Params:
-    """Parameters with everything that loads a teacher: a round, a noise baseline, real data."""
+    """Parameters with everything that loads a teacher: a round, both baselines, real data."""
     write_blobs(tmp_path / "real.tar", 30)
     return changed(
         tiny,
         {
             "adaptive.rounds": 1,
             "distillation.noise_baseline": True,
+            "distillation.procedural_baseline": True,
             "evaluation.data": str(tmp_path / "real.tar"),
         },
     )
