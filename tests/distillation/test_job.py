@@ -558,7 +558,7 @@ def test_the_noise_is_as_many_images_that_nothing_was_made_of(made: Params) -> N
     images, labels = next(ordered_batches(sorted((root / "train").glob("*.tar")), 100))
     assert len(images) == 26
     assert sorted(Counter(labels.tolist()).values()) == [8, 9, 9]
-    expected = np.clip(np.random.default_rng(0).normal(0.4, 0.3, 100000)  # of teacher.input, 0, 1)
+    expected = np.clip(np.random.default_rng(0).normal(0.4, 0.3, 100000), 0, 1)  # of teacher.input
     assert images.float().mean().item() / 255 == pytest.approx(expected.mean(), abs=0.02)
     assert images.float().std().item() / 255 == pytest.approx(expected.std(), abs=0.02)
 
