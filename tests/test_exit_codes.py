@@ -14,7 +14,7 @@ import pytest
 from pipeline import load_params, synthesize
 from pipeline.cli import main
 from pipeline.errors import StopRequested
-from pipeline.exit_codes import STOPPED, report_errors
+from pipeline.exit_codes import STOPPED, STOPS, report_errors
 from tests.conftest import Params, changed, write_params
 
 ROOT = Path(__file__).parents[1]
@@ -53,10 +53,24 @@ def test_a_signal_during_the_imports_is_one_line(
     (tmp_path / "torch.py").write_text(f"import os, signal, time\n{kill}")
     words = [*STARTS[start], *(["synthesize"] if start == "flows" else ["plan"])]
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=_heed_signals,
+    )
     assert done.returncode == (129 if stop == "SIGHUP" else 130)
     assert done.stderr == f"dreamshard: {STOPPED}\n"
     assert done.stdout == ""
+
+
+def _heed_signals() -> None:
+    """Undo what `nohup` or a background job of a script left to the tests."""
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_DFL)
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
