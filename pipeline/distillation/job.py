@@ -14,6 +14,7 @@ from pipeline.config.distillation import DistillationConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.teacher import TeacherConfig
 from pipeline.dataset.held_lock import Lock
+from pipeline.dataset.layout import Layout, shard_of
 from pipeline.dataset.record_files import read_record
 from pipeline.errors import UserError
 from pipeline.redaction import redact
@@ -159,7 +160,10 @@ def _changed(shards: Sequence[Location]) -> list[Location]:
     """The tars that are not those of the records next to them; the folder where none is named."""
     changed = []
     for shard in shards:
-        record = read_record(shard.parent.parent / "metadata" / f"{shard.stem}.json")
+        number = shard_of(f"{shard.parent.name}/{shard.name}")
+        record = (
+            read_record(Layout(shard.parent.parent).record(number)) if number is not None else None
+        )
         if record is None or record.tar["sha256"] != digest_file(shard):
             changed.append(shard)
     return changed or [shards[0].parent]

@@ -220,7 +220,7 @@ def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: 
 def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
     """What decides the network's answers, without the modules that its factory imports."""
     kind, _ = find_source(config.source)
-    parts = {
+    found = {
         "library": kind.version(),
         "source": public_source(config.source),
         "arguments": digest_json(config.arguments),
@@ -229,5 +229,5 @@ def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
         "code": factory_digest(config.source, "teacher"),
     }
     if (origin := kind.origin(network)) is not None:  # its files hold the architecture too
-        parts["files"] = digest_json([file.sha256 for file in origin.files])
-    return parts
+        found["files"] = digest_json([file.sha256 for file in origin.files])
+    return found

@@ -101,8 +101,8 @@ def test_two_processes_compute_what_one_does(run: Params, by_two: Path, tmp_path
     alone = job_of(changed(run, {"paths.students": str(tmp_path)}))
     distill(alone, "cpu", lambda images: None)
     expected, found = losses(tmp_path), losses(by_two)
-    assert len(expected) == 50 and expected[-1] < expected[0] / 2
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert len(expected) == 50 and sum(expected[-10:]) < 0.8 * sum(expected[:10])
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
     ours, theirs = load_file(alone.output), load_file(by_two / alone.output.name)
     assert list(ours) == list(theirs)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
@@ -121,7 +121,7 @@ def test_two_processes_average_gradients_before_muon(run: Params, tmp_path: Path
     distill(job_of(one), "cpu", lambda images: None)
     expected, found = (losses(Path(params["paths"]["students"])) for params in (one, two))
     assert len(expected) == 3
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,14 +73,20 @@ def test_prints_of_a_factory_go_to_stderr_and_argv_returns(
 
 
 def test_a_real_stop_during_the_factory_stops(
-    capsys: pytest.CaptureFixture[str], tiny: Params, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    tiny: Params,
+    tmp_path: Path,
 ) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a background job
     (tmp_path / "slow.py").write_text(
         f"import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n{FACTORY}"
     )
     changes = {"teacher.source": f"{tmp_path / 'slow.py'}:classifier"}
     params = write_params(changed(tiny, changes), tmp_path / "params.yaml")
-    assert main(["synthesize", "--params", str(params)]) == 130
+    try:
+        assert main(["synthesize", "--params", str(params)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "Stopped" in capsys.readouterr().err
     assert issubclass(StopRequested, KeyboardInterrupt)
 
