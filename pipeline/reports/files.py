@@ -231,8 +231,9 @@ def summarise(config: Config) -> str:
         f"labels     {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
     ]
     if "verdict" in synthesis:
-        reasons = "; ".join(synthesis["verdict"]["reasons"])
-        lines.append(f"images     look {synthesis['verdict']['level']}: {reasons}")
+        level, reasons = (synthesis["verdict"][key] for key in ("level", "reasons"))
+        why = "" if level == "usable" else f": {'; '.join(reasons)}"
+        lines.append(f"images     look {level}{why}")
     if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
         result = json.loads((reports / "evaluation.json").read_bytes())
         lines.append(
