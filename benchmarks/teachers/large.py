@@ -14,11 +14,14 @@ The script prints one line of a table and writes the picture ``OUT/TEACHER.png``
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -68,11 +71,23 @@ def parameters(options: argparse.Namespace) -> Config:
     )
 
 
-def read(*tars: Path) -> tuple[Tensor, Tensor]:
-    """All images and labels of some tars."""
-    batches = list(ordered_batches(tars, CHUNK))
-    pixels, labels = zip(*batches, strict=True)
+def read(tars: list[Path]) -> tuple[Tensor, Tensor]:
+    """All images and labels of the dataset."""
+    pixels, labels = zip(*ordered_batches(tars, CHUNK), strict=True)
     return torch.cat(pixels), torch.cat(labels)
+
+
+def photographs(tar: Path) -> tuple[Tensor, Tensor]:
+    """All photographs, uint8 ``[N, 3, 224, 224]``, and their labels."""
+    with tarfile.open(tar) as file:
+        parts = {member.name: file.extractfile(member).read() for member in file}  # type: ignore[union-attr]
+    names = [Path(name).stem for name in parts if name.endswith(".cls")]
+    pixels = []
+    for name in names:
+        with Image.open(io.BytesIO(parts[f"{name}.jpg"])) as image:
+            pixels.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+    labels = [int(parts[f"{name}.cls"]) for name in names]
+    return torch.stack(pixels), torch.tensor(labels)
 
 
 def right(judge: Teacher, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -93,13 +108,13 @@ def measure(options: argparse.Namespace) -> str:
     config = parameters(options)
     assert config.evaluation.verifier is not None
     judge = load_teacher(config.evaluation.verifier, torch.device("cpu"), "evaluation.verifier")
-    real = right(judge, *read(options.out / "real-500.tar")).float().mean().item()
+    real = right(judge, *photographs(options.out / "real-500.tar")).float().mean().item()
     started = time.monotonic()
     teacher = load_checked_teacher(config, "dataset", "reports")
     with open_runner(config, config.synthesis.threads) as run:
         synthesize(config, teacher, run)
     minutes = (time.monotonic() - started) / 60
-    pixels, labels = read(*sorted((Path(config.paths.dataset) / "train").glob("*.tar")))
+    pixels, labels = read(sorted((Path(config.paths.dataset) / "train").glob("*.tar")))
     draw(pixels, options.out / f"{options.teacher}.png")
     own = right(teacher, pixels, labels).float().mean().item()
     other = right(judge, pixels, labels).float().mean().item()

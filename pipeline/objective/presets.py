@@ -164,7 +164,7 @@ _MEDIUM = Objective(coarse=0.3)
 # of another kind recognises too (docs/results/teachers.md).
 _LARGE = Objective(
     start="grey",
-    tv=0.03,
+    tv=0.05,
     learning_rate=0.2,
     jitter=16,
     coarse=0.6,
