@@ -8,7 +8,16 @@ from typing import Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from pipeline.objective.ranges import Count, Decay, Fraction, Rate, ScaleCount, Share, Spread, Weight
+from pipeline.objective.ranges import (
+    Count,
+    Decay,
+    Fraction,
+    Rate,
+    ScaleCount,
+    Share,
+    Spread,
+    Weight,
+)
 
 FeatureForm = Literal["normalised", "published"]
 Start = Literal["white", "low-frequency", "grey", "varied"]
@@ -158,10 +167,9 @@ _IMAGENET = Objective(
 # Half the size for a part of the iterations costs less, and students learn as much from the images
 # (docs/results/students.md).
 _MEDIUM = Objective(coarse=0.3)
-# Large images that start from strong noise at a high learning rate stay noisy: the teacher sees the
-# class in them and a person does not. Optimised pixel by pixel they stay grey and embossed, so large
-# shapes and colours have layers of their own. Crops and changes of colour leave only what a network
-# of another kind recognises too (docs/results/teachers.md).
+# Large images that start from strong noise stay noisy, and images that are optimised pixel by pixel
+# stay grey and look embossed. So they start grey, and large shapes have layers of their own.
+# Crops and changed colours leave what another network recognises too (docs/results/teachers.md).
 _LARGE = Objective(
     start="grey",
     tv=0.05,
