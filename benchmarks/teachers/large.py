@@ -38,7 +38,7 @@ from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher, load_teacher
 
 JUDGES = {"mobilenet": "lite0", "lite0": "mobilenet"}
-COLUMNS, SIDE, CHUNK = 8, 96, 50
+COLUMNS, PICTURED, SIDE, CHUNK = 8, 32, 96, 50
 
 
 def network(name: str, out: Path) -> dict[str, Any]:
@@ -97,10 +97,11 @@ def right(judge: Teacher, pixels: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw(pixels: Tensor, path: Path) -> None:
-    """Write a grid of images at :data:`SIDE` pixels, in the order of the dataset."""
-    small = resize(pixels.float(), (SIDE, SIDE)).round().to(torch.uint8)
+    """Write a grid of the first images, with few colours so that the file is small."""
+    small = resize(pixels[:PICTURED].float(), (SIDE, SIDE)).round().to(torch.uint8)
     rows = [torch.cat(list(row), 2) for row in small.split(COLUMNS) if len(row) == COLUMNS]
-    Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).numpy()).save(path, optimize=True)
+    grid = Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).numpy())
+    grid.quantize(64).save(path, optimize=True)
 
 
 def measure(options: argparse.Namespace) -> str:
