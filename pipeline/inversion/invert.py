@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.dataset.plan import derive_seed
 from pipeline.inversion.engine import Engine
+from pipeline.inversion.scales import Scales
 from pipeline.inversion.selected_starts import selected_starts
 from pipeline.inversion.starts import starting_images
 from pipeline.inversion.views import Views, resize
@@ -198,27 +199,26 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
     half = (-(-full[0] // 2), -(-full[1] // 2))
     enlarge = small and not (min(half) >= SMALLEST and engine.takes(half))
     images = resize(images, half) if small else images
-    images.requires_grad_(True)
+    scales = Scales(images, objective.scales)
     optimizer = torch.optim.Adam(
-        [images], lr=objective.learning_rate, betas=objective.betas, fused=True
+        scales.layers, lr=objective.learning_rate, betas=objective.betas, fused=True
     )
+    images = scales.images()
     for step, iteration in enumerate(stage.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(objective, step, len(stage.steps))
-        shown = resize(images, full) if enlarge else images
-        view = stage.views.show(shown, iteration)
+        view = stage.views.show(resize(images, full) if enlarge else images, iteration)
         gradient, means = engine.step(view, stage.targets, stage.factors)
         view.backward(gradient)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if objective.clamp:
-            with torch.no_grad():
-                images.copy_(engine.space.pixels.clamp(images))
+        images = scales.limited(engine.space.pixels.clamp) if objective.clamp else scales.images()
         if iteration % max(1, stage.iterations // CURVE_POINTS) == 0:
             # Copy the means: the next step may overwrite them.
             stage.recorded.append((iteration, means.clone()))
         if stage.progress is not None:
             stage.progress(1)
-    return resize(images.detach(), full) if small else images.detach()
+    images = images.detach()
+    return resize(images, full) if small else images
 
 
 def _finish(

@@ -8,7 +8,17 @@ from typing import Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from pipeline.objective.ranges import Count, Decay, Few, Fraction, Rate, Share, Spread, Weight
+from pipeline.objective.ranges import (
+    Count,
+    Decay,
+    Few,
+    Fraction,
+    Rate,
+    ScaleCount,
+    Share,
+    Spread,
+    Weight,
+)
 
 FeatureForm = Literal["normalised", "published"]
 Start = Literal["white", "low-frequency", "grey", "varied", "procedural"]
@@ -113,6 +123,11 @@ class Objective:
     coarse: Fraction = 0.0
     """Share of the iterations, the first ones, in which images have half the size; 0 to 1."""
 
+    scales: ScaleCount = 1
+    """Number of sizes at which images are optimised together, 1 to 12: full size, half of it, a
+    quarter and so on. 1: the pixels themselves. More lets brightness, colour and large shapes
+    form as fast as details."""
+
     ambiguity: Fraction = 0.0
     """Largest part of an image's target probability that goes to one other class, 0 to 1."""
 
@@ -158,9 +173,19 @@ _IMAGENET = Objective(
 # Half the size for a part of the iterations costs less, and students learn as much from the images
 # (docs/results/students.md).
 _MEDIUM = Objective(coarse=0.3)
-# Large images that start from strong noise at a high learning rate stay noisy: the teacher sees the
-# class in them and a person does not.
-_LARGE = Objective(start="grey", tv=0.06, learning_rate=0.1, jitter=16, coarse=0.6)
+# Large images that start from strong noise stay noisy, and images that are optimised pixel by pixel
+# stay grey and look embossed. So they start grey, and large shapes have layers of their own.
+# Crops and changed colours leave what another network recognises too (docs/results/teachers.md).
+_LARGE = Objective(
+    start="grey",
+    tv=0.05,
+    learning_rate=0.2,
+    jitter=16,
+    coarse=0.6,
+    scales=5,
+    zoom=0.3,
+    colour=0.5,
+)
 # Without BatchNorm only the priors keep an image from becoming noise that the teacher alone
 # recognises. The image must therefore keep its class under changes of colour, place and size.
 _WITHOUT = Objective(tv=0.04, learning_rate=0.2, colour=0.5, zoom=0.7, coarse=0.25)

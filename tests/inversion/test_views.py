@@ -159,6 +159,13 @@ def test_presets_without_batchnorm_use_every_prior() -> None:
         assert (preset.colour, preset.zoom, preset.coarse) == (0, 1, 0)
 
 
+def test_large_images_are_seen_in_crops_and_other_colours_and_have_several_scales() -> None:
+    large = PRESETS["normalised-large"]
+    assert large.scales > 1 and large.zoom < 0.5 and large.colour > 0
+    others = [name for name in PRESETS if name != "normalised-large"]
+    assert all(PRESETS[name].scales == 1 for name in others)
+
+
 def test_each_stage_has_a_schedule_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
 
