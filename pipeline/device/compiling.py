@@ -1,16 +1,41 @@
-"""What to do when ``torch.compile`` fails: continue uncompiled, or stop."""
+"""``torch.compile``: how functions are compiled, and what to do when that fails."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
 
 from pipeline.device.memory import is_out_of_memory
 from pipeline.errors import first_line
 
+COMPILED_SIZES = 64  # shapes of a batch that torch.compile may compile in one process
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A compiler that writes too large a file is killed with this message. Python ignores the signal.
 _FILE_SIZE_SIGNAL = "File size limit exceeded"
+
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def compile_function(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function that calls networks.
+
+    Sizes are not dynamic: the kernels of a batch must not depend on the sizes of earlier batches.
+    Sizes above ``COMPILED_SIZES`` run eagerly. The hooks of a network are compared before each
+    call, which ``torch.compile`` leaves out by default: two networks that differ in their hooks
+    alone would share one compiled function, and one of them would get wrong results.
+    """
+    from torch._dynamo import config as dynamo
+
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    dynamo.recompile_limit = COMPILED_SIZES
+    dynamo.skip_nnmodule_hook_guards = False
+    return torch.compile(function, dynamic=False)
 
 
 def explain_compile_error(error: Exception) -> str:

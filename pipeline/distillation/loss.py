@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.device.compiling import compile_function
 from pipeline.distillation.feature_maps import Imitation
 
 
@@ -74,6 +74,4 @@ def compare(
 @functools.cache
 def compiled_compare() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """Return :func:`compare`, compiled. All students share one function and compile once."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    # Dynamic sizes are off, because a step's kernels must not depend on the sizes of earlier steps.
-    return torch.compile(compare, dynamic=False)
+    return compile_function(compare)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.device.checkpointing import checkpointed
-from pipeline.device.compiling import refuse_full_disk
+from pipeline.device.compiling import compile_function, refuse_full_disk
 from pipeline.device.cuda_graphs import Graphs
 from pipeline.device.depthwise import UnitStride
 from pipeline.device.memory import is_out_of_memory
@@ -26,7 +26,6 @@ from pipeline.objective.presets import Objective
 from pipeline.objective.terms import TermInputs, Terms, evaluate_terms, reported_names
 from pipeline.teachers.teacher import Teacher
 
-COMPILED_SIZES = 64  # shapes of a batch that torch.compile may compile in one process
 log = logging.getLogger(__name__)
 _Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -101,13 +100,7 @@ class Engine:
         self.capacity = Capacity()
         self._open = contextlib.ExitStack()
         if compiled and not checkpointing:
-            from torch._dynamo import config as dynamo
-
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            # Not dynamic: the kernels of a batch must not depend on the shapes of earlier batches.
-            # Shapes above the limit run eagerly.
-            dynamo.recompile_limit = COMPILED_SIZES
-            total = torch.compile(self._total, dynamic=False)
+            total = compile_function(self._total)
             self._compiled = functools.partial(self._differentiate, total)
             if graphs and teacher.device.type == "cuda":
                 self._graphs = Graphs()

@@ -111,3 +111,17 @@ def test_a_student_sees_the_same_adversarial_images(name: str) -> None:
         with Training(each, nn.Sequential(known, student), settings, seed=0) as training:
             losses += [training.step(number, pixels).loss.item() for number in range(3)]
     assert losses[:3] == pytest.approx(losses[3:], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_networks_that_differ_in_a_hook_alone_do_not_share_compiled_code() -> None:
+    """torch.compile would take the code of the first for the second, which expects other inputs."""
+    plain, hooked = teacher_of(nn.BatchNorm2d), teacher_of(nn.BatchNorm2d)
+    given = preprocessing(*CONVENTIONS["pixels of 0 to 255"])
+    convert = Affine(given, hooked.preprocessing)
+    hooked.network.register_forward_pre_hook(lambda module, inputs: convert(inputs[0]))
+    curves = []
+    for teacher in (plain, replace(hooked, preprocessing=given)):
+        with Engine(teacher, PRESETS["normalised"], compiled=True) as engine:
+            curves.append(invert(engine, LABELS, seed=3, iterations=1).curve)
+    assert curves[1][0] == pytest.approx(curves[0][0], rel=1e-3)
