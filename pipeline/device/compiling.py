@@ -19,7 +19,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FILE_SIZE_SIGNAL = "File size limit exceeded"
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def compile_function(function: Callable[P, R]) -> Callable[P, R]:
