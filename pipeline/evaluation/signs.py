@@ -21,8 +21,9 @@ from pipeline.objective.bn_statistics import FeatureStatistics
 from pipeline.objective.feature import feature_loss
 from pipeline.teachers.teacher import Teacher
 
-BATCH = 256  # images of a forward pass, and of the batch whose statistics are compared
-MOST = 512  # images that are looked at
+BATCH = 256  # images of a forward pass, and of the batch whose statistics are compared, at most
+MOST = 512  # images that are looked at, at most
+_MOST_PIXELS, _BATCH_PIXELS = 2**22, 2**21  # fewer of large images: a minute, and little memory
 ZOOM, NOISE, CONTRAST, SHIFT = 0.75, 0.2, 0.6, 0.125
 WEIGHT_NOISE, PRUNED, BITS = 0.2, 0.3, 4
 _Change = Callable[[Tensor, torch.Generator], Tensor]
@@ -57,14 +58,15 @@ def measure_signs(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Signs:
 
     Args:
         teacher: The teacher.
-        pixels: uint8 ``[N, C, H, W]``. Of more than ``MOST`` images, evenly spaced ones are used.
+        pixels: uint8 ``[N, C, H, W]``. Of more than :func:`images_to_see`, evenly spaced ones are
+            used.
         labels: ``[N]``.
 
     Example::
 
         measure_signs(teacher, torch.zeros(64, 3, 32, 32, dtype=torch.uint8), labels).contrast  # 0
     """
-    step = -(-len(labels) // MOST)
+    step = -(-len(labels) // images_to_see(teacher))
     pixels, labels = pixels[::step], labels[::step]
     shares = pixels.float() / 255
     confirmed, gap = _confirmed(teacher, teacher.network, pixels, labels)
@@ -85,6 +87,16 @@ def measure_signs(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Signs:
     )
 
 
+def images_to_see(teacher: Teacher) -> int:
+    """How many images of a dataset are looked at: ``MOST``, or fewer of large images."""
+    return _limited(MOST, _MOST_PIXELS, teacher)
+
+
+def _limited(most: int, pixels: int, teacher: Teacher) -> int:
+    _, height, width = teacher.shape
+    return max(2, min(most, pixels // (height * width)))
+
+
 def _confirmed(
     teacher: Teacher,
     network: nn.Module,
@@ -96,8 +108,9 @@ def _confirmed(
     space, device = teacher.space(), teacher.device
     generator = torch.Generator().manual_seed(0)
     right, gap = 0, None
+    size = _limited(BATCH, _BATCH_PIXELS, teacher)
     with torch.no_grad(), FeatureStatistics(network) as statistics:
-        for batch, expected in zip(pixels.split(BATCH), labels.split(BATCH), strict=True):
+        for batch, expected in zip(pixels.split(size), labels.split(size), strict=True):
             images = space.pixels.normalise(batch.to(device))
             if change is not None:
                 images = space.pixels.clamp(change(images, generator))

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.stream import ordered_batches
-from pipeline.evaluation.signs import MOST, Signs, measure_signs
+from pipeline.evaluation.signs import Signs, images_to_see, measure_signs
 from pipeline.quantities import six_digits
 from pipeline.teachers.teacher import Teacher
 
@@ -141,9 +141,10 @@ def dataset_verdict(config: Config, teacher: Teacher) -> Verdict:
         teacher: The teacher.
     """
     tars = Dataset.planned(config).paths.tars
-    most = max(1, -(-MOST // config.synthesis.shard_size))
+    images = images_to_see(teacher)
+    most = max(1, -(-images // config.synthesis.shard_size))
     chosen = tars[:: -(-len(tars) // most)]
-    parts = [next(ordered_batches([tar], MOST // len(chosen))) for tar in chosen]
+    parts = [next(ordered_batches([tar], images // len(chosen))) for tar in chosen]
     pixels, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return judge_images(teacher, pixels, labels)
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.signs import VIEWS, measure_signs
+from pipeline.evaluation.signs import VIEWS, images_to_see, measure_signs
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import PRESETS
@@ -52,6 +54,13 @@ def test_noise_that_the_teacher_alone_recognises_loses_its_label(teacher: Teache
     signs = measure_signs(teacher, pixels, labels)
     assert signs.confirmed == 1
     assert signs.contrast < 0.05
+
+
+def test_fewer_large_images_are_looked_at(teacher: Teacher) -> None:
+    """They cost time and memory in the process of the command, after the work is done."""
+    assert images_to_see(teacher) == 512
+    assert images_to_see(replace(teacher, shape=(3, 224, 224))) == 83
+    assert images_to_see(replace(teacher, shape=(3, 4000, 4000))) == 2
 
 
 def test_the_teacher_stays_as_it_is_and_the_signs_are_the_same_again(teacher: Teacher) -> None:
