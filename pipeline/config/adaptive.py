@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.config.distillation import DistillationConfig
-from pipeline.config.fields import Fraction, Positive, Section, Weight
+from pipeline.config.fields import Fraction, Positive, Rate, Section, Weight
 
 
 class RoundTrainingConfig(DistillationConfig):
@@ -32,6 +32,13 @@ class AdaptiveConfig(Section):
 
     masked: bool = False
     """Apply R_compete only to images on which the student still predicts the teacher's class."""
+
+    temperature: Rate = 1.0
+    """Divides the logits of both networks in R_compete, above 0. The paper's equation has 1."""
+
+    confident: Fraction = 0.0
+    """Lowest probability that the teacher must give to an image's class before R_compete counts for
+    this image, 0 to 1. 0: R_compete counts from the first iteration on."""
 
     warm: Fraction = 0.0
     """Share of an earlier image of the same class in each starting image, 0 to 1; the rest is

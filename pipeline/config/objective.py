@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from pipeline.config.fields import AUTO, Section
 from pipeline.objective.presets import PRESETS, Objective
 
-_KEYS_OF_ADAPTIVE = ("compete", "masked")  # fields of Objective that only section `adaptive` sets
+# Fields of Objective that only section `adaptive` sets.
+_KEYS_OF_ADAPTIVE = ("compete", "masked", "temperature", "confident")
 
 
 class _Preset(Section):

@@ -36,8 +36,8 @@ class Objective:
     The loss is ``classification L + tv R_TV + l2 R_l2 + feature R_feature + compete R_compete``.
     ``pipeline/objective/terms.py`` defines the terms. A weight of 0 switches a term off.
 
-    Every field but ``compete`` and ``masked`` is a key of ``synthesis.objective`` in the
-    parameters, with the field's type and docstring. Those two are keys of ``adaptive``. The
+    Every field but those of R_compete, the last four, is a key of ``synthesis.objective`` in the
+    parameters, with the field's type and docstring. Those four are keys of ``adaptive``. The
     defaults are the preset ``normalised``.
 
     Raises:
@@ -136,6 +136,12 @@ class Objective:
 
     masked: bool = False
     """Whether R_compete counts only where the student predicts the teacher's class."""
+
+    temperature: Rate = 1.0
+    """Divides the logits in R_compete, above 0."""
+
+    confident: Fraction = 0.0
+    """Lowest probability of an image's class at which R_compete counts, 0 to 1."""
 
 
 # The published code takes one norm over a batch of 256 images. R_TV and R_l2 here are means of one

@@ -85,7 +85,15 @@ def _feature(batch: TermInputs) -> Tensor:
 
 def _compete(batch: TermInputs) -> Tensor:
     assert batch.student_logits is not None
-    return compete_loss(batch.logits, batch.student_logits, batch.objective.masked)
+    objective = batch.objective
+    return compete_loss(
+        batch.logits,
+        batch.student_logits,
+        batch.labels,
+        masked=objective.masked,
+        temperature=objective.temperature,
+        confident=objective.confident,
+    )
 
 
 TERMS: tuple[Term, ...] = (

@@ -76,10 +76,14 @@ def _teacher_columns(answers: Answers) -> _Expected:
 def _student_columns(answers: Answers, student: Tensor) -> _Expected:
     spare, divergence = slack(student), jensen_shannon(answers.logits, student)
     both = spare + slack(answers.logits)
-    compete = both
+    compete = both / answers.objective.temperature
     if answers.objective.masked:  # the mask depends on two predictions, each of which may be a tie
         ties = _is_tie(answers.logits) | _is_tie(student)
-        compete = torch.where(ties, 1.0, both)
+        compete = torch.where(ties, 1.0, compete)
+    if answers.objective.confident > 0:
+        sure = answers.logits.softmax(1).gather(1, answers.labels[:, None])[:, 0]
+        near = (sure - answers.objective.confident).abs() <= slack(answers.logits) / 2
+        compete = torch.where(near, 1.0, compete)
     chosen = student.softmax(1).gather(1, answers.labels[:, None])[:, 0]
     return {
         "student_prob": (chosen, spare / 2),

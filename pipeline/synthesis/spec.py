@@ -154,7 +154,14 @@ def round_objective(config: Config, round_: int) -> Objective:
     base = config.objective
     if not round_:
         return replace(base, compete=0.0)
-    return replace(base, compete=config.compete, masked=config.adaptive.masked)
+    adaptive = config.adaptive
+    return replace(
+        base,
+        compete=config.compete,
+        masked=adaptive.masked,
+        temperature=adaptive.temperature,
+        confident=adaptive.confident,
+    )
 
 
 def row_facts(config: Config, spec: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,10 @@ from pipeline.synthesis.shard_states import Found
 from pipeline.synthesis.spec import changed_keys
 
 MOST = 5  # reasons in one sentence
-_ADAPTIVE = {"warm", "objective.compete", "objective.masked"}
+_ADAPTIVE = {
+    *("warm", "objective.compete", "objective.masked"),
+    *("objective.temperature", "objective.confident"),
+}
 _PLAN = {"round", "shard", "first", "labels", "batches"}
 _TEACHER = {
     "weights": "the teacher's weights changed",

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import pytest
 from pydantic import ValidationError
 
+from pipeline.config.objective import _KEYS_OF_ADAPTIVE
 from pipeline.config.synthesis import ObjectiveConfig
 from pipeline.objective.presets import PRESETS, Objective
 
@@ -53,7 +54,7 @@ def test_every_field_of_an_objective_is_a_key_of_the_parameters() -> None:
     """The key has the docstring of the field and refuses the same values."""
     keys = ObjectiveConfig.model_fields
     names = {field.name for field in fields(Objective)}
-    assert keys.keys() == {"preset", *names} - {"compete", "masked"}
+    assert keys.keys() == {"preset", *names} - set(_KEYS_OF_ADAPTIVE)
     for name, field in Objective.__pydantic_fields__.items():
         assert field.description
         assert name not in keys or keys[name].description == field.description

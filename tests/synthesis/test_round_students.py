@@ -156,6 +156,12 @@ def test_what_a_round_cannot_do_is_said_before_any_work(
     assert not dataset(competing).exists() or files(dataset(competing)) == []
 
 
-def test_masked_reaches_the_rounds_alone(tiny: Params) -> None:
-    config = parse_params(changed(tiny, {"adaptive.rounds": 1, "adaptive.masked": True}))
-    assert [round_objective(config, round_).masked for round_ in (0, 1)] == [False, True]
+@pytest.mark.parametrize(
+    ("key", "value", "without"),
+    [("masked", True, False), ("temperature", 3.0, 1.0), ("confident", 0.5, 0.0)],
+)
+def test_the_competition_of_the_parameters_reaches_the_rounds_alone(
+    tiny: Params, key: str, value: float, without: float
+) -> None:
+    config = parse_params(changed(tiny, {"adaptive.rounds": 1, f"adaptive.{key}": value}))
+    assert [getattr(round_objective(config, round_), key) for round_ in (0, 1)] == [without, value]
