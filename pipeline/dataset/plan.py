@@ -17,7 +17,7 @@ from pipeline.config.synthesis import SynthesisConfig
 from pipeline.dataset.layout import sample_key, shard_name
 
 Labels = NDArray[np.int16]
-"""Class indices, ``[images]``."""
+"""Class indices, ``[images]``. Images without labels are planned as those of one class, 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int
     exactly. The adaptive rounds then repeat the classes of the table in turn.
 
     Args:
-        classes: the number of the teacher's classes.
+        classes: the number of the teacher's classes; 0 plans images without labels.
     """
     table = synthesis.images_per_class
     if isinstance(table, dict):
@@ -127,7 +127,7 @@ def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int
         present = np.flatnonzero(counts)
     else:
         base = synthesis.images or classes * (table or 0)
-        present = np.arange(classes)
+        present = np.arange(max(1, classes))
     total = base + adaptive.rounds * adaptive.images
     order = np.random.default_rng(synthesis.seed).permutation(present).astype(np.int16)
     if isinstance(table, dict):

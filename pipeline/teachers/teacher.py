@@ -30,20 +30,21 @@ from pipeline.teachers.networks import (
 )
 from pipeline.teachers.preprocessing import ImageSpace, Preprocessing, image_space
 from pipeline.teachers.registry import find_source
-from pipeline.teachers.user_code import same_folder
+from pipeline.teachers.unlabelled import Unlabelled, check_statistics, taking_images
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A trained classifier in eval mode, whose weights have no gradients.
+    """A trained network in eval mode, whose weights have no gradients.
 
     Attributes:
-        network: From images ``[B, C, H, W]`` in the teacher's space to logits ``[B, classes]``.
+        network: From images ``[B, C, H, W]`` in the teacher's space to logits ``[B, classes]``. A
+            teacher without labels is a :class:`~pipeline.teachers.unlabelled.Unlabelled`.
         preprocessing: Converts between pixels and the teacher's space.
         shape: Channels, height and width of an image.
-        classes: Number of classes.
+        classes: Number of classes; 0 without labels.
         digest: SHA-256 of everything that decides the network's answers: of ``parts``.
         weights: The files of weights that were read, with the digests of the bytes read.
         parts: What decides the network's answers, mostly as digests, to say which of it changed.
@@ -56,6 +57,11 @@ class Teacher:
     digest: str
     weights: tuple[WeightsFile, ...] = ()
     parts: Mapping[str, str | None] = field(default_factory=dict, compare=False)  # not hashable
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the network is a classifier, so that images have labels."""
+        return self.classes > 0
 
     def space(self, units: Units = "image") -> ImageSpace:
         """The units in which images are optimised and augmented, on the network's device."""
@@ -95,8 +101,11 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
         log.log(level, "%s.weights %s: %s", role, config.weights, weights.note)
     if (origin := find_source(config.source)[0].origin(teacher.network)) is not None:
         origin.tell(f"{role}.source {config.source}")
-    check_classes(teacher.network, teacher.shape, config.classes, role)
-    check_fixed_function(teacher.network, teacher.shape, teacher.preprocessing.normalise, role)
+    if teacher.labelled:
+        check_classes(teacher.network, teacher.shape, config.classes, role)
+        check_fixed_function(teacher.network, teacher.shape, teacher.preprocessing.normalise, role)
+    else:
+        check_statistics(teacher.network, teacher.shape, teacher.preprocessing.normalise)
     return teacher.to(device)
 
 
@@ -117,7 +126,7 @@ def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | No
     network.eval().requires_grad_(False)
     parts = _parts(config, network)  # before any forward pass, which may change a counter
     teacher = Teacher(
-        network=network,
+        network=network if config.labelled else Unlabelled(network).eval(),
         preprocessing=Preprocessing.of(config.input),
         shape=(config.input.channels, config.input.height, config.input.width),
         classes=config.classes,
@@ -171,13 +180,8 @@ def check_classes(
     Raises:
         UserError: The network refuses the image, or its output is something else.
     """
-    try:
-        with torch.no_grad(), same_folder(role):
-            logits = network(torch.zeros(2, *shape))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(_refusal(network, shape, role, error)) from error
+    with taking_images(network, shape, role), torch.no_grad():
+        logits = network(torch.zeros(2, *shape))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         kind = f"{logits.ndim} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(
@@ -201,22 +205,6 @@ def check_classes(
         )
 
 
-def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: Exception) -> str:
-    """The error message for a network that refuses its input."""
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    first = next(convolutions, None)
-    if first is not None and first.in_channels != shape[0]:
-        return (
-            f"teacher.input.channels is {shape[0]}, but the first convolution of the {role} takes "
-            f"{first.in_channels}"
-        )
-    text = str(error).strip().splitlines()
-    return (
-        f"the {role} cannot take images of teacher.input {shape[0]}x{shape[1]}x{shape[2]}: "
-        f"{text[0] if text else type(error).__name__}"
-    )
-
-
 def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
     """What decides the network's answers, without the modules that its factory imports."""
     kind, _ = find_source(config.source)
@@ -228,6 +216,8 @@ def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
         "weights": digest_network(network),
         "code": factory_digest(config.source, "teacher"),
     }
+    if not config.labelled:
+        found["labels"] = config.labels
     if (origin := kind.origin(network)) is not None:  # its files hold the architecture too
         found["files"] = digest_json([file.sha256 for file in origin.files])
     return found
