@@ -37,7 +37,7 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
     """
     if not teacher.labelled:
         raise UserError(
-            "evaluate measures accuracies, and the teacher has no classes (teacher.labels is none): "
+            "evaluate measures accuracies, and a teacher of teacher.labels: none has no classes: "
             "measure the network with your own metric"
         )
     data = real_data(config)

@@ -88,7 +88,7 @@ def report_synthesis(
     """Write the report of a synthesis.
 
     The files are ``synthesis.json`` (metrics), ``synthesis.csv`` and ``synthesis.png`` (loss
-    curves), ``classes.csv`` (images of each class, where there are classes) and ``grids/round-N.png``.
+    curves), ``grids/round-N.png`` and, with labels, ``classes.csv`` (images of each class).
 
     Args:
         config: The configuration. The records of its dataset are read.

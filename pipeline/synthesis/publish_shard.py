@@ -89,7 +89,7 @@ def publish_shard(
         **mean_answers(rows),
         replaced=flaw_counts(kept.replaced for _, kept in batches),
         flaws=flaw_counts(kept.flaws for _, kept in batches),
-        curve=mean_curve(batches),
+        curve=mean_curve(batches, labelled),
         versions=versions(),
         teacher_parts=dict(teacher),
     )

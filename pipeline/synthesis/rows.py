@@ -16,6 +16,7 @@ from pipeline.inversion.selection import Flaw, Kept
 from pipeline.inversion.usefulness import entropy
 from pipeline.objective.compete import jensen_shannon
 from pipeline.objective.presets import Objective
+from pipeline.objective.terms import TERMS
 from pipeline.synthesis.job import ShardJob
 from pipeline.synthesis.spec import round_objective
 
@@ -141,10 +142,15 @@ def class_counts(shard: ShardPlan) -> dict[str, int]:
     return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
 
 
-def mean_curve(batches: list[tuple[Batch, Kept]]) -> list[dict[str, float]]:
-    """The mean of each unweighted term at some iterations, averaged over the batches."""
+def mean_curve(batches: list[tuple[Batch, Kept]], labelled: bool) -> list[dict[str, float]]:
+    """The mean of each unweighted term at some iterations, averaged over the batches.
+
+    Terms that need labels are left out without labels.
+    """
     curves = [kept.images.curve for _, kept in batches]
+    left_out = set() if labelled else {term.name for term in TERMS if term.needs_labels}
+    names = [name for name in curves[0][0] if name not in left_out]
     return [
-        {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in points[0]}
+        {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in names}
         for points in zip(*curves, strict=True)
     ]

@@ -30,7 +30,8 @@ from pipeline.teachers.networks import (
 )
 from pipeline.teachers.preprocessing import ImageSpace, Preprocessing, image_space
 from pipeline.teachers.registry import find_source
-from pipeline.teachers.unlabelled import Unlabelled, check_statistics, taking_images
+from pipeline.teachers.unlabelled import Unlabelled, check_statistics
+from pipeline.teachers.user_code import taking_images
 
 log = logging.getLogger(__name__)
 
