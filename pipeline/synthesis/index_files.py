@@ -101,6 +101,7 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
         soft_labels = f", `<key>.{LOGITS}` (teacher logits, float16)"
     captions = f", `<key>.{CAPTION}` (caption)" if config.synthesis.captions else ""
     label = f", `<key>.{CLASS}` (class index)" if teacher.labelled else ""
+    answer = ", and the teacher's answer" if teacher.labelled else ""
     return f"""---
 {text.getvalue()}---
 # Synthetic images from a trained {"classifier" if teacher.labelled else "network"}
@@ -121,7 +122,7 @@ for {_AIM[teacher.labels]} (DeepInversion, Yin et al., CVPR 2020).
 Each sample is `<key>.{image_kind(shape.channels)}`{label} and \
 `<key>.{FACTS}`{soft_labels}{captions}. \
 `{ALL_ROWS}` has one row an image,
-joined by `key`: where it lies, its digest, its seed, every loss term, and the teacher's answer.
+joined by `key`: where it lies, its digest, its seed, every loss term{answer}.
 `{PROVENANCE}` names everything that the dataset was made from, by digest.
 
 The images can reveal what the teacher saw in training: treat them with the care that the training
