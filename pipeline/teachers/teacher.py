@@ -18,7 +18,11 @@ from pipeline.errors import TryAgainError, UserError
 from pipeline.objective.presets import Units
 from pipeline.storage import digest_json
 from pipeline.teachers.checkpoints import WeightsFile
-from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
+from pipeline.teachers.fixed_function import (
+    check_classes,
+    check_fixed_function,
+    check_weights_exist,
+)
 from pipeline.teachers.networks import (
     LoadedWeights,
     build_network,
@@ -31,7 +35,6 @@ from pipeline.teachers.networks import (
 from pipeline.teachers.preprocessing import ImageSpace, Preprocessing, image_space
 from pipeline.teachers.registry import find_source
 from pipeline.teachers.unlabelled import Unlabelled, check_statistics
-from pipeline.teachers.user_code import taking_images
 
 log = logging.getLogger(__name__)
 
@@ -165,45 +168,6 @@ def cached_teacher(section: str, digest: str, device: str) -> Teacher:
             "the teacher's files changed since the run began: run the same command again"
         )
     return loaded.to(torch.device(device))
-
-
-def check_classes(
-    network: nn.Module, shape: tuple[int, int, int], classes: int, role: str = "teacher"
-) -> None:
-    """Check that a blank image gives finite logits ``[B, classes]``.
-
-    Args:
-        network: The network, on the CPU.
-        shape: Channels, height and width of an image.
-        classes: The expected number of logits.
-        role: The network that error messages name.
-
-    Raises:
-        UserError: The network refuses the image, or its output is something else.
-    """
-    with taking_images(network, shape, role), torch.no_grad():
-        logits = network(torch.zeros(2, *shape))
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        kind = f"{logits.ndim} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(
-            f"the {role} must return logits [batch, classes], but returns {kind}: wrap the network "
-            "in its factory"
-        )
-    if logits.shape[1] != classes:
-        raise UserError(
-            f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits: "
-            f"correct teacher.classes, or set {role}.arguments so that the network has {classes} "
-            "outputs (num_classes for torchvision and timm, num_labels for Hugging Face)"
-        )
-    if not logits.is_floating_point():
-        kind = str(logits.dtype).removeprefix("torch.")
-        raise UserError(f"the {role} must return logits of floating point, but returns {kind}")
-    if not torch.isfinite(logits).all():
-        raise UserError(f"the {role} answers a blank image with NaN or infinite logits")
-    if classes > 1 and logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-5:
-        raise UserError(
-            f"the {role} returns probabilities, but logits are needed: remove its softmax"
-        )
 
 
 def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
