@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config.teacher import TeacherConfig
 from pipeline.device.seeding import restored_generators, seed_all
 from pipeline.device.threads import one_thread
-from pipeline.errors import TryAgainError, UserError
+from pipeline.errors import TryAgainError
 from pipeline.objective.presets import Units
 from pipeline.storage import digest_json
 from pipeline.teachers.checkpoints import WeightsFile
