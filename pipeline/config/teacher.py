@@ -94,7 +94,7 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _classes_fit_labels(self) -> Self:
         if self.labelled and self.classes < 1:
-            raise ValueError("classes is 0: a classifier has at least 1")
+            raise ValueError("classes is 0: a classifier has 1 or more classes")
         for name in ("classes", "class_names"):
             if not self.labelled and getattr(self, name):
                 raise ValueError(f"labels is none, so there are no classes: leave {name} out")

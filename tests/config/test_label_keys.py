@@ -63,7 +63,7 @@ def test_classes_are_refused(unlabelled: Params, key: str, value: Any) -> None:
 
 
 def test_a_classifier_has_classes(tiny: Params) -> None:
-    with pytest.raises(UserError, match="classes is 0: a classifier has at least 1"):
+    with pytest.raises(UserError, match="classes is 0: a classifier has 1 or more"):
         parse_params(changed(tiny, {"teacher.classes": 0, "teacher.class_names": None}))
 
 
