@@ -26,16 +26,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def counted_images(images: int, classes: int) -> str:
-    """Write what a dataset has: ``20 images of 3 classes``, ``20 images without labels``.
-
-    Args:
-        images: The number of images.
-        classes: The number of classes; 0 without labels.
-    """
-    return f"{images} images {f'of {classes} classes' if classes else 'without labels'}"
-
-
 def six_digits(value: float) -> float:
     """Round to six significant digits, so that last bits do not appear in reports."""
     return float(f"{value:.6g}")

@@ -17,12 +17,11 @@ from pipeline.config.adaptive import AdaptiveConfig
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import SynthesisConfig
 from pipeline.dataset.layout import PROVENANCE, Layout, index_names, shard_name
-from pipeline.dataset.plan import Plan, make_plan, plan_of
+from pipeline.dataset.plan import Plan, counted_images, make_plan, plan_of
 from pipeline.dataset.record_files import records_of
 from pipeline.dataset.records import ShardRecord
 from pipeline.dataset.stream import Batch, ImageStream, shard_batches
 from pipeline.errors import UserError
-from pipeline.quantities import counted_images
 from pipeline.storage import Location, digest_json, location, read_many
 
 

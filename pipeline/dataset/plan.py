@@ -153,6 +153,16 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def counted_images(images: int, classes: int) -> str:
+    """Write what a dataset has: ``20 images of 3 classes``, ``20 images without labels``.
+
+    Args:
+        images: The number of images.
+        classes: The number of classes; 0 without labels.
+    """
+    return f"{images} images {f'of {classes} classes' if classes else 'without labels'}"
+
+
 def _interleave(counts: NDArray[np.int64]) -> Labels:
     """Spread each class evenly over all images."""
     labels = np.repeat(np.arange(len(counts)), counts)

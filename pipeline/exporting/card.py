@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from pipeline.dataset.layout import PROVENANCE
+from pipeline.dataset.plan import counted_images
 from pipeline.exporting.source import Source
-from pipeline.quantities import counted_images
 from pipeline.storage import digest_bytes
 
 _HEAD = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)

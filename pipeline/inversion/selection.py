@@ -21,7 +21,6 @@ from pipeline.inversion.fingerprints import Duplicates, fingerprints, joined, la
 from pipeline.inversion.invert import Inverted, invert
 from pipeline.inversion.usefulness import usefulness
 from pipeline.inversion.warm_start import Pool
-from pipeline.quantities import counted
 
 
 class Flaw(IntEnum):
@@ -227,7 +226,7 @@ def _refuse(labels: Tensor, flaws: Tensor, rules: Rules) -> None:
         return
     if diverged := int((flaws == Flaw.DIVERGED).sum()):
         raise UserError(
-            f"{counted(diverged, 'image')} diverged in {rules.attempts} attempts: "
+            f"{diverged} of {len(flaws)} images diverged in {rules.attempts} attempts: "
             "lower synthesis.objective.learning_rate, or set synthesis.precision to float32"
         )
     label = int(labels[flaws >= Flaw.UNSURE][0])

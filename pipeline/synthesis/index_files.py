@@ -27,8 +27,8 @@ from pipeline.dataset.layout import (
     shard_name,
     student_of,
 )
+from pipeline.dataset.plan import counted_images
 from pipeline.dataset.tar import image_kind
-from pipeline.quantities import counted_images
 from pipeline.storage import digest_bytes, digest_file, exists, json_bytes, location
 from pipeline.synthesis.card_text import code_span, plain_text
 from pipeline.synthesis.croissant import croissant
