@@ -50,6 +50,26 @@ FACTORY = textwrap.dedent(
         )
 
 
+    class Segmenter(nn.Module):
+        # No classifier: it returns a dictionary of maps.
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(1, 6, 3, 1, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU()
+            )
+            self.head = nn.Conv2d(6, 2, 1)
+            self.body[1].running_mean += 0.2
+            self.body[1].running_var *= 0.5
+
+        def forward(self, images):
+            features = self.body(images)
+            return {"out": self.head(features), "maps": [features]}
+
+
+    def segmenter() -> nn.Module:
+        return Segmenter()
+
+
     def without_batchnorm(classes: int = 3) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
     """
@@ -107,6 +127,29 @@ def made(finished: Params, tmp_path: Path) -> Params:
     shutil.copytree(dataset(finished), tmp_path / "dataset")
     names = ("dataset", "students", "reports")
     return changed(finished, {f"paths.{name}": str(tmp_path / name) for name in names})
+
+
+@pytest.fixture
+def unlabelled(trained: Path, tmp_path: Path) -> Params:
+    """As ``tiny``, with a segmenter as the teacher and ``teacher.labels: none``."""
+    shutil.copy(trained / "tinynet.py", tmp_path)
+    return without_labels(parameters(tmp_path, tmp_path))
+
+
+@pytest.fixture(scope="session")
+def unlabelled_dataset(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Params:
+    """The run of ``unlabelled``, done once: not to be changed."""
+    params = without_labels(parameters(trained, tmp_path_factory.mktemp("unlabelled")))
+    make(params)
+    return params
+
+
+def without_labels(params: Params) -> Params:
+    """The parameters of a segmenter. A teacher without labels needs no student."""
+    source = params["teacher"]["source"].replace("classifier", "segmenter")
+    teacher = {"labels": "none", "source": source, "weights": None}
+    others = {name: params[name] for name in ("synthesis", "execution", "paths")}
+    return {"teacher": {**teacher, "input": params["teacher"]["input"]}, **others}
 
 
 def parameters(teacher: Path, root: Path) -> Params:

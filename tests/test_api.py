@@ -168,6 +168,18 @@ def test_a_dataset_of_a_model_in_memory(model: nn.Module, tmp_path: Path) -> Non
     assert tree(out) != before
 
 
+def test_a_model_that_is_no_classifier(tmp_path: Path) -> None:
+    namespace: dict[str, Any] = {}
+    exec(FACTORY, namespace)
+    network, out = namespace["segmenter"](), tmp_path / "maps"
+    found = ds.invert(network, None, INPUT, 9, labels="none", **QUICK)
+    assert (found.labels, found.logits) == (None, None)
+    dataset = ds.synthesize(model=network, input=INPUT, images=9, out=out, labels="none", **QUICK)
+    assert dataset.classes == 0
+    assert np.array_equal(tar_images(out / "train/000000.tar"), found.images.numpy())
+    assert ds.verify(model=network, out=out) == []
+
+
 def test_students_of_a_model_in_memory(model: nn.Module, tiny: Params, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     ds.synthesize(model=model, classes=CLASSES, input=INPUT, images=12, out=out, **QUICK)

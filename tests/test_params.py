@@ -153,7 +153,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(tiny: Params) -> None:
         ("synthesis.objective.feature_form", "mean", "'normalised' or 'published'"),
         ("synthesis.objective.betas", [0.5], "missing"),
         ("synthesis.objective.betas", [0.5, 1.0], "less than 1"),
-        ("teacher.classes", 0, "greater than or equal to 1"),
+        ("teacher.classes", 0, "a classifier has 1 or more classes"),
         ("teacher.classes", 40000, "less than or equal to 32767"),
         ("teacher.class_names", ["top", "bottom"], "2 names for 3 classes"),
         ("teacher.class_names", [0, 1, 2], "string"),

@@ -42,6 +42,7 @@ def synthesize(
     images: int | None = None,
     out: str | Path | None = None,
     class_names: list[str] | None = None,
+    labels: str = "class",
     student: str | Mapping[str, Any] | None = None,
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
@@ -63,6 +64,8 @@ def synthesize(
         images: how many images to make.
         out: the directory of the dataset: a new one, or one of an earlier run.
         class_names: one name a class.
+        labels: ``class``, or ``none`` as ``teacher.labels``: ``model`` is then any network with
+            BatchNorm.
         student: the source of the adaptive rounds' student, as in ``nets.py:factory``.
         device: ``auto``, ``cpu`` or ``cuda``.
         overrides: other sections, as in ``{"adaptive.rounds": 1}``.
@@ -92,6 +95,7 @@ def synthesize(
                 raise UserError("out is missing: name the directory of the dataset")
             run_files = RunFiles.of(out)
             section = {"classes": classes, "input": input, "class_names": class_names}
+            section["labels"] = labels
             synthesis = {"images": images, **settings}
             config = model_params(model, section, synthesis, device, student, run_files, overrides)
             teacher = load_checked_teacher(without_weights_file(config), "dataset", "reports")

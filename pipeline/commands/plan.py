@@ -30,7 +30,7 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
     planned = plan_of(config)
     _print_size(config, planned)
     if options.list:
-        _list_shards(planned)
+        _list_shards(planned, config.teacher.labelled)
     probed = None if options.images_per_second else _timings(config, options.probe)
     if probed is not None:
         print("\n".join(describe_timing(probed, planned)))
@@ -65,19 +65,22 @@ def _timings(config: Config, measure: bool) -> list[DeviceTiming] | None:
 def _print_size(config: Config, planned: Plan) -> None:
     classes, images = config.teacher.classes, len(planned.labels)
     shards = counted(len(planned), "shard")
-    print(f"{counted(images, 'image')} of {classes} classes in {shards}")
-    counts = Counter(planned.labels.tolist())
-    few, many = (pick(counts[c] for c in range(classes)) for pick in (min, max))
-    print(f"{few if few == many else f'{few} to {many}'} images a class, seed {planned.seed}")
+    if classes:
+        print(f"{counted(images, 'image')} of {classes} classes in {shards}")
+        counts = Counter(planned.labels.tolist())
+        few, many = (pick(counts[c] for c in range(classes)) for pick in (min, max))
+        print(f"{few if few == many else f'{few} to {many}'} images a class, seed {planned.seed}")
+    else:
+        print(f"{counted(images, 'image')} without labels in {shards}, seed {planned.seed}")
     sample = sample_bytes(config)
     total = show_bytes(dataset_bytes(images, len(planned), sample))
     print(f"at most {total} on disk, and to upload: {show_bytes(sample)} an image")
 
 
-def _list_shards(planned: Plan) -> None:
+def _list_shards(planned: Plan, labelled: bool) -> None:
     print(f"{'shard':>8} {'round':>5} {'images':>7} {'batches':>8} {'classes':>8}  first image")
     for shard in planned:
-        classes = len(set(shard.labels.tolist()))
+        classes = len(set(shard.labels.tolist())) if labelled else 0
         print(
             f"{shard.name:>8} {shard.round:>5} {len(shard.labels):>7} {len(shard.batches):>8} "
             f"{classes:>8}  {shard.first}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self
 
 from pydantic import PrivateAttr, model_validator
@@ -12,6 +13,7 @@ from pipeline.config.distillation import StudentsConfig
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.fields import AUTO, MOST_IMAGES, MOST_SHARDS, Section
+from pipeline.config.label_keys import first_that_needs_labels
 from pipeline.config.paths import PathsConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.synthesis import SynthesisConfig
@@ -26,7 +28,7 @@ class Config(Section):
     """All of ``params.yaml``. Made by :func:`pipeline.params.load_params`."""
 
     teacher: TeacherConfig
-    """The trained classifier to invert."""
+    """The trained network to invert."""
 
     student: StudentConfig
     """The network to train on the synthetic images."""
@@ -98,13 +100,21 @@ class Config(Section):
 
         With the preset ``auto`` the first call looks at the teacher's network.
         """
-        return self.synthesis.objective.over(self.preset)
+        objective = self.synthesis.objective.over(self.preset)
+        return objective if self.teacher.labelled else replace(objective, classification=0.0)
 
     @property
     def compete(self) -> float:
         """The weight of R_compete in the adaptive rounds."""
         given = self.adaptive.compete
         return self.objective.compete if given is None else given
+
+    @model_validator(mode="after")
+    def _labels_where_needed(self) -> Self:
+        parts = self.synthesis, self.synthesis.objective, self.adaptive, self.evaluation
+        if not self.teacher.labelled and (key := first_that_needs_labels(*parts)):
+            raise ValueError(f"{key} needs labels, and teacher.labels is none: leave {key} out")
+        return self
 
     @model_validator(mode="after")
     def _verifier_fits(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,7 +45,7 @@ class InputConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The trained classifier to invert."""
+    """The trained network to invert."""
 
     source: Name
     """Where the architecture comes from: ``module:factory``, ``path/to/file.py:factory``, or a
@@ -68,8 +68,13 @@ class TeacherConfig(Section):
     """Expected SHA-256 of the weights file, or of the file of ``onnx:FILE``, 64 hexadecimal digits.
     It is checked on the bytes that are then loaded. Null: no check."""
 
-    classes: Annotated[int, Field(ge=1, le=32767)]
-    """Number of classes, 1 to 32767. May be left out where the source or the network knows it."""
+    labels: Literal["class", "none"] = "class"
+    """What an image is labelled with: its ``class``, or ``none`` for a network that is no
+    classifier, such as a segmenter. Its images follow from its BatchNorm statistics alone."""
+
+    classes: Annotated[int, Field(ge=0, le=32767)]
+    """Number of classes, 1 to 32767. May be left out where the source or the network knows it, and
+    must be with ``labels: none``."""
 
     class_names: tuple[str, ...] | None = None
     """One name for each class: a list, or the path of a file (JSON, or one name a line). Null: the
@@ -80,6 +85,20 @@ class TeacherConfig(Section):
 
     input: InputConfig
     """The images that the teacher takes. May be left out where the source knows it."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels. Without labels ``classes`` is 0."""
+        return self.labels != "none"
+
+    @model_validator(mode="after")
+    def _classes_fit_labels(self) -> Self:
+        if self.labelled and self.classes < 1:
+            raise ValueError("classes is 0: a classifier has 1 or more classes")
+        for name in ("classes", "class_names"):
+            if not self.labelled and getattr(self, name):
+                raise ValueError(f"labels is none, so there are no classes: leave {name} out")
+        return self
 
     @model_validator(mode="after")
     def _one_name_a_class(self) -> Self:

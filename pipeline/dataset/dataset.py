@@ -17,7 +17,7 @@ from pipeline.config.adaptive import AdaptiveConfig
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import SynthesisConfig
 from pipeline.dataset.layout import PROVENANCE, Layout, index_names, shard_name
-from pipeline.dataset.plan import Plan, make_plan, plan_of
+from pipeline.dataset.plan import Plan, counted_images, make_plan, plan_of
 from pipeline.dataset.record_files import records_of
 from pipeline.dataset.records import ShardRecord
 from pipeline.dataset.stream import Batch, ImageStream, shard_batches
@@ -73,7 +73,7 @@ class Dataset:
     Attributes:
         root: the folder of the dataset.
         plan: the labels, seeds and batches of all shards.
-        classes: the number of classes.
+        classes: the number of classes; 0 for a dataset without labels.
         class_names: their names, or None where the teacher has none.
 
     Raises:
@@ -123,7 +123,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         return (
-            f"Dataset({str(self.root)!r}: {len(self)} images of {self.classes} classes "
+            f"Dataset({str(self.root)!r}: {counted_images(len(self), self.classes)} "
             f"in {len(self.plan)} shards)"
         )
 
@@ -194,7 +194,8 @@ class Dataset:
                 read once.
 
         Yields:
-            Pixels, uint8 ``[B, C, H, W]``, and labels, int64 ``[B]``.
+            Pixels, uint8 ``[B, C, H, W]``, and labels, int64 ``[B]``. A label is -1 in a dataset
+            without labels.
 
         Raises:
             UserError: the dataset has fewer images than ``batch_size``, or a value is no number.
@@ -209,7 +210,10 @@ class Dataset:
                 f"batch_size is {batch_size}: name a number from 1 to {len(self)}, the number of "
                 f"images in {self.root}"
             )
-        images = ImageStream(self.paths.tars, batch_size, shuffle, seed, keep=keep)
+        labelled = self.classes > 0
+        images = ImageStream(
+            self.paths.tars, batch_size, shuffle, seed, keep=keep, labelled=labelled
+        )
         numbers = count() if epochs is None else range(epochs)
         return (batch for number in numbers for batch in images.epoch(number))
 
@@ -224,7 +228,7 @@ class Dataset:
             BadShardError: a tar is damaged.
         """
         whole_number("size", size, least=1)
-        return shard_batches(self.paths.tars, size)
+        return shard_batches(self.paths.tars, size, self.classes > 0)
 
     @property
     def paths(self) -> DatasetPaths:

@@ -17,7 +17,7 @@ from pipeline.config.synthesis import SynthesisConfig
 from pipeline.dataset.layout import sample_key, shard_name
 
 Labels = NDArray[np.int16]
-"""Class indices, ``[images]``."""
+"""Class indices, ``[images]``. Images without labels are planned as those of one class, 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int
     exactly. The adaptive rounds then repeat the classes of the table in turn.
 
     Args:
-        classes: the number of the teacher's classes.
+        classes: the number of the teacher's classes; 0 plans images without labels.
     """
     table = synthesis.images_per_class
     if isinstance(table, dict):
@@ -127,7 +127,7 @@ def make_plan(synthesis: SynthesisConfig, adaptive: AdaptiveConfig, classes: int
         present = np.flatnonzero(counts)
     else:
         base = synthesis.images or classes * (table or 0)
-        present = np.arange(classes)
+        present = np.arange(max(1, classes))
     total = base + adaptive.rounds * adaptive.images
     order = np.random.default_rng(synthesis.seed).permutation(present).astype(np.int16)
     if isinstance(table, dict):
@@ -151,6 +151,16 @@ def derive_seed(*parts: int) -> int:
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def counted_images(images: int, classes: int) -> str:
+    """Write what a dataset has: ``20 images of 3 classes``, ``20 images without labels``.
+
+    Args:
+        images: The number of images.
+        classes: The number of classes; 0 without labels.
+    """
+    return f"{images} images {f'of {classes} classes' if classes else 'without labels'}"
 
 
 def _interleave(counts: NDArray[np.int64]) -> Labels:

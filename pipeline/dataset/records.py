@@ -59,8 +59,16 @@ NULLABLE = {
 }
 
 
-def parquet_schema() -> pa.Schema:
+LABEL_COLUMNS = (
+    *("cls", "class_name", "teacher_pred", "teacher_prob", "teacher_entropy"),
+    *(f"loss_{term.name}" for term in terms.TERMS if term.needs_labels),
+)
+"""The columns that are null in the rows of images without labels."""
+
+
+def parquet_schema(labelled: bool = True) -> pa.Schema:
     """The columns of the Parquet rows; those of the terms follow from ``terms.TERMS``."""
+    nullable = NULLABLE if labelled else {*NULLABLE, *LABEL_COLUMNS}
     of_terms: list[_Column] = [
         *(
             (f"factor_{name}", pa.float32(), f"factor of this image's weight of loss_{name}")
@@ -71,7 +79,7 @@ def parquet_schema() -> pa.Schema:
     ]
     return pa.schema(
         [
-            pa.field(name, kind, nullable=name in NULLABLE, metadata={"description": text})
+            pa.field(name, kind, nullable=name in nullable, metadata={"description": text})
             for name, kind, text in [*_SAMPLE, *of_terms, *_JUDGEMENT]
         ]
     )
@@ -87,9 +95,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
+def encode_rows(rows: list[dict[str, Any]], facts: dict[str, Any], labelled: bool = True) -> bytes:
     """Encode rows as Parquet, with ``facts`` as JSON in the schema's entry ``dreamshard``."""
-    schema = SCHEMA.with_metadata({"dreamshard": json.dumps(facts, sort_keys=True)})
+    metadata = {"dreamshard": json.dumps(facts, sort_keys=True)}
+    schema = parquet_schema(labelled).with_metadata(metadata)
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
     return sink.getvalue()
@@ -132,8 +141,10 @@ class ShardRecord(Section):
         batches: the sizes of the batches that were optimised together. They are smaller than the
             spec's where the memory did not hold those.
         precision: what the networks computed in; the spec may leave the choice to the device.
-        agreement: the share of images to which the teacher gives the intended class.
-        confidence: the mean of the teacher's probability of the intended class.
+        agreement: the share of images to which the teacher gives the intended class; None without
+            labels.
+        confidence: the mean of the teacher's probability of the intended class; None without
+            labels.
         replaced: the images that took the place of a bad one, by the flaw of the bad one.
         flaws: the images that are still bad after the last attempt, by their flaw.
         curve: the mean of every term along the optimisation, averaged over the batches.
@@ -153,8 +164,8 @@ class ShardRecord(Section):
     class_counts: dict[str, Positive]
     batches: list[Positive]
     precision: Precision
-    agreement: Fraction
-    confidence: Fraction
+    agreement: Fraction | None
+    confidence: Fraction | None
     replaced: dict[str, Positive]
     flaws: dict[str, Positive]
     curve: list[dict[str, _Number]]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.records import SCHEMA
+from pipeline.dataset.records import SCHEMA, parquet_schema
 from pipeline.errors import BadShardError
 
 Row = dict[str, Any]
@@ -19,13 +19,16 @@ _MAGIC = b"PAR1"  # the first and the last bytes of a Parquet file
 _TEXTS = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
 
 
-def read_rows(name: str, data: bytes, images: int) -> tuple[list[Row], dict[str, Any]]:
+def read_rows(
+    name: str, data: bytes, images: int, labelled: bool = True
+) -> tuple[list[Row], dict[str, Any]]:
     """Read the rows of a shard.
 
     Args:
         name: the name of the Parquet file, for errors.
         data: its bytes.
         images: the number of rows that the shard must have.
+        labelled: whether the images have labels.
 
     Returns:
         The rows, and the facts of the schema's entry ``dreamshard``.
@@ -33,9 +36,10 @@ def read_rows(name: str, data: bytes, images: int) -> tuple[list[Row], dict[str,
     Raises:
         BadShardError: the file is damaged, or it has other columns, metadata or numbers of rows.
     """
+    expected = SCHEMA if labelled else parquet_schema(labelled)
     try:
         schema = pq.read_schema(io.BytesIO(data))
-        if not schema.equals(SCHEMA.with_metadata(schema.metadata), check_metadata=True):
+        if not schema.equals(expected.with_metadata(schema.metadata), check_metadata=True):
             raise BadShardError(f"{name}: the columns are not those of this version")
         facts = _facts(name, schema)
         # Texts stay dictionaries until their length is known: one text may be repeated often.
@@ -44,7 +48,7 @@ def read_rows(name: str, data: bytes, images: int) -> tuple[list[Row], dict[str,
         _check_layout(name, data, file.metadata)
         table = file.read()
         _check_texts(name, table)
-        rows: list[Row] = table.cast(SCHEMA).to_pylist()
+        rows: list[Row] = table.cast(expected).to_pylist()
     except BadShardError:
         raise
     except Exception as error:  # pyarrow may raise anything on a damaged file

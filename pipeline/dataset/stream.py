@@ -8,6 +8,7 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -24,7 +25,8 @@ from pipeline.execution.torchrun import WHOLE, Share
 from pipeline.storage import Location, open_stream
 
 Batch = tuple[Tensor, Tensor]
-"""Pixels, uint8 ``[B, C, H, W]``, and labels, int64 ``[B]``."""
+"""Pixels, uint8 ``[B, C, H, W]``, and labels, int64 ``[B]``, all ``NO_LABEL`` without labels."""
+NO_LABEL = -1
 Place = tuple[int, int]
 """The number of an epoch, and of a batch in it."""
 AHEAD = 4  # batches that are decoded, or being decoded, before they are needed
@@ -35,15 +37,15 @@ class _Image:
 
     __slots__ = ("_data", "_name", "label")
 
-    def __init__(self, parts: dict[str, bytes], name: str) -> None:
+    def __init__(self, parts: dict[str, bytes], name: str, labelled: bool) -> None:
         try:
             self._data: bytes | Pixels = image_part(parts)
-            self.label = int(parts[CLASS])
+            self.label = int(parts[CLASS]) if labelled else NO_LABEL
         except KeyError as error:
             raise BadShardError(f"{name} has no part {error}") from error
         except ValueError as error:
             raise BadShardError(f"{name}: {first_line(error)}") from error
-        if not 0 <= self.label <= MOST_CLASSES:
+        if labelled and not 0 <= self.label <= MOST_CLASSES:
             raise BadShardError(f"{name} has no class index from 0 to {MOST_CLASSES}")
         self._name = name
 
@@ -74,6 +76,7 @@ class ImageStream:
         share: the part of every batch that this process decodes and returns.
         keep: the most images to keep in memory, decoded. A dataset with no more images is read and
             decoded once.
+        labelled: whether the images have labels.
     """
 
     def __init__(
@@ -84,10 +87,11 @@ class ImageStream:
         seed: int,
         share: Share = WHOLE,
         keep: int = 0,
+        labelled: bool = True,
     ) -> None:
         self._shards = list(shards)
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
-        self._share = share
+        self._share, self._labelled = share, labelled
         self._room = keep
         self._kept: dict[Location, list[_Image]] = {}
 
@@ -145,7 +149,7 @@ class ImageStream:
             yield from self._kept[path]
             return
         images: list[_Image] = []
-        for image in _shard_images(path):
+        for image in _shard_images(path, self._labelled):
             if len(images) <= self._room:
                 images.append(image)
             yield image
@@ -154,26 +158,30 @@ class ImageStream:
             self._kept[path] = images
 
 
-def shard_batches(shards: Sequence[Location], batch_size: int) -> Iterator[Batch]:
+def shard_batches(
+    shards: Sequence[Location], batch_size: int, labelled: bool = True
+) -> Iterator[Batch]:
     """Every sample of shards of this project once, in publishing order.
 
-    The last batch may be smaller.
+    The last batch may be smaller. Without labels every label is ``NO_LABEL``.
 
     Raises:
         BadShardError: a shard is not a tar of this project.
     """
-    return _ordered(_shard_images, shards, batch_size)
+    return _ordered(partial(_shard_images, labelled=labelled), shards, batch_size)
 
 
-def ordered_batches(tars: Sequence[Location], batch_size: int) -> Iterator[Batch]:
+def ordered_batches(
+    tars: Sequence[Location], batch_size: int, labelled: bool = True
+) -> Iterator[Batch]:
     """Every sample once, in the order of the files. Any program may have written the tars.
 
-    The last batch may be smaller.
+    The last batch may be smaller. Without labels every label is ``NO_LABEL``.
 
     Raises:
         BadShardError: a file is no tar, or a sample has no image or no class.
     """
-    return _ordered(_foreign_images, tars, batch_size)
+    return _ordered(partial(_foreign_images, labelled=labelled), tars, batch_size)
 
 
 def _ordered(
@@ -184,20 +192,20 @@ def _ordered(
         yield _collate(group)
 
 
-def _shard_images(path: Location) -> Iterator[_Image]:
+def _shard_images(path: Location, labelled: bool) -> Iterator[_Image]:
     """The images of a shard of this project, by its own fast parser."""
     with open_stream(path) as file:
         for key, parts, _ in parse_tar(path.name, file):
-            yield _Image(parts, f"{path.name}: sample {key}")
+            yield _Image(parts, f"{path.name}: sample {key}", labelled)
 
 
-def _foreign_images(path: Location) -> Iterator[_Image]:
+def _foreign_images(path: Location, labelled: bool) -> Iterator[_Image]:
     """The images of a tar that any program wrote, by WebDataset's parser."""
     try:
         with open_stream(path) as stream:
             shard = {"url": str(path), "stream": stream}
             for sample in group_by_keys(tar_file_expander([shard])):
-                yield _Image(sample, f"{path}: sample {sample['__key__']}")
+                yield _Image(sample, f"{path}: sample {sample['__key__']}", labelled)
     except (tarfile.TarError, ValueError) as error:
         raise BadShardError(f"{path}: {first_line(error)}") from error
 

@@ -41,7 +41,7 @@ class Sample:
     Attributes:
         key: the name of its members, without their extension.
         pixels: uint8 ``[C, H, W]``.
-        label: the index of its class.
+        label: the index of its class, or None for a dataset without labels.
         facts: the content of its JSON member.
         logits: the teacher's logits ``[K]``, or None for a dataset without soft labels.
         caption: a text about the image, or None for a dataset without captions.
@@ -49,7 +49,7 @@ class Sample:
 
     key: str
     pixels: Pixels
-    label: int
+    label: int | None
     facts: dict[str, Any]
     logits: NDArray[np.float16] | None = None
     caption: str | None = None
@@ -132,8 +132,8 @@ def decode_image(data: bytes) -> Pixels:
 def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
     """Write samples as a tar: ``<key>.cls``, ``.json``, ``.logits.npy``, ``.png`` and ``.txt``.
 
-    The logits and the caption are left out where a sample has none. An image that PNG cannot hold
-    is ``.npy``. The tar holds no time, user or host, so equal samples give equal bytes.
+    The class, the logits and the caption are left out where a sample has none. An image that PNG
+    cannot hold is ``.npy``. The tar holds no time, user or host, so equal samples give equal bytes.
 
     Args:
         file: an empty file, open for writing and reading.
@@ -148,10 +148,11 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
             image = encode_image(sample.pixels)
             parts: dict[str, str | bytes] = {
                 "__key__": sample.key,
-                CLASS: str(sample.label).encode(),
                 FACTS: json.dumps(sample.facts, sort_keys=True).encode(),
                 image_kind(sample.pixels.shape[0]): image,
             }
+            if sample.label is not None:
+                parts[CLASS] = str(sample.label).encode()
             if sample.logits is not None:
                 parts[LOGITS] = encode_array(sample.logits)
             if sample.caption is not None:

@@ -9,7 +9,7 @@ from ruamel.yaml.compat import StringIO
 
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
-from pipeline.estimation.probe import ProbeResult
+from pipeline.estimation.probe import ProbeResult, Trial
 from pipeline.quantities import show_seconds
 from pipeline.storage import write_bytes
 
@@ -28,7 +28,8 @@ def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[s
     kept = "" if not findings.untrained else f", {findings.untrained} of them never trained"
     lines = [
         f"teacher    {teacher.source}: {findings.parameters / 1e6:.2f} M parameters, "
-        f"{findings.layers} BatchNorm layers{kept}, {teacher.classes} classes",
+        f"{findings.layers} BatchNorm layers{kept}, "
+        f"{f'{teacher.classes} classes' if teacher.labelled else 'no labels'}",
         f"input      {shape.channels} x {shape.height} x {shape.width}, {', '.join(numbers)}",
         f"objective  {config.preset}",
         f"speed      {findings.speed:.0f} image-iterations per second, in {findings.precision}, "
@@ -36,8 +37,8 @@ def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[s
         f"memory     {findings.memory / 1e6:.1f} MB for each image of a batch",
     ]
     lines += [
-        f"trial      {trial.iterations} iterations: the teacher confirms {trial.agreement:.0%} of "
-        f"labels, mean confidence {trial.confidence:.0%}, {trial.seconds:.1f} s"
+        f"trial      {trial.iterations} iterations: {_outcome(trial, teacher.labelled)}, "
+        f"{trial.seconds:.1f} s"
         for trial in findings.trials
     ]
     lines.append(f"verdict    {findings.verdict}")
@@ -61,6 +62,15 @@ def findings_text(findings: ProbeResult, config: Config, workers: int) -> list[s
     return lines
 
 
+def _outcome(trial: Trial, labelled: bool) -> str:
+    if not labelled:
+        return f"R_feature {trial.feature:.3g}"
+    return (
+        f"the teacher confirms {trial.agreement:.0%} of labels, mean confidence "
+        f"{trial.confidence:.0%}"
+    )
+
+
 def write_findings(path: Path, config: Config, findings: ProbeResult) -> None:
     """Write the suggested parameters, and facts of the teacher's source, into a parameter file.
 
@@ -77,7 +87,7 @@ def write_findings(path: Path, config: Config, findings: ProbeResult) -> None:
     values = yaml.load(path)
     known = config.teacher.model_dump(mode="json")
     teacher = values["teacher"]
-    if teacher.get("classes") is None:
+    if teacher.get("classes") is None and config.teacher.labelled:
         teacher["classes"] = known["classes"]
     if teacher.get("input") is None:
         teacher["input"] = {}

@@ -18,7 +18,7 @@ from pipeline.evaluation.verdict import Verdict, judge_images
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import Inverted, invert
 from pipeline.objective.bn_statistics import batchnorm_layers, untrained_layers
-from pipeline.reports.pictures import COLUMNS, ROWS, draw_cells
+from pipeline.reports.pictures import COLUMNS, ROWS, column_names, draw_cells
 from pipeline.teachers.batchnorm_check import range_factor
 from pipeline.teachers.teacher import Teacher
 
@@ -39,12 +39,14 @@ class Trial:
         agreement: Share of the labels that the teacher confirms, in [0, 1].
         confidence: Mean probability that the teacher gives to the labels, in [0, 1].
         seconds: Wall time.
+        feature: R_feature of the images.
     """
 
     iterations: int
     agreement: float
     confidence: float
     seconds: float
+    feature: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,11 +170,11 @@ def _trials(
         seconds = time.perf_counter() - started
         step = seconds / iterations
         confirmed = (result.logits.argmax(1) == labels).double().mean().item()
-        trials.append(
-            Trial(iterations, confirmed, result.confidence(labels).mean().item(), seconds)
-        )
+        sure = result.confidence(labels).mean().item()
+        feature = result.terms["feature"].mean().item()
+        trials.append(Trial(iterations, confirmed, sure, seconds, feature))
         results.append(result)
-        if confirmed == 1 and trials[0].agreement >= CONFIRMED:
+        if engine.teacher.labelled and confirmed == 1 and trials[0].agreement >= CONFIRMED:
             break
     return trials, results[-1]
 
@@ -180,19 +182,21 @@ def _trials(
 def _suggested(trials: list[Trial]) -> int:
     """Suggest twice the iterations after which the teacher confirms the labels, at least ``LEAST``.
 
-    Images become more useful to a student long after the teacher confirms their labels.
+    Images become more useful to a student long after the teacher confirms their labels. Without
+    labels nothing is to confirm, and it is ``LEAST``.
     """
     enough = [trial.iterations for trial in trials if trial.agreement >= CONFIRMED]
     return max(LEAST, 2 * (enough[0] if enough else trials[-1].iterations))
 
 
 def _draw(result: Inverted, labels: Tensor, config: Config, path: Path) -> None:
-    cells: dict[int, list[tuple[np.ndarray, float]]] = {}
-    for pixels, label, sure in zip(
-        result.pixels.numpy(), labels.tolist(), result.confidence(labels).tolist(), strict=True
-    ):
+    cells: dict[int, list[tuple[np.ndarray, float | None]]] = {}
+    sure_of: list[float | None] = list(result.confidence(labels).tolist())
+    if not config.teacher.labelled:
+        labels, sure_of = torch.arange(len(labels)) % COLUMNS, [None] * len(labels)
+    for pixels, label, sure in zip(result.pixels.numpy(), labels.tolist(), sure_of, strict=True):
         if label in cells or len(cells) < COLUMNS:
             column = cells.setdefault(label, [])
             if len(column) < ROWS:
                 column.append((pixels, sure))
-    draw_cells(dict(sorted(cells.items())), config.teacher.class_names, path)
+    draw_cells(dict(sorted(cells.items())), column_names(config.teacher), path)

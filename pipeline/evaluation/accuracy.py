@@ -35,6 +35,11 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
     Raises:
         UserError: No real data is configured, or some students are missing.
     """
+    if not teacher.labelled:
+        raise UserError(
+            "evaluate measures accuracies, and a teacher of teacher.labels: none has no classes: "
+            "measure the network with your own metric"
+        )
     data = real_data(config)
     students = []
     if any(exists(weights_path(config, STUDENT, seed)) for seed in config.distillation.seeds):

@@ -36,7 +36,7 @@ DUPLICATE = 0.95  # cosine of two images' centred pixels
 
 
 def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
-    """Compute all measures of the dataset.
+    """Compute all measures of the dataset. Without labels those that need one are left out.
 
     Returns:
         The report, and the most similar pairs of images, uint8 ``[P, 2, C, H, W]``.
@@ -53,15 +53,17 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     same = seen.labels == seen.labels[partners]
     report: dict[str, Any] = {
         "images": len(seen.labels),
-        **_spread(seen),
+        **(_spread(seen) if teacher.labelled else {}),
         "near_duplicates": six_digits((values > DUPLICATE).double().mean().item()),
-        "nearest_is_of_the_same_class": six_digits(same.double().mean().item()),
-        **_certainty(seen),
     }
+    if teacher.labelled:
+        report["nearest_is_of_the_same_class"] = six_digits(same.double().mean().item())
+        report |= _certainty(seen)
     if (gap := statistics.gap()) is not None:
         report["statistics_gap"] = six_digits(gap)
     report["verdict"] = judge_images(teacher, seen.pixels, seen.labels).report()
-    report |= student_measures(config, teacher, seen, foreign)
+    if teacher.labelled:
+        report |= student_measures(config, teacher, seen, foreign)
     if config.evaluation.verifier is not None:
         report |= _verified(config, teacher, seen)
     order = values.argsort(descending=True)[:40:2]  # each pair occurs twice

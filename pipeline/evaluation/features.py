@@ -51,7 +51,7 @@ def look(
     """
     pixels, labels, logits, features = [], [], [], []
     with FeatureStatistics(teacher.network) as layers, _LastInput(teacher.network) as last:
-        for batch, targets in ordered_batches(shards, BATCH):
+        for batch, targets in ordered_batches(shards, BATCH, teacher.labelled):
             _check_shape(teacher, batch)
             answer = predict(teacher.network, teacher.preprocessing, batch, BATCH)
             if statistics is not None:

@@ -38,16 +38,18 @@ class Signs:
         contrast: Median over the images of the standard deviation of an image's pixels, as a share
             of 255. Natural images have about 0.2.
         saturated: Share of the pixels that are 0 or 255.
-        confirmed: Share of the labels that the teacher confirms.
-        views: Share of the labels that it confirms after each change of the images.
-        perturbed: Share of the labels that a changed teacher confirms, for each change.
+        confirmed: Share of the labels that the teacher confirms; None without labels.
+        views: Share of the labels that it confirms after each change of the images; empty without
+            labels.
+        perturbed: Share of the labels that a changed teacher confirms, for each change; empty
+            without labels.
         gap: R_feature, normalised, of the images; None without BatchNorm.
     """
 
     brightness: float
     contrast: float
     saturated: float
-    confirmed: float
+    confirmed: float | None
     views: dict[str, float]
     perturbed: dict[str, float]
     gap: float | None
@@ -60,7 +62,7 @@ def measure_signs(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Signs:
         teacher: The teacher.
         pixels: uint8 ``[N, C, H, W]``. Of more than :func:`images_to_see`, evenly spaced ones are
             used.
-        labels: ``[N]``.
+        labels: ``[N]``. They are not used for a teacher without labels.
 
     Example::
 
@@ -70,18 +72,19 @@ def measure_signs(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Signs:
     pixels, labels = pixels[::step], labels[::step]
     shares = pixels.float() / 255
     confirmed, gap = _confirmed(teacher, teacher.network, pixels, labels)
+    changes = VIEWS if teacher.labelled else {}
+    networks = _perturbed(teacher.network) if teacher.labelled else ()
     return Signs(
         brightness=shares.mean().item(),
         contrast=shares.flatten(1).std(1).median().item(),
         saturated=((pixels == 0) | (pixels == 255)).float().mean().item(),
-        confirmed=confirmed,
+        confirmed=confirmed if teacher.labelled else None,
         views={
             name: _confirmed(teacher, teacher.network, pixels, labels, change)[0]
-            for name, change in VIEWS.items()
+            for name, change in changes.items()
         },
         perturbed={
-            name: _confirmed(teacher, network, pixels, labels)[0]
-            for name, network in _perturbed(teacher.network)
+            name: _confirmed(teacher, network, pixels, labels)[0] for name, network in networks
         },
         gap=gap,
     )

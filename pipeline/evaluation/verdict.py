@@ -124,12 +124,10 @@ def judge_images(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Verdict:
 
 def sign_values(signs: Signs) -> dict[str, float]:
     """The values that are compared with :data:`LIMITS`, by name."""
-    values = {
-        "contrast": signs.contrast,
-        "saturated": signs.saturated,
-        "confirmed": signs.confirmed,
-        "steady": mean(signs.views[name] for name in STEADY),
-    }
+    values = {"contrast": signs.contrast, "saturated": signs.saturated}
+    if signs.confirmed is not None:
+        values["confirmed"] = signs.confirmed
+        values["steady"] = mean(signs.views[name] for name in STEADY)
     return values if signs.gap is None else {**values, "gap": signs.gap}
 
 
@@ -144,7 +142,8 @@ def dataset_verdict(config: Config, teacher: Teacher) -> Verdict:
     images = images_to_see(teacher)
     most = max(1, -(-images // config.synthesis.shard_size))
     chosen = tars[:: -(-len(tars) // most)]
-    parts = [next(ordered_batches([tar], images // len(chosen))) for tar in chosen]
+    size = images // len(chosen)
+    parts = [next(ordered_batches([tar], size, teacher.labelled)) for tar in chosen]
     pixels, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return judge_images(teacher, pixels, labels)
 
@@ -157,6 +156,7 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _praise(values: dict[str, float]) -> Iterator[str]:
-    yield f"the teacher sees the class in {values['steady']:.0%} of slightly changed images"
+    if "steady" in values:
+        yield f"the teacher sees the class in {values['steady']:.0%} of slightly changed images"
     if "gap" in values:
         yield f"the BatchNorm statistics are close to the teacher's (gap {values['gap']:.2g})"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from pipeline.dataset.layout import PROVENANCE
+from pipeline.dataset.plan import counted_images
 from pipeline.exporting.source import Source
-from pipeline.exporting.subset import rule
 from pipeline.storage import digest_bytes
 
 _HEAD = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
@@ -21,19 +21,19 @@ def export_card(source: Source, loading: str, card: str) -> str:
         card: the card of the dataset. The YAML at its head describes the shards and is left out.
     """
     dataset = source.dataset
+    task = "task_categories:\n- image-classification\n" if source.labelled else ""
+    values = "The pixels and the labels are" if source.labelled else "The pixels are"
     return f"""---
 license: other
 license_name: as-the-teacher
-task_categories:
-- image-classification
-tags:
+{task}tags:
 - synthetic
 - deepinversion
 ---
 # {len(source)} synthetic images, exported from a dataset of dreamshard
 
-{len(source)} of {len(dataset)} images of {dataset.classes} classes: \
-{rule(dataset.plan.labels, source.chosen)}. The pixels and the labels are those of the dataset.
+{len(source)} of {counted_images(len(dataset), dataset.classes)}: {source.which}. {values} \
+those of the dataset.
 
 {loading}
 

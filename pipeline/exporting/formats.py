@@ -13,7 +13,6 @@ from pipeline.exporting.image_folder import write_image_folder
 from pipeline.exporting.npz import write_npz
 from pipeline.exporting.parquet import write_parquet
 from pipeline.exporting.source import open_source
-from pipeline.exporting.subset import rule
 
 FORMATS: dict[str, Callable[..., str]] = {
     "npz": write_npz,
@@ -52,5 +51,4 @@ def export(dataset: Dataset, to: str, out: str, images: int | None, **options: A
         raise UserError(f"the format {to} has no option {extra[0]}: it takes {takes}")
     source = open_source(dataset, images)
     place = FORMATS[to](source, out, **options)
-    which = rule(dataset.plan.labels, source.chosen)
-    return f"exported {len(source)} of {len(dataset)} images to {place}: {which}"
+    return f"exported {len(source)} of {len(dataset)} images to {place}: {source.which}"

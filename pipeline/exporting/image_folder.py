@@ -21,17 +21,21 @@ def write_image_folder(source: Source, folder: Path) -> str:
     """Write ``train/CLASS/KEY.png``: the bytes of the PNG files in the shards, unchanged.
 
     Every class gets a folder, also a class without an image. The folders sort in the order of the
-    classes. So the index that a program gives to a class is always that of the teacher.
+    classes. So the index that a program gives to a class is always that of the teacher. Without
+    labels the files are ``train/KEY.png``.
 
     Raises:
         UserError: the images are no PNG files.
     """
     need_png(source, "imagefolder")
+    if not source.labelled:
+        return _write_flat(source, folder / SPLIT)
     names = folder_names(source.class_names if source.dataset.class_names else [], source)
     folders = [folder / SPLIT / name for name in names]
     for path in folders:
         path.mkdir(parents=True)
     for sample in source.samples():
+        assert sample.label is not None
         (folders[sample.label] / f"{sample.key}.{PNG}").write_bytes(sample.data)
     return f"""`{SPLIT}/CLASS/KEY.{PNG}`: a folder for each class. Its number is the label.
 
@@ -39,6 +43,20 @@ def write_image_folder(source: Source, folder: Path) -> str:
 from torchvision.datasets import ImageFolder
 
 data = ImageFolder("{SPLIT}", allow_empty=True)  # allow_empty: a class may have no image
+```"""
+
+
+def _write_flat(source: Source, folder: Path) -> str:
+    """Write ``KEY.png`` of images without labels."""
+    folder.mkdir()
+    for sample in source.samples():
+        (folder / f"{sample.key}.{PNG}").write_bytes(sample.data)
+    return f"""`{SPLIT}/KEY.{PNG}`: one file for each image. The images have no labels.
+
+```python
+import datasets
+
+data = datasets.load_dataset("imagefolder", data_dir=".", split="{SPLIT}")
 ```"""
 
 

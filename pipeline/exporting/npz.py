@@ -25,6 +25,8 @@ def write_npz(
 ) -> str:
     """Write ``images``, ``labels``, ``keys`` and ``class_names``, one image at a time.
 
+    Without labels these are ``images`` and ``keys``.
+
     Args:
         source: the images.
         folder: an empty folder.
@@ -54,8 +56,10 @@ def write_npz(
                 file.write(image.transpose(axes).tobytes())
                 labels.append(sample.label)
                 keys.append(sample.key)
-        others = {"labels": np.array(labels), "keys": np.array(keys)}
-        others["class_names"] = np.array(source.class_names)
+        others = {"keys": np.array(keys)}
+        if source.labelled:
+            others = {"labels": np.array(labels), **others}
+            others["class_names"] = np.array(source.class_names)
         for name, array in others.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
@@ -67,12 +71,18 @@ def _loading(source: Source, kind: np.dtype, shape: tuple[int, ...], layout: str
     if kind == np.float32:
         mean, std = list(source.input.mean), list(source.input.std)
         values = f"`(pixel / 255 - mean) / std` with mean {mean} and std {std}"
+    others, read = (
+        "`labels` (int64), `keys` and `class_names`",
+        'images, labels = data["images"], data["labels"]',
+    )
+    if not source.labelled:
+        others, read = "and `keys`", 'images = data["images"]'
     return f"""`{ARRAYS}` holds `images` ({kind.name} {list(shape)}, {layout.upper()}: {values}), \
-`labels` (int64), `keys` and `class_names`.
+{others}.
 
 ```python
 import numpy as np
 
 data = np.load("{ARRAYS}")
-images, labels = data["images"], data["labels"]
+{read}
 ```"""

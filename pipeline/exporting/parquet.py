@@ -29,6 +29,8 @@ _COMPRESSION = {"image.bytes": "none", "image.path": "zstd", "label": "zstd", "k
 def write_parquet(source: Source, folder: Path) -> str:
     """Write the columns ``image``, ``label`` and ``key``. The PNG files are those of the shards.
 
+    Without labels there is no column ``label``.
+
     Raises:
         UserError: the images are no PNG files.
     """
@@ -38,12 +40,15 @@ def write_parquet(source: Source, folder: Path) -> str:
         "label": {"_type": "ClassLabel", "names": source.class_names},
         "key": {"_type": "Value", "dtype": "string"},
     }
-    facts = json.dumps({"info": {"features": features}})
-    schema = pa.schema(_COLUMNS).with_metadata({"huggingface": facts})
+    columns = {name: kind for name, kind in _COLUMNS if source.labelled or name != "label"}
+    facts = json.dumps({"info": {"features": {name: features[name] for name in columns}}})
+    schema = pa.schema(list(columns.items())).with_metadata({"huggingface": facts})
     rows: list[dict[str, Any]] = []
     size = 0
     # PNG files are compressed already, and no value but the label repeats.
-    how: dict[str, Any] = {"compression": _COMPRESSION, "use_dictionary": ["label"]}
+    kept = {name: how for name, how in _COMPRESSION.items() if name.partition(".")[0] in columns}
+    repeated = [name for name in columns if name == "label"]
+    how: dict[str, Any] = {"compression": kept, "use_dictionary": repeated}
     with pq.ParquetWriter(folder / ROWS, schema, **how) as writer:
         for sample in source.samples():
             image = {"bytes": sample.data, "path": f"{sample.key}.{PNG}"}
@@ -54,7 +59,8 @@ def write_parquet(source: Source, folder: Path) -> str:
                 rows, size = [], 0
         if rows:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return f"""`{ROWS}` has the columns `image`, `label` (with the names of the classes) and `key`.
+    label = ", `label` (with the names of the classes)" if source.labelled else ""
+    return f"""`{ROWS}` has the columns `image`{label} and `key`.
 
 ```python
 import datasets

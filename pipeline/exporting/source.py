@@ -17,7 +17,7 @@ from pipeline.dataset.layout import CLASS, IMAGES, PROVENANCE, Layout, sample_ke
 from pipeline.dataset.plan import ShardPlan
 from pipeline.dataset.tar import Pixels, decode_image, image_part, parse_tar
 from pipeline.errors import BadShardError, UserError
-from pipeline.exporting.subset import choose
+from pipeline.exporting.subset import choose, rule
 from pipeline.storage import digest_bytes, read_bytes, read_many
 from pipeline.synthesis.hugging_face import distinct
 
@@ -28,13 +28,13 @@ class Exported:
 
     Attributes:
         key: the name of its members in the tar.
-        label: the index of its class.
+        label: the index of its class, or None without labels.
         data: the bytes of its file in the tar: a PNG, or NumPy's format.
         shape: the channels, height and width that it must have.
     """
 
     key: str
-    label: int
+    label: int | None
     data: bytes
     shape: tuple[int, int, int]
 
@@ -84,6 +84,16 @@ class Source:
         return self.input.channels, self.input.height, self.input.width
 
     @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.dataset.classes > 0
+
+    @property
+    def which(self) -> str:
+        """Which images of the dataset are exported, in words."""
+        return rule(self.dataset.plan.labels, self.chosen, self.labelled)
+
+    @property
     def class_names(self) -> list[str]:
         """A different name for each class; its index where the teacher has no names."""
         numbers = [str(label) for label in range(self.dataset.classes)]
@@ -103,7 +113,8 @@ class Source:
                 chosen = self.chosen[shard.first : shard.first + len(shard.labels)]
                 if not chosen.any():
                     continue
-                samples = _samples(shard, self.checked(tar_name(shard.number)), self.shape)
+                data = self.checked(tar_name(shard.number))
+                samples = _samples(shard, data, self.shape, self.labelled)
                 for sample, wanted in zip(samples, chosen, strict=True):
                     if wanted:
                         yield sample
@@ -139,6 +150,7 @@ def open_source(dataset: Dataset, images: int | None) -> Source:
     Args:
         dataset: the dataset.
         images: how many images to export, the same number of each class; None exports all.
+            Without labels the first ones are exported.
 
     Raises:
         UserError: the provenance is damaged, or the dataset has too few images.
@@ -158,16 +170,20 @@ def open_source(dataset: Dataset, images: int | None) -> Source:
     return Source(dataset, text or b"", digests, shape, choose(dataset.plan.labels, images))
 
 
-def _samples(shard: ShardPlan, data: bytes, shape: tuple[int, int, int]) -> Iterator[Exported]:
+def _samples(
+    shard: ShardPlan, data: bytes, shape: tuple[int, int, int], labelled: bool
+) -> Iterator[Exported]:
     """The samples of a tar, which must be those of the plan."""
     name = tar_name(shard.number)
     samples = list(parse_tar(name, io.BytesIO(data)))
     if len(samples) != len(shard.labels):
         raise BadShardError(f"{name} has {len(samples)} samples, not {len(shard.labels)}")
     for index, (key, parts, _) in enumerate(samples):
-        prefix, label = key.partition("-")[0], int(shard.labels[index])
+        prefix, label = key.partition("-")[0], int(shard.labels[index]) if labelled else None
         if not prefix.isalnum() or key != sample_key(prefix, shard.first + index):
             raise BadShardError(f"{name}: sample {key!r} is not image {shard.first + index}")
-        if parts.get(CLASS) != str(label).encode() or not parts.keys() & set(IMAGES):
-            raise BadShardError(f"{name}: sample {key} has no image, or not the class {label}")
+        expected = None if label is None else str(label).encode()
+        if parts.get(CLASS) != expected or not parts.keys() & set(IMAGES):
+            of = "a class" if label is None else f"not the class {label}"
+            raise BadShardError(f"{name}: sample {key} has no image, or {of}")
         yield Exported(key, label, image_part(parts), shape)

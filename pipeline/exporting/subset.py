@@ -51,10 +51,12 @@ def choose(labels: Labels, images: int | None) -> NDArray[np.bool_]:
     return chosen
 
 
-def rule(labels: Labels, chosen: NDArray[np.bool_]) -> str:
+def rule(labels: Labels, chosen: NDArray[np.bool_], labelled: bool = True) -> str:
     """Say in words which images of the dataset were chosen."""
     if chosen.all():
         return "all images"
+    if not labelled:
+        return "the first ones, in the order of the keys"
     _, counts = np.unique(labels[chosen], return_counts=True)
     least, most = int(counts.min()), int(counts.max())
     if len(counts) < len(set[Hashable](labels.tolist())):

@@ -224,12 +224,12 @@ def _refuse(labels: Tensor, flaws: Tensor, rules: Rules) -> None:
     """Raise if an image that would be published is unsure or has diverged."""
     if not bool((flaws >= Flaw.UNSURE).any()):
         return
-    label = int(labels[flaws >= Flaw.UNSURE][0])
-    if bool((flaws == Flaw.DIVERGED).any()):
+    if diverged := int((flaws == Flaw.DIVERGED).sum()):
         raise UserError(
-            f"images of class {label} diverged in {rules.attempts} attempts: "
+            f"{diverged} of {len(flaws)} images diverged in {rules.attempts} attempts: "
             "lower synthesis.objective.learning_rate, or set synthesis.precision to float32"
         )
+    label = int(labels[flaws >= Flaw.UNSURE][0])
     raise UserError(
         f"{int((flaws >= Flaw.UNSURE).sum())} images, the first of class {label}, stay below "
         f"synthesis.min_confidence {rules.min_confidence} after {rules.attempts} attempts: "

@@ -54,6 +54,7 @@ class Term:
         spread: The field of :class:`Objective` that holds the spread of the weight, if images may
             have weights of their own (:func:`draw_factors`). None otherwise.
         needs_student: Whether the term exists only where there is a student.
+        needs_labels: Whether the term says something only of images with labels.
 
     Raises:
         TypeError: :class:`Objective` lacks a field that ``weight`` or ``spread`` names.
@@ -66,6 +67,7 @@ class Term:
     description: str
     spread: str | None = None
     needs_student: bool = False
+    needs_labels: bool = False
 
     def __post_init__(self) -> None:
         known = {field.name for field in fields(Objective)}
@@ -104,6 +106,7 @@ TERMS: tuple[Term, ...] = (
         per_image=True,
         description="L, cross-entropy against cls",
         spread="classification_spread",
+        needs_labels=True,
     ),
     Term(
         name="tv",

@@ -59,8 +59,8 @@ class _Tally:
     def add(self, record: ShardRecord) -> None:
         self.shards += 1
         self.images += record.images
-        self.agreement += record.agreement * record.images
-        self.confidence += record.confidence * record.images
+        self.agreement += (record.agreement or 0.0) * record.images
+        self.confidence += (record.confidence or 0.0) * record.images
         self.counts.update({int(label): count for label, count in record.class_counts.items()})
         self.replaced.update(record.replaced)
         self.flaws.update(record.flaws)
@@ -88,7 +88,7 @@ def report_synthesis(
     """Write the report of a synthesis.
 
     The files are ``synthesis.json`` (metrics), ``synthesis.csv`` and ``synthesis.png`` (loss
-    curves), ``classes.csv`` (images of each class) and ``grids/round-N.png``.
+    curves), ``grids/round-N.png`` and, with labels, ``classes.csv`` (images of each class).
 
     Args:
         config: The configuration. The records of its dataset are read.
@@ -111,13 +111,16 @@ def report_synthesis(
             flaws,
         )
     curves = tally.mean_curves()
+    answers = {}
+    if config.teacher.labelled:
+        answers["teacher_agreement"] = fraction(tally.agreement, tally.images)
+        answers["teacher_confidence"] = fraction(tally.confidence, tally.images)
     report: dict[str, Any] = {
         "images": tally.images,
         "shards": tally.shards,
         "rounds": config.adaptive.rounds,
         "classes": len(tally.counts),
-        "teacher_agreement": fraction(tally.agreement, tally.images),
-        "teacher_confidence": fraction(tally.confidence, tally.images),
+        **answers,
         "replaced": dict(tally.replaced),
         "flaws": dict(tally.flaws),
         "made_now": {
@@ -136,7 +139,8 @@ def report_synthesis(
     write_json(reports / "synthesis.json", report)
     write_bytes(reports / "synthesis.csv", _csv(_curve_rows(curves)))
     rows = [{"class": label, "images": tally.counts[label]} for label in sorted(tally.counts)]
-    write_bytes(reports / "classes.csv", _csv(rows))
+    if rows:
+        write_bytes(reports / "classes.csv", _csv(rows))
     draw_synthesis_curves(curves, reports / "synthesis.png")
     return draw_grids(config, reports)[0]
 
@@ -226,10 +230,12 @@ def summarise(config: Config) -> str:
         raise UserError(f"paths.reports {reports} has no synthesis.json: run synthesize first")
     synthesis = json.loads((reports / "synthesis.json").read_bytes())
     lines = [
-        f"dataset    {synthesis['images']} images, {synthesis['classes']} classes, "
+        f"dataset    {synthesis['images']} images, {synthesis['classes'] or 'no'} classes, "
         f"{synthesis['shards']} shards in {config.paths.dataset}/",
-        f"labels     {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
     ]
+    if "teacher_agreement" in synthesis:
+        confirmed = synthesis["teacher_agreement"]
+        lines.append(f"labels     {confirmed:.1%} confirmed by the teacher")
     if "verdict" in synthesis:
         level, reasons = (synthesis["verdict"][key] for key in ("level", "reasons"))
         why = "" if level == "usable" else f": {'; '.join(reasons)}"
@@ -255,8 +261,9 @@ def summarise(config: Config) -> str:
         trained = json.loads((reports / "distillation.json").read_bytes())
         if "held_out" in trained:
             lines.append(f"student    {describe_held_out(trained['held_out'])}")
+    if config.teacher.labelled:
+        lines.append(f"students   {config.paths.students}/")
     lines += [
-        f"students   {config.paths.students}/",
         f"look at    {reports / GRIDS / 'round-0.png'}",
     ]
     return "\n".join(lines)

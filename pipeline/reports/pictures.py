@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.config.schema import Config
-from pipeline.dataset.layout import CLASS, FACTS, Layout
+from pipeline.config.teacher import TeacherConfig
+from pipeline.dataset.layout import FACTS, Layout
 from pipeline.dataset.plan import Plan, plan_of
 from pipeline.dataset.tar import Pixels, decode_image, image_part, read_tar
 from pipeline.storage import Location, digest_bytes, location, read_bytes, write_bytes
@@ -25,6 +26,8 @@ matplotlib.use("Agg")
 ROWS, COLUMNS = 8, 16
 _SEAL = "dreamshard"  # Name of the text in a PNG file that holds the digest of its pixels.
 SIDE, TEXT = 64, 14
+Cell = tuple[Pixels, float | None]
+"""An image, uint8 ``[C, H, W]``, and the teacher's probability of its class, if it has one."""
 Curve = dict[str, NDArray[np.float64]]
 """``iteration`` and, by name, the mean of each loss term at that iteration; ``[points]`` each."""
 
@@ -33,7 +36,7 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     """Draw ``grids/round-N.png`` for each round, and delete grids of rounds that no longer exist.
 
     A grid has one column for each class of the round, up to ``COLUMNS``. The teacher's probability
-    for the class stands below each image.
+    for the class stands below each image. Images without labels fill the columns in turn.
 
     Args:
         config: The configuration. The shards of its dataset are read.
@@ -45,9 +48,9 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     layout, root = plan_of(config), location(config.paths.dataset)
     paths = []
     for round_ in range(config.adaptive.rounds + 1):
-        cells = _pick(layout, root, round_)
+        cells = _pick(layout, root, round_, config.teacher.labelled)
         path = reports / GRIDS / f"round-{round_}.png"
-        draw_cells(cells, config.teacher.class_names, path)
+        draw_cells(cells, column_names(config.teacher), path)
         paths.append(path)
     for path in (reports / GRIDS).glob("round-*.png"):
         if path not in paths and _is_sealed(path):
@@ -55,13 +58,16 @@ def draw_grids(config: Config, reports: Path) -> list[Path]:
     return paths
 
 
-def draw_cells(
-    cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None, path: Path
-) -> None:
+def column_names(teacher: TeacherConfig) -> Sequence[str] | None:
+    """The names above the columns of a grid; None for the numbers of the classes."""
+    return teacher.class_names if teacher.labelled else [""] * COLUMNS
+
+
+def draw_cells(cells: Mapping[int, list[Cell]], names: Sequence[str] | None, path: Path) -> None:
     """Draw a grid of images with one column for each class.
 
     Args:
-        cells: For each class, its images: pixels uint8 ``[C, H, W]`` and probability in [0, 1].
+        cells: For each class, its images.
         names: Names of the classes; None for their numbers.
         path: PNG file to write.
     """
@@ -122,7 +128,7 @@ def read_log(path: Location) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def _pick(layout: Plan, root: Location, round_: int) -> dict[int, list[tuple[Pixels, float]]]:
+def _pick(layout: Plan, root: Location, round_: int, labelled: bool) -> dict[int, list[Cell]]:
     """Read the first images of up to ``COLUMNS`` classes, evenly spaced among those of the round.
 
     Only tars that hold one of these images are read.
@@ -130,25 +136,28 @@ def _pick(layout: Plan, root: Location, round_: int) -> dict[int, list[tuple[Pix
     numbers = layout.of_round(round_)
     firsts = [layout.bounds[number][1] for number in numbers]
     labels = layout.labels[firsts[0] : layout.bounds[numbers[-1]][2]]
+    if not labelled:
+        labels = np.arange(len(labels), dtype=np.int16) % COLUMNS
     made = np.unique(labels)  # a small dataset has fewer classes than the teacher
     shown = made[np.linspace(0, len(made) - 1, min(len(made), COLUMNS)).round().astype(int)]
     places = [firsts[0] + np.flatnonzero(labels == label)[:ROWS] for label in shown]
     wanted = np.sort(np.concatenate(places))
-    cells: dict[int, list[tuple[Pixels, float]]] = {int(label): [] for label in shown}
+    cells: dict[int, list[Cell]] = {int(label): [] for label in shown}
     for index in np.unique(np.searchsorted(firsts, wanted, side="right") - 1):
         samples = read_tar(Layout(root).tar(numbers[index]))
         for place, (_, parts, _) in enumerate(samples, start=firsts[index]):
             if place in wanted:
-                row = cells[int(parts[CLASS])]
+                row = cells[int(labels[place - firsts[0]])]
                 row.append((decode_image(image_part(parts)), _probability(parts[FACTS])))
     return cells
 
 
-def _probability(facts: bytes) -> float:
-    return float(json.loads(facts)["teacher_prob"])
+def _probability(facts: bytes) -> float | None:
+    value = json.loads(facts).get("teacher_prob")
+    return None if value is None else float(value)
 
 
-def _grid(cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | None) -> Image.Image:
+def _grid(cells: Mapping[int, list[Cell]], names: Sequence[str] | None) -> Image.Image:
     rows = max(map(len, cells.values()))
     canvas = Image.new("RGB", (len(cells) * (SIDE + 4), TEXT + rows * (SIDE + TEXT)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -158,9 +167,9 @@ def _grid(cells: dict[int, list[tuple[Pixels, float]]], names: Sequence[str] | N
         for index, (pixels, probability) in enumerate(row):
             y = TEXT + index * (SIDE + TEXT)
             canvas.paste(_cell(pixels), (x, y))
-            draw.text(
-                (x, y + SIDE), f"{probability:.1%}", fill="black" if probability > 0.5 else "red"
-            )
+            if probability is not None:
+                colour = "black" if probability > 0.5 else "red"
+                draw.text((x, y + SIDE), f"{probability:.1%}", fill=colour)
     return canvas
 
 

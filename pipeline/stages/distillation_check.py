@@ -20,9 +20,15 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
     """Check what can be wrong with the training, even before there is a dataset.
 
     Raises:
-        UserError: The student does not fit, a path is not writable, the dataset has fewer images
-            than a step needs, or the processes of torchrun cannot share a batch.
+        UserError: The teacher has no logits, the student does not fit, a path is not writable, the
+            dataset has fewer images than a step needs, or the processes of torchrun cannot share a
+            batch.
     """
+    if not teacher.labelled:
+        raise UserError(
+            "distill trains students on the teacher's logits, and teacher.labels is none: name a "
+            "classifier with labels: class, or use the images with your own loss"
+        )
     check_student(config, teacher, "distillation", config.distillation)
     check_outputs(config, "students", "reports")
     images, training = len(plan_of(config).labels), config.distillation

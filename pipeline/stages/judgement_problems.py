@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.dataset.arrays import decode_array, encode_array
 from pipeline.dataset.layout import LOGITS
+from pipeline.dataset.records import LABEL_COLUMNS
 from pipeline.inversion.usefulness import entropy
 from pipeline.objective.compete import jensen_shannon
 from pipeline.objective.terms import TERMS, Terms
@@ -41,6 +42,9 @@ def judgement_problems(content: ShardContent, answers: Answers) -> Iterator[str]
     """
     expected = _teacher_columns(answers)
     predictions = {"teacher_pred": answers.logits}
+    if not content.config.teacher.labelled:  # these columns are empty, which row_problems compares
+        expected = {name: of for name, of in expected.items() if name not in LABEL_COLUMNS}
+        predictions = {}
     if answers.student_logits is not None:
         expected |= _student_columns(answers, answers.student_logits)
         predictions["student_pred"] = answers.student_logits

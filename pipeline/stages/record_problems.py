@@ -12,7 +12,7 @@ from pipeline.dataset.records import ShardRecord
 from pipeline.dataset.row_files import Row
 from pipeline.inversion.batch_parts import partitions
 from pipeline.storage import digest_bytes, digest_json
-from pipeline.synthesis.rows import class_counts
+from pipeline.synthesis.rows import class_counts, mean_answers
 from pipeline.synthesis.shard_states import Found
 
 
@@ -38,18 +38,22 @@ def record_problems(found: Found, record: ShardRecord) -> Iterator[str]:
 
 def summary_problems(record: ShardRecord, shard: ShardPlan, rows: Sequence[Row]) -> list[str]:
     """What the record says of the rows and they do not: counts and means."""
-    agree = [row["teacher_pred"] == row["cls"] for row in rows]
+    said = mean_answers(rows)
     facts: dict[str, Any] = {
-        "class_counts": class_counts(shard),
-        "agreement": round(sum(agree) / len(agree), 6),
+        "class_counts": {} if said["agreement"] is None else class_counts(shard),
+        "agreement": said["agreement"],
         "replaced": _counts(rows, "replaced"),
         "flaws": _counts(rows, "flaw"),
     }
     problems = list(_differing(record, facts))
-    confidence = sum(row["teacher_prob"] for row in rows) / len(rows)
-    if not abs(record.confidence - confidence) <= 1e-5:
+    if not _close(record.confidence, said["confidence"]):
         problems.append("its record's confidence is not the mean of its rows")
     return problems
+
+
+def _close(left: float | None, right: float | None) -> bool:
+    """Whether two means are equal up to rounding. Without labels both are None."""
+    return left is right if left is None or right is None else abs(left - right) <= 1e-5
 
 
 def executed_batches(shard: ShardPlan, record: ShardRecord) -> list[Batch] | None:

@@ -11,6 +11,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.layout import CAPTION, CLASS, FACTS, LOGITS, PNG
 from pipeline.dataset.plan import Batch, ShardPlan, derive_seed
 from pipeline.dataset.png_chunks import foreign_chunk
+from pipeline.dataset.records import LABEL_COLUMNS
 from pipeline.dataset.row_files import Row
 from pipeline.dataset.tar import image_kind, image_part
 from pipeline.inversion.selection import Flaw
@@ -46,7 +47,9 @@ class ShardContent:
 
 def sample_problems(content: ShardContent) -> Iterator[str]:
     """The first sample whose members are not those that its row gives."""
-    members = {CLASS, FACTS, image_kind(content.config.teacher.input.channels)}
+    members = {FACTS, image_kind(content.config.teacher.input.channels)}
+    if content.config.teacher.labelled:
+        members.add(CLASS)
     if content.config.synthesis.soft_labels:
         members.add(LOGITS)
     if content.config.synthesis.captions is not None:
@@ -57,7 +60,7 @@ def sample_problems(content: ShardContent) -> Iterator[str]:
             return
         facts = json.dumps(facts_of_row(row), sort_keys=True).encode()
         for member, expected in ((CLASS, str(row["cls"]).encode()), (FACTS, facts)):
-            if parts[member] != expected:
+            if member in members and parts[member] != expected:
                 yield f"sample {key} differs from its row: its .{member} says something else"
                 return
         extra = foreign_chunk(parts[PNG]) if PNG in parts else None
@@ -83,7 +86,7 @@ def row_problems(content: ShardContent) -> Iterator[str]:
         ("attempt", lambda row: 0 <= row["attempt"] < attempts),
         ("replaced", lambda row: _replaced_fits(row)),
         ("flaw", lambda row: _flaw_fits(row, content.config)),
-        ("teacher_prob", lambda row: row["teacher_prob"] >= _least(content.config)),
+        ("teacher_prob", lambda row: _sure_enough(row, content.config)),
     )
     for column, fits in checks:
         for row in content.rows:
@@ -111,6 +114,8 @@ def _derived_columns(content: ShardContent) -> dict[str, list[Any]]:
             for number, row in zip(numbers, content.rows, strict=True)
         ],
     }
+    if not config.teacher.labelled:
+        columns |= {name: [None] * len(labels) for name in LABEL_COLUMNS}
     constants = {
         "shard": f"{shard.name}.tar",
         "round": shard.round,
@@ -143,8 +148,10 @@ def _flaw_fits(row: Row, config: Config) -> bool:
     )
 
 
-def _least(config: Config) -> float:
-    return config.synthesis.min_confidence - 1e-6
+def _sure_enough(row: Row, config: Config) -> bool:
+    if not config.teacher.labelled:
+        return row["teacher_prob"] is None
+    return bool(row["teacher_prob"] >= config.synthesis.min_confidence - 1e-6)
 
 
 def caption_problems(content: ShardContent) -> Iterator[str]:

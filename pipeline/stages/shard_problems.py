@@ -113,15 +113,16 @@ def _content_problems(found: Found, contents: Mapping[str, bytes], judges: Judge
     problems: list[str] = []
     if keys != [shard.key(found.spec["keys"], index) for index in range(len(shard.labels))]:
         problems.append("the keys of its samples are not the planned ones")
+    labelled = teacher.labelled
     try:
-        rows, facts = read_rows(rows_file, contents[rows_file], len(shard.labels))
+        rows, facts = read_rows(rows_file, contents[rows_file], len(shard.labels), labelled)
     except BadShardError as error:
         return ShardFindings([*problems, " ".join(str(error).split())], [], 0)
     if [row["key"] for row in rows] != keys:
         return ShardFindings([*problems, "its rows and samples do not join one to one"], [], 0)
     try:
         pixels = _pixels(samples, teacher.shape)
-        labels = [int(parts[CLASS]) for _, parts, _ in samples]
+        labels = [int(parts[CLASS]) if labelled else 0 for _, parts, _ in samples]
     except (ValueError, KeyError, OverflowError) as error:
         text = f"a sample cannot be read: {first_line(error)}"
         return ShardFindings([*problems, text], [], 0)

@@ -34,6 +34,11 @@ def load_checked_teacher(config: Config, *outputs: str) -> Teacher:
         UserError: The teacher, the student of the adaptive rounds or a path cannot be used.
     """
     teacher = load_teacher(config.teacher, torch.device("cpu"))
+    if not teacher.labelled and not config.objective.feature:
+        raise UserError(
+            "synthesis.objective.feature is 0, and teacher.labels is none: nothing would say what "
+            "the images show. Leave feature out, and set the preset to auto"
+        )
     if config.objective.feature > 0:
         source, _ = find_source(config.teacher.source)
         random = config.teacher.weights is None and source.random_without_weights

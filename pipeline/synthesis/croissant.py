@@ -53,13 +53,15 @@ def croissant(name: str, config: Config, entries: Sequence[Entry]) -> dict[str, 
         entries: one for each shard, in order.
     """
     teacher, images = config.teacher, sum(entry.images for entry in entries)
+    kind = "classifier" if teacher.labelled else "network"
+    of_classes = f" of {teacher.classes} classes" if teacher.labelled else " without labels"
     return {
         "@context": _VOCABULARY,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
         "description": (
-            f"{images} synthetic images of {teacher.classes} classes, made from the classifier "
+            f"{images} synthetic images{of_classes}, made from the {kind} "
             f"{public_source(teacher.source)} by DeepInversion, without real images."
         ),
         "citeAs": f"Yin et al., Dreaming to Distill, CVPR 2020, {_PAPER}",

@@ -20,7 +20,8 @@ class Entry:
     Attributes:
         number: the number of the shard.
         images: the number of its images.
-        agreement: the share of images to which the teacher gives the intended class.
+        agreement: the share of images to which the teacher gives the intended class; None without
+            labels.
         size: of the tar, in bytes.
         md5: of the tar.
         digests: the name and the SHA-256 of each file, the record last.
@@ -31,7 +32,7 @@ class Entry:
 
     number: int
     images: int
-    agreement: float
+    agreement: float | None
     size: int
     md5: str
     digests: tuple[tuple[str, str], ...]

@@ -24,18 +24,19 @@ _FACTS = {
 def features(config: Config) -> list[dict[str, Any]]:
     """One entry for each member of a sample: the content of ``dataset_info.features``.
 
-    The class is a ``ClassLabel`` with names. Other types are those that ``datasets`` would find
-    without the card.
+    The class, where images have one, is a ``ClassLabel`` with names. Other types are those that
+    ``datasets`` would find without the card.
     """
     teacher, synthesis = config.teacher, config.synthesis
     names = teacher.class_names or [str(label) for label in range(teacher.classes)]
     # Quoted: the readers of cards use YAML 1.1, where a plain `no` is false and 1:30 is 90.
     labels = {Quoted(str(i)): Quoted(name) for i, name in enumerate(distinct(names))}
     image = image_kind(teacher.input.channels)
-    entries: list[dict[str, Any]] = [
-        {"name": CLASS, "dtype": {"class_label": {"names": labels}}},
-        {"name": FACTS, "struct": [{"name": n, "dtype": t} for n, t in _FACTS.items()]},
-    ]
+    entries: list[dict[str, Any]] = []
+    facts = _FACTS if teacher.labelled else {"round": _FACTS["round"]}
+    if teacher.labelled:
+        entries.append({"name": CLASS, "dtype": {"class_label": {"names": labels}}})
+    entries.append({"name": FACTS, "struct": [{"name": n, "dtype": t} for n, t in facts.items()]})
     if synthesis.soft_labels:
         entries.append({"name": LOGITS, "list": "float16"})
     if image == NPY:

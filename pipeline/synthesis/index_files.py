@@ -27,6 +27,7 @@ from pipeline.dataset.layout import (
     shard_name,
     student_of,
 )
+from pipeline.dataset.plan import counted_images
 from pipeline.dataset.tar import image_kind
 from pipeline.storage import digest_bytes, digest_file, exists, json_bytes, location
 from pipeline.synthesis.card_text import code_span, plain_text
@@ -39,6 +40,10 @@ from pipeline.teachers.teacher import Teacher
 
 NAME = "dreamshard"
 _NO_WRAPPING = 2**31  # characters in a line of YAML
+_AIM = {
+    "class": "the label it carries",
+    "none": "the BatchNorm statistics of the teacher, together with others",
+}
 
 
 def index_files(config: Config, entries: Sequence[Entry], teacher: Teacher) -> dict[str, bytes]:
@@ -72,14 +77,14 @@ def _student_digests(config: Config) -> dict[str, str]:
 
 def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     """The dataset card. Its YAML head tells Hugging Face ``datasets`` where the tars are."""
-    images = sum(entry.images for entry in entries)
-    agreement = sum(entry.agreement * entry.images for entry in entries) / images
+    images, teacher = sum(entry.images for entry in entries), config.teacher
+    tasks = {"task_categories": ["image-classification"]} if teacher.labelled else {}
     head = {
         "dataset_info": {"features": features(config)},
         "configs": [{"config_name": "default", "data_files": [{"split": SPLIT, "path": ALL_TARS}]}],
         "license": "other",
         "license_name": "as-the-teacher",
-        "task_categories": ["image-classification"],
+        **tasks,
         "tags": ["synthetic", "deepinversion", "webdataset"],
         "size_categories": [_size_category(images)],
     }
@@ -87,7 +92,7 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     yaml = YAML()
     yaml.default_flow_style, yaml.width = False, _NO_WRAPPING
     yaml.dump(head, text)
-    shape = config.teacher.input
+    shape = teacher.input
     resized = ""
     if shape.interpolation:
         resized = f"; real images are resized to it with {plain_text(shape.interpolation)}"
@@ -95,33 +100,43 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     if config.synthesis.soft_labels:
         soft_labels = f", `<key>.{LOGITS}` (teacher logits, float16)"
     captions = f", `<key>.{CAPTION}` (caption)" if config.synthesis.captions else ""
+    label = f", `<key>.{CLASS}` (class index)" if teacher.labelled else ""
+    answer = ", and the teacher's answer" if teacher.labelled else ""
     return f"""---
 {text.getvalue()}---
-# Synthetic images from a trained classifier
+# Synthetic images from a trained {"classifier" if teacher.labelled else "network"}
 
-{images} images of {config.teacher.classes} classes in {len(entries)} shards, \
+{counted_images(images, teacher.classes)} in {len(entries)} shards, \
 {shape.channels} x {shape.height} x {shape.width}. No real image was used: each was optimised \
-for the label it carries (DeepInversion, Yin et al., CVPR 2020).
+for {_AIM[teacher.labels]} (DeepInversion, Yin et al., CVPR 2020).
 
 | | |
 |---|---|
-| teacher | {code_span(public_source(config.teacher.source))}, sha256 `{teacher_digest[:16]}...` |
-| its licence | {plain_text(config.teacher.license or "not stated by its source")} |
+| teacher | {code_span(public_source(teacher.source))}, sha256 `{teacher_digest[:16]}...` |
+| its licence | {plain_text(teacher.license or "not stated by its source")} |
 | its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)}\
 {resized} |
 | objective | {code_span(config.preset)}, {config.synthesis.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
-| label that the teacher confirms | {agreement:.1%} of images |
-
-Each sample is `<key>.{image_kind(shape.channels)}`, `<key>.{CLASS}` (class index) and \
+{_confirmed(entries)}
+Each sample is `<key>.{image_kind(shape.channels)}`{label} and \
 `<key>.{FACTS}`{soft_labels}{captions}. \
 `{ALL_ROWS}` has one row an image,
-joined by `key`: where it lies, its digest, its seed, every loss term, and the teacher's answer.
+joined by `key`: where it lies, its digest, its seed, every loss term{answer}.
 `{PROVENANCE}` names everything that the dataset was made from, by digest.
 
 The images can reveal what the teacher saw in training: treat them with the care that the training
 data asks for. Their licence follows the teacher's.
 """
+
+
+def _confirmed(entries: Sequence[Entry]) -> str:
+    """The row of the card about confirmed labels; empty without labels."""
+    shares = [(entry.agreement, entry.images) for entry in entries if entry.agreement is not None]
+    if not shares:
+        return ""
+    agreement = sum(share * images for share, images in shares) / sum(n for _, n in shares)
+    return f"| label that the teacher confirms | {agreement:.1%} of images |\n"
 
 
 def _values(numbers: tuple[float, ...]) -> str:

@@ -26,7 +26,13 @@ from pipeline.storage import (
     write_json,
 )
 from pipeline.synthesis.job import ShardJob, is_done
-from pipeline.synthesis.rows import class_counts, mean_curve, rows_of, samples_of
+from pipeline.synthesis.rows import (
+    class_counts,
+    mean_answers,
+    mean_curve,
+    rows_of,
+    samples_of,
+)
 from pipeline.synthesis.spec import row_facts
 
 
@@ -66,9 +72,9 @@ def publish_shard(
     for row, member in zip(rows, members, strict=True):
         row["offset"], row["size"] = member.offset, member.size
         row["sha256"] = bytes.fromhex(member.sha256)
-    encoded = encode_rows(rows, row_facts(job.config, job.spec))
+    labelled = job.config.teacher.labelled
+    encoded = encode_rows(rows, row_facts(job.config, job.spec), labelled)
     write_bytes(root / parquet, encoded)
-    agree = [row["teacher_pred"] == row["cls"] for row in rows]
     record = ShardRecord.of(
         shard=shard.name,
         round=shard.round,
@@ -77,14 +83,13 @@ def publish_shard(
         spec=job.spec,
         spec_sha256=digest_json(job.spec),
         files={tar: tar_facts, parquet: file_facts(io.BytesIO(encoded))},
-        class_counts=class_counts(shard),
+        class_counts=class_counts(shard) if labelled else {},
         batches=[batch.size for batch, _ in batches],
         precision=precision,
-        agreement=round(sum(agree) / len(agree), 6),
-        confidence=round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
+        **mean_answers(rows),
         replaced=flaw_counts(kept.replaced for _, kept in batches),
         flaws=flaw_counts(kept.flaws for _, kept in batches),
-        curve=mean_curve(batches),
+        curve=mean_curve(batches, labelled),
         versions=versions(),
         teacher_parts=dict(teacher),
     )

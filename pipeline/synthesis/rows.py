@@ -10,11 +10,13 @@ import torch
 
 from pipeline.dataset import plan
 from pipeline.dataset.plan import Batch, ShardPlan
+from pipeline.dataset.records import LABEL_COLUMNS
 from pipeline.dataset.tar import Sample
 from pipeline.inversion.selection import Flaw, Kept
 from pipeline.inversion.usefulness import entropy
 from pipeline.objective.compete import jensen_shannon
 from pipeline.objective.presets import Objective
+from pipeline.objective.terms import TERMS
 from pipeline.synthesis.job import ShardJob
 from pipeline.synthesis.spec import round_objective
 
@@ -25,14 +27,14 @@ def rows_of(
     """Yield the Parquet row of each image, in the order of the tar.
 
     The columns ``offset``, ``size`` and ``sha256`` are missing: they are known once the tar is
-    written.
+    written. Without labels the columns that need one are None.
 
     Args:
         job: The shard to make.
         shard: The shard's labels and keys.
         batches: The images of each batch, in order.
     """
-    names = job.config.teacher.class_names
+    names, labelled = job.config.teacher.class_names, job.config.teacher.labelled
     weights = round_objective(job.config, shard.round)
     index = 0
     for number, (batch, kept) in enumerate(batches):
@@ -51,6 +53,7 @@ def rows_of(
                 "height": kept.images.pixels.shape[2],
                 "width": kept.images.pixels.shape[3],
                 **{name: values[position] for name, values in columns.items()},
+                **({} if labelled else dict.fromkeys(LABEL_COLUMNS)),
             }
             index += 1
 
@@ -108,6 +111,8 @@ def samples_of(
 
 def facts_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a row that the sample's JSON member holds."""
+    if row["teacher_prob"] is None:  # an image without label
+        return {"round": row["round"]}
     facts = {name: row[name] for name in ("cls", "class_name", "round", "teacher_pred")}
     return {**facts, "teacher_prob": float(f"{row['teacher_prob']:.6g}")}
 
@@ -117,16 +122,35 @@ def caption(template: str | None, class_name: str) -> str | None:
     return None if template is None else template.replace("{}", class_name)
 
 
+def mean_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """What a record says of the teacher's answers: ``agreement`` and ``confidence``.
+
+    Both are None without labels.
+    """
+    if any(row["teacher_prob"] is None for row in rows):
+        return {"agreement": None, "confidence": None}
+    agree = [row["teacher_pred"] == row["cls"] for row in rows]
+    return {
+        "agreement": round(sum(agree) / len(agree), 6),
+        "confidence": round(sum(row["teacher_prob"] for row in rows) / len(rows), 6),
+    }
+
+
 def class_counts(shard: ShardPlan) -> dict[str, int]:
-    """The number of images of each class that the shard has, by the class as text."""
+    """The number of images of each class that a shard with labels has, by the class as text."""
     labels, counts = np.unique(shard.labels, return_counts=True)
     return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
 
 
-def mean_curve(batches: list[tuple[Batch, Kept]]) -> list[dict[str, float]]:
-    """The mean of each unweighted term at some iterations, averaged over the batches."""
+def mean_curve(batches: list[tuple[Batch, Kept]], labelled: bool) -> list[dict[str, float]]:
+    """The mean of each unweighted term at some iterations, averaged over the batches.
+
+    Terms that need labels are left out without labels.
+    """
     curves = [kept.images.curve for _, kept in batches]
+    left_out = set() if labelled else {term.name for term in TERMS if term.needs_labels}
+    names = [name for name in curves[0][0] if name not in left_out]
     return [
-        {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in points[0]}
+        {name: float(f"{np.mean([p[name] for p in points]):.6g}") for name in names}
         for points in zip(*curves, strict=True)
     ]

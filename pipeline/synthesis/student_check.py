@@ -12,10 +12,14 @@ from pipeline.config.schema import Config
 from pipeline.device.threads import one_thread
 from pipeline.distillation.feature_maps import FeatureMaps, Imitation
 from pipeline.errors import UserError, first_line
-from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
+from pipeline.teachers.fixed_function import (
+    check_classes,
+    check_fixed_function,
+    check_weights_exist,
+)
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.preprocessing import Preprocessing
-from pipeline.teachers.teacher import Teacher, check_classes
+from pipeline.teachers.teacher import Teacher
 
 
 @one_thread()

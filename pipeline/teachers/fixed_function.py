@@ -1,4 +1,4 @@
-"""Check that a network is a fixed, differentiable function of one image.
+"""Check that a network gives logits, and is a fixed, differentiable function of one image.
 
 Losses, answers in the rows and the verification all assume it: the same image must get the same
 logits alone, among other images and after other images.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.device.seeding import seed_all
 from pipeline.errors import UserError
+from pipeline.teachers.user_code import taking_images
 
 # Largest differences of logits, as a share of the largest logit. A batch of another size may use
 # another kernel, whose sums round differently; the same batch uses the same.
@@ -39,6 +40,45 @@ def check_weights_exist(network: nn.Module, role: str) -> None:
             raise UserError(f"the {role}'s weight {name} is complex: only real weights are taken")
 
 
+def check_classes(
+    network: nn.Module, shape: tuple[int, int, int], classes: int, role: str = "teacher"
+) -> None:
+    """Check that a blank image gives finite logits ``[B, classes]``.
+
+    Args:
+        network: The network, on the CPU.
+        shape: Channels, height and width of an image.
+        classes: The expected number of logits.
+        role: The network that error messages name.
+
+    Raises:
+        UserError: The network refuses the image, or its output is something else.
+    """
+    with taking_images(network, shape, role), torch.no_grad():
+        logits = network(torch.zeros(2, *shape))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        kind = f"{logits.ndim} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"the {role} must return logits [batch, classes], but returns {kind}: wrap the network "
+            "in its factory"
+        )
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits: "
+            f"correct teacher.classes, or set {role}.arguments so that the network has {classes} "
+            "outputs (num_classes for torchvision and timm, num_labels for Hugging Face)"
+        )
+    if not logits.is_floating_point():
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise UserError(f"the {role} must return logits of floating point, but returns {kind}")
+    if not torch.isfinite(logits).all():
+        raise UserError(f"the {role} answers a blank image with NaN or infinite logits")
+    if classes > 1 and logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-5:
+        raise UserError(
+            f"the {role} returns probabilities, but logits are needed: remove its softmax"
+        )
+
+
 def check_fixed_function(
     network: nn.Module,
     shape: tuple[int, int, int],
@@ -52,7 +92,7 @@ def check_fixed_function(
 
     Args:
         network: The network in eval mode, on the CPU. It has passed
-            :func:`pipeline.teachers.teacher.check_classes`.
+            :func:`check_classes`.
         shape: Channels, height and width of an image.
         normalise: From uint8 pixels to the network's input.
         role: The network that error messages name.

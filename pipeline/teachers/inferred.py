@@ -32,7 +32,8 @@ def complete_teacher(values: Mapping[str, Any]) -> dict[str, Any]:
 
     The source's metadata supplies what is missing of ``input``, ``classes``, ``class_names`` and
     ``license``; the network itself supplies the number of classes. A given value is never changed.
-    Where ``classes`` and ``input`` are given, nothing is asked and no network is built.
+    Where ``classes`` and ``input`` are given, nothing is asked and no network is built. A teacher
+    without labels has 0 classes, and no student.
 
     Args:
         values: The sections. ``teacher.class_names`` may name a file: JSON, or one name a line.
@@ -47,6 +48,9 @@ def complete_teacher(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(section, dict) or not isinstance(section.get("source"), str):
         return dict(values)
     teacher = dict(section)
+    if teacher.get("labels") == "none":
+        values = {"student": {"source": teacher["source"]}, **values}
+        teacher["classes"] = teacher.get("classes") or 0
     if isinstance(teacher.get("class_names"), str):
         teacher["class_names"] = read_names(Path(teacher["class_names"]))
     given = teacher.get("input") or {}

@@ -9,16 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config.teacher import TeacherConfig
 from pipeline.device.seeding import restored_generators, seed_all
 from pipeline.device.threads import one_thread
-from pipeline.errors import TryAgainError, UserError
+from pipeline.errors import TryAgainError
 from pipeline.objective.presets import Units
 from pipeline.storage import digest_json
 from pipeline.teachers.checkpoints import WeightsFile
-from pipeline.teachers.fixed_function import check_fixed_function, check_weights_exist
+from pipeline.teachers.fixed_function import (
+    check_classes,
+    check_fixed_function,
+    check_weights_exist,
+)
 from pipeline.teachers.networks import (
     LoadedWeights,
     build_network,
@@ -30,20 +34,21 @@ from pipeline.teachers.networks import (
 )
 from pipeline.teachers.preprocessing import ImageSpace, Preprocessing, image_space
 from pipeline.teachers.registry import find_source
-from pipeline.teachers.user_code import same_folder
+from pipeline.teachers.unlabelled import Unlabelled, check_statistics
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A trained classifier in eval mode, whose weights have no gradients.
+    """A trained network in eval mode, whose weights have no gradients.
 
     Attributes:
-        network: From images ``[B, C, H, W]`` in the teacher's space to logits ``[B, classes]``.
+        network: From images ``[B, C, H, W]`` in the teacher's space to logits ``[B, classes]``. A
+            teacher without labels is a :class:`~pipeline.teachers.unlabelled.Unlabelled`.
         preprocessing: Converts between pixels and the teacher's space.
         shape: Channels, height and width of an image.
-        classes: Number of classes.
+        classes: Number of classes; 0 without labels.
         digest: SHA-256 of everything that decides the network's answers: of ``parts``.
         weights: The files of weights that were read, with the digests of the bytes read.
         parts: What decides the network's answers, mostly as digests, to say which of it changed.
@@ -56,6 +61,11 @@ class Teacher:
     digest: str
     weights: tuple[WeightsFile, ...] = ()
     parts: Mapping[str, str | None] = field(default_factory=dict, compare=False)  # not hashable
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the network is a classifier, so that images have labels."""
+        return self.classes > 0
 
     def space(self, units: Units = "image") -> ImageSpace:
         """The units in which images are optimised and augmented, on the network's device."""
@@ -95,8 +105,11 @@ def load_teacher(config: TeacherConfig, device: torch.device, role: str = "teach
         log.log(level, "%s.weights %s: %s", role, config.weights, weights.note)
     if (origin := find_source(config.source)[0].origin(teacher.network)) is not None:
         origin.tell(f"{role}.source {config.source}")
-    check_classes(teacher.network, teacher.shape, config.classes, role)
-    check_fixed_function(teacher.network, teacher.shape, teacher.preprocessing.normalise, role)
+    if teacher.labelled:
+        check_classes(teacher.network, teacher.shape, config.classes, role)
+        check_fixed_function(teacher.network, teacher.shape, teacher.preprocessing.normalise, role)
+    else:
+        check_statistics(teacher.network, teacher.shape, teacher.preprocessing.normalise)
     return teacher.to(device)
 
 
@@ -117,7 +130,7 @@ def _load(config: TeacherConfig, role: str) -> tuple[Teacher, LoadedWeights | No
     network.eval().requires_grad_(False)
     parts = _parts(config, network)  # before any forward pass, which may change a counter
     teacher = Teacher(
-        network=network,
+        network=network if config.labelled else Unlabelled(network).eval(),
         preprocessing=Preprocessing.of(config.input),
         shape=(config.input.channels, config.input.height, config.input.width),
         classes=config.classes,
@@ -157,66 +170,6 @@ def cached_teacher(section: str, digest: str, device: str) -> Teacher:
     return loaded.to(torch.device(device))
 
 
-def check_classes(
-    network: nn.Module, shape: tuple[int, int, int], classes: int, role: str = "teacher"
-) -> None:
-    """Check that a blank image gives finite logits ``[B, classes]``.
-
-    Args:
-        network: The network, on the CPU.
-        shape: Channels, height and width of an image.
-        classes: The expected number of logits.
-        role: The network that error messages name.
-
-    Raises:
-        UserError: The network refuses the image, or its output is something else.
-    """
-    try:
-        with torch.no_grad(), same_folder(role):
-            logits = network(torch.zeros(2, *shape))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(_refusal(network, shape, role, error)) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        kind = f"{logits.ndim} dimensions" if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(
-            f"the {role} must return logits [batch, classes], but returns {kind}: wrap the network "
-            "in its factory"
-        )
-    if logits.shape[1] != classes:
-        raise UserError(
-            f"teacher.classes is {classes}, but the {role} returns {logits.shape[1]} logits: "
-            f"correct teacher.classes, or set {role}.arguments so that the network has {classes} "
-            "outputs (num_classes for torchvision and timm, num_labels for Hugging Face)"
-        )
-    if not logits.is_floating_point():
-        kind = str(logits.dtype).removeprefix("torch.")
-        raise UserError(f"the {role} must return logits of floating point, but returns {kind}")
-    if not torch.isfinite(logits).all():
-        raise UserError(f"the {role} answers a blank image with NaN or infinite logits")
-    if classes > 1 and logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-5:
-        raise UserError(
-            f"the {role} returns probabilities, but logits are needed: remove its softmax"
-        )
-
-
-def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: Exception) -> str:
-    """The error message for a network that refuses its input."""
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    first = next(convolutions, None)
-    if first is not None and first.in_channels != shape[0]:
-        return (
-            f"teacher.input.channels is {shape[0]}, but the first convolution of the {role} takes "
-            f"{first.in_channels}"
-        )
-    text = str(error).strip().splitlines()
-    return (
-        f"the {role} cannot take images of teacher.input {shape[0]}x{shape[1]}x{shape[2]}: "
-        f"{text[0] if text else type(error).__name__}"
-    )
-
-
 def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
     """What decides the network's answers, without the modules that its factory imports."""
     kind, _ = find_source(config.source)
@@ -228,6 +181,8 @@ def _parts(config: TeacherConfig, network: nn.Module) -> dict[str, str | None]:
         "weights": digest_network(network),
         "code": factory_digest(config.source, "teacher"),
     }
+    if not config.labelled:
+        found["labels"] = config.labels
     if (origin := kind.origin(network)) is not None:  # its files hold the architecture too
         found["files"] = digest_json([file.sha256 for file in origin.files])
     return found

@@ -9,6 +9,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from torch import nn
+
 from pipeline.device.torch_state import restored_torch_state
 from pipeline.errors import StopRequested, UserError
 from pipeline.teachers.source import error_line
@@ -88,6 +90,42 @@ def same_folder(role: str) -> Iterator[None]:
         raise UserError(
             f"the {role}'s forward pass changes the current folder to {other}: remove os.chdir()"
         )
+
+
+@contextlib.contextmanager
+def taking_images(network: nn.Module, shape: tuple[int, int, int], role: str) -> Iterator[None]:
+    """Turn an error of a forward pass into one that says which images the network refuses.
+
+    Args:
+        network: The network that is called inside.
+        shape: Channels, height and width of an image.
+        role: The network that error messages name.
+
+    Raises:
+        UserError: The forward pass failed, or it changed the current folder.
+    """
+    try:
+        with same_folder(role):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_refusal(network, shape, role, error)) from error
+
+
+def _refusal(network: nn.Module, shape: tuple[int, int, int], role: str, error: Exception) -> str:
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    if first is not None and first.in_channels != shape[0]:
+        return (
+            f"teacher.input.channels is {shape[0]}, but the first convolution of the {role} takes "
+            f"{first.in_channels}"
+        )
+    text = str(error).strip().splitlines()
+    return (
+        f"the {role} cannot take images of teacher.input {shape[0]}x{shape[1]}x{shape[2]}: "
+        f"{text[0] if text else type(error).__name__}"
+    )
 
 
 def _current_folder() -> str | None:

@@ -71,7 +71,7 @@ def test_a_probe_counts_no_worker_without_a_shard(tiny: Params) -> None:
         factor=None,
         speed=100.0,
         memory=1.0,
-        trials=[Trial(25, 1.0, 1.0, 0.1)],
+        trials=[Trial(25, 1.0, 1.0, 0.1, 0.2)],
         batch_size=16,
         iterations=200,
         checkpointing=False,
@@ -115,7 +115,7 @@ def test_a_probe_of_a_wrong_teacher_fails_as_any_command(tiny: Params, tmp_path:
 def test_more_iterations_are_suggested_where_labels_come_late() -> None:
     def trials(*agreements: float) -> list[Trial]:
         lengths = (25, 50, 100, 200, 400)
-        return [Trial(n, a, a, 1.0) for n, a in zip(lengths, agreements, strict=False)]
+        return [Trial(n, a, a, 1.0, 0.2) for n, a in zip(lengths, agreements, strict=False)]
 
     assert _suggested(trials(1.0)) == LEAST
     assert _suggested(trials(0.1, 0.5, 0.8, 0.96, 0.99)) == 400
