@@ -9,9 +9,7 @@ from pipeline.consumers.images import Batch, CalibrationImages
 from pipeline.consumers.packages import import_tool
 
 
-def nncf_dataset(
-    images: CalibrationImages, transform: Callable[[Batch], Any] | None = None
-) -> Any:
+def nncf_dataset(images: CalibrationImages, transform: Callable[[Batch], Any] | None = None) -> Any:
     """The images as ``nncf.Dataset``, for ``nncf.quantize``.
 
     NNCF counts batches: its ``subset_size`` of 300 means 300 batches. Its ranges are means over

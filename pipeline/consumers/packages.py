@@ -17,8 +17,8 @@ def import_tool(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        package = name.partition(".")[0]
+        tool, missing = (text.partition(".")[0] for text in (name, error.name or name))
         raise UserError(
-            f"calibration with {package} needs the package {error.name or package}: "
+            f"calibration with {tool} needs the package {missing}: "
             "pip install -c constraints.txt -e '.[calibrate]'"
         ) from error

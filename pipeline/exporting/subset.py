@@ -11,9 +11,7 @@ from pipeline.dataset.plan import Labels
 from pipeline.errors import UserError
 
 
-def choose(
-    labels: Labels, images: int | None, seed: int | None = None
-) -> NDArray[np.bool_]:
+def choose(labels: Labels, images: int | None, seed: int | None = None) -> NDArray[np.bool_]:
     """Choose the same number of images of each class.
 
     Where ``images`` is no multiple of the number of classes, the classes that come first in the

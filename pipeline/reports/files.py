@@ -216,7 +216,7 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
 
 
 def report_calibration(config: Config, report: dict[str, Any]) -> None:
-    """Write ``calibration.json``, the report of :func:`pipeline.evaluation.calibration.calibrate`."""
+    """Write ``calibration.json``."""
     write_json(_claimed_reports(config) / "calibration.json", report)
 
 
