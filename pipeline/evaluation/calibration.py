@@ -84,11 +84,12 @@ def describe_calibration(report: dict[str, Any]) -> list[str]:
     lines = [f"{title + ', ' + how['method']:<46}{head if real else head[:12]}"]
     if real:
         lines.append(f"{'the teacher':<46}{'':>12}{report['teacher_accuracy']:>12.2%}")
-    for name, text in kinds.items():
-        found = report[name]
+    for kind, text in kinds.items():
+        found = report[kind]
         columns = [("agreement", 12), ("accuracy", 12), ("real_agreement", 27)]
         values = [f"{found[key]:>{width}.2%}" for key, width in columns if key in found]
-        lines.append(f"{f'calibrated with {how["images"]} {text}':<46}{''.join(values)}")
+        name = f"calibrated with {how['images']} {text}"
+        lines.append(f"{name:<46}{''.join(values)}")
     lines.append(
         f"agreement with the teacher on {report['held_out_images']} synthetic images that the "
         "calibration did not use"

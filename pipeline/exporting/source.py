@@ -1,4 +1,4 @@
-"""What an export or a calibration reads: the chosen images of a dataset, checked against its provenance."""
+"""Read the chosen images of a dataset, checked against its provenance."""
 
 from __future__ import annotations
 
