@@ -48,4 +48,4 @@ def main(params: str = "params.yaml", images: int = 256) -> Path:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"wrote {main(*sys.argv[1:2])}\n")
+    sys.stdout.write(f"wrote {main(sys.argv[1] if len(sys.argv) > 1 else 'params.yaml')}\n")
