@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from pipeline.argument_types import devices, positive, rate, shape
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
-    """One command: ``function`` is ``module.function`` below :mod:`pipeline.commands`."""
-
-    name: str
-    function: str
-    summary: str
-    description: str
-    example: str
-    add: Callable[[argparse.ArgumentParser], None] | None = None
-    reads_params: bool = True
+from pipeline.command import Command
 
 
 def _init_options(parser: argparse.ArgumentParser) -> None:
@@ -285,6 +271,15 @@ COMMANDS = (
         "of evaluation.data. Of the other commands only `measure` reads these images, if "
         "evaluation.verifier is set.",
         example="evaluate --set evaluation.data=real.tar",
+    ),
+    Command(
+        name="calibrate",
+        function="calibrate.run_calibrate",
+        summary="quantise the teacher with the dataset, and with noise, and compare",
+        description="Quantise the teacher with ONNX Runtime, once calibrated with synthetic images "
+        "and once with noise, and print how often each copy agrees with the teacher. Needs the "
+        "extra calibrate.",
+        example="calibrate --set calibration.activation_bits=4",
     ),
     Command(
         name="summary",

@@ -22,7 +22,7 @@ DOCUMENTS = sorted(
 )
 # Results and history quote parameters of old commits.
 CURRENT = [path for path in DOCUMENTS if path.parent.name != "results" and path.stem != "lab-log"]
-SECTIONS = "teacher|student|synthesis|adaptive|distillation|evaluation|execution|paths"
+SECTIONS = "teacher|student|synthesis|adaptive|distillation|evaluation|calibration|execution|paths"
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _MODULE = re.compile(r"python -m\s+((?:pipeline|flows|benchmarks|examples|tests)[\w.]*)")

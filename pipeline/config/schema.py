@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import PrivateAttr, model_validator
 
 from pipeline.config.adaptive import AdaptiveConfig
+from pipeline.config.calibration import CalibrationConfig
 from pipeline.config.distillation import StudentsConfig
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.execution import ExecutionConfig
@@ -44,6 +45,9 @@ class Config(Section):
 
     evaluation: EvaluationConfig = EvaluationConfig()
     """What dataset and students are measured with."""
+
+    calibration: CalibrationConfig = CalibrationConfig()
+    """How the teacher is quantised, by the command calibrate alone."""
 
     execution: ExecutionConfig = ExecutionConfig()
     """Where the work runs."""

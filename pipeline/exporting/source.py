@@ -1,4 +1,4 @@
-"""What an export reads: the chosen images of a dataset, checked against its provenance."""
+"""Read the chosen images of a dataset, checked against its provenance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.synthesis.hugging_face import distinct
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One image to export.
+    """One image that was read.
 
     Attributes:
         key: the name of its members in the tar.
@@ -65,7 +65,7 @@ class Source:
         provenance: the bytes of its provenance.
         digests: the SHA-256 of each of its files by name, as the provenance states them.
         input: the images that the teacher takes.
-        chosen: of all images of the dataset, whether each is exported.
+        chosen: of all images of the dataset, whether each is read.
     """
 
     dataset: Dataset
@@ -75,7 +75,7 @@ class Source:
     chosen: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """The number of images to export."""
+        """The number of images to read."""
         return int(self.chosen.sum())
 
     @property
@@ -99,16 +99,19 @@ class Source:
         numbers = [str(label) for label in range(self.dataset.classes)]
         return distinct(self.dataset.class_names or numbers)
 
-    def samples(self) -> Iterator[Exported]:
+    def samples(self, title: str = "export") -> Iterator[Exported]:
         """The chosen images in the order of their keys, behind a progress bar.
 
         The tars are read one at a time, and a tar without a chosen image is not read.
+
+        Args:
+            title: the title of the progress bar.
 
         Raises:
             UserError: a tar is missing, or it is not the one of the provenance.
             BadShardError: a tar holds other samples than the plan says.
         """
-        with tqdm(total=len(self), desc="export", unit="img") as bar:
+        with tqdm(total=len(self), desc=title, unit="img") as bar:
             for shard in self.dataset.plan:
                 chosen = self.chosen[shard.first : shard.first + len(shard.labels)]
                 if not chosen.any():
@@ -144,13 +147,13 @@ def changed(name: str) -> UserError:
     return UserError(f"{name} was changed: its sha256 is not that of {PROVENANCE}: {ADVICE}")
 
 
-def open_source(dataset: Dataset, images: int | None) -> Source:
-    """Read the provenance of a dataset and choose the images to export.
+def open_source(dataset: Dataset, images: int | None, seed: int | None = None) -> Source:
+    """Read the provenance of a dataset and choose the images to read.
 
     Args:
         dataset: the dataset.
-        images: how many images to export, the same number of each class; None exports all.
-            Without labels the first ones are exported.
+        images: how many images to read, the same number of each class; None reads all.
+        seed: draws the images of each class at random. None takes the first ones.
 
     Raises:
         UserError: the provenance is damaged, or the dataset has too few images.
@@ -167,7 +170,7 @@ def open_source(dataset: Dataset, images: int | None) -> Source:
             f"{path} is damaged, or another version of this project wrote it: run finalize, "
             "which writes it again"
         ) from error
-    return Source(dataset, text or b"", digests, shape, choose(dataset.plan.labels, images))
+    return Source(dataset, text or b"", digests, shape, choose(dataset.plan.labels, images, seed))
 
 
 def _samples(

@@ -11,8 +11,8 @@ from pipeline.dataset.plan import Labels
 from pipeline.errors import UserError
 
 
-def choose(labels: Labels, images: int | None) -> NDArray[np.bool_]:
-    """Choose the same number of images of each class: the first ones, in the order of the keys.
+def choose(labels: Labels, images: int | None, seed: int | None = None) -> NDArray[np.bool_]:
+    """Choose the same number of images of each class.
 
     Where ``images`` is no multiple of the number of classes, the classes that come first in the
     dataset get one image more. A class without images is left out.
@@ -20,6 +20,8 @@ def choose(labels: Labels, images: int | None) -> NDArray[np.bool_]:
     Args:
         labels: the classes of all images, in the order of the keys.
         images: how many to choose; None chooses all.
+        seed: draws the images of each class at random. None takes the first ones, in the order of
+            the keys.
 
     Returns:
         Whether each image is chosen.
@@ -31,7 +33,7 @@ def choose(labels: Labels, images: int | None) -> NDArray[np.bool_]:
         return np.ones(len(labels), dtype=bool)
     if not 1 <= images <= len(labels):
         raise UserError(
-            f"{images} images cannot be exported: name a number from 1 to {len(labels)}, the "
+            f"{images} images cannot be chosen: name a number from 1 to {len(labels)}, the "
             "number of images in the dataset"
         )
     present, firsts, counts = np.unique(labels, return_index=True, return_counts=True)
@@ -46,8 +48,12 @@ def choose(labels: Labels, images: int | None) -> NDArray[np.bool_]:
             f"{counts.min() * len(present)} images"
         )
     chosen = np.zeros(len(labels), dtype=bool)
+    random = None if seed is None else np.random.default_rng(seed)
     for label, number in zip(present, wanted, strict=True):
-        chosen[np.flatnonzero(labels == label)[:number]] = True
+        places = np.flatnonzero(labels == label)
+        if random is not None:
+            random.shuffle(places)
+        chosen[places[:number]] = True
     return chosen
 
 

@@ -219,6 +219,11 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
     write_bytes(reports / "accuracy.csv", _csv(rows))
 
 
+def report_calibration(config: Config, report: dict[str, Any]) -> None:
+    """Write ``calibration.json``."""
+    write_json(_claimed_reports(config) / "calibration.json", report)
+
+
 def summarise(config: Config) -> str:
     """Summarise a run in a few lines, from its reports.
 

@@ -42,3 +42,11 @@ def test_the_choice_in_words() -> None:
     assert words[4] == "the first 1 or 2 images of each class, in the order of the keys"
     assert words[3] == "the first image of each class, in the order of the keys"
     assert words[2] == "the first image of each of 2 classes, in the order of the keys"
+
+
+def test_a_seed_draws_the_images_of_each_class() -> None:
+    labels = np.array([0, 1] * 20, np.int16)
+    drawn = [choose(labels, 6, seed) for seed in (0, 0, 1)]
+    assert all(np.bincount(labels[one]).tolist() == [3, 3] for one in drawn)
+    assert drawn[0].tolist() == drawn[1].tolist() != drawn[2].tolist()
+    assert drawn[0].tolist() != choose(labels, 6).tolist()

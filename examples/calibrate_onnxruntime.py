@@ -1,0 +1,53 @@
+"""Quantise the example teacher to 8 bits with ONNX Runtime, calibrated by its synthetic dataset.
+
+    pip install -c constraints.txt -e '.[calibrate]'
+    dreamshard synthesize
+    python -m examples.calibrate_onnxruntime
+
+With a teacher of your own, name its parameter file: ``python -m examples... mine/params.yaml``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from onnxruntime.quantization import QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+import pipeline as ds
+from pipeline.consumers.images import calibration_images
+from pipeline.consumers.onnxruntime import data_reader
+from pipeline.synthesis.check import load_checked_teacher
+
+
+def main(params: str = "params.yaml", images: int = 256) -> Path:
+    """Write the teacher as ``teacher.onnx`` and ``teacher-int8.onnx`` into ``paths.reports``."""
+    config = ds.load_params(params)
+    teacher = load_checked_teacher(config)
+    folder = Path(config.paths.reports)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, model, int8 = (folder / f"teacher{end}.onnx" for end in ("-whole", "", "-int8"))
+
+    # The network, with a batch of any size. The second step folds BatchNorm into convolutions.
+    batch = torch.export.Dim("batch")
+    inputs, shapes = (torch.zeros(2, *teacher.shape),), ({0: batch},)
+    torch.onnx.export(
+        teacher.network.cpu(), inputs, whole, input_names=["images"], dynamic_shapes=shapes
+    )
+    quant_pre_process(whole, model)
+
+    dataset = ds.Dataset(config.paths.dataset)
+    quantize_static(
+        model,
+        int8,
+        data_reader(calibration_images(dataset, images), "images"),
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+    )
+    return int8
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"wrote {main(sys.argv[1] if len(sys.argv) > 1 else 'params.yaml')}\n")
