@@ -14,6 +14,8 @@ from pipeline.distillation.feature_maps import Imitation
 from pipeline.distillation.muon import Muon, hidden_weights
 
 CONNECTOR_RATE = 0.01  # The highest learning rate of Adam for the connectors of feature maps.
+# Adam's learning rate next to Muon, as a multiple of the learning rate.
+ADAM_RATE, ADAM_DECAY = 0.02, 0.95
 
 
 class Optimizer(Protocol):
@@ -57,22 +59,34 @@ class Sgd:
         self._sgd.load_state_dict(state)
 
 
-class ConnectorAdam:
-    """Adam for the connectors of :class:`Imitation`, at a rate that follows the schedule.
+class Adam:
+    """AdamW at a rate that follows the schedule.
 
-    Adam's steps do not grow with the weight of the imitation term. SGD's steps do, and the
-    connectors would diverge.
+    Adam's steps do not grow with the gradient. SGD's steps do: with the number of features that the
+    last layer sees, with few classes, or with the weight of the imitation term. Some students and
+    all connectors of :class:`Imitation` would then diverge.
 
     Args:
-        weights: Parameters of the connectors.
-        highest: The schedule's highest rate, at which Adam's rate is ``CONNECTOR_RATE``.
+        weights: Parameters to update.
+        factor: Adam's rate as a multiple of the schedule's.
+        betas: The decays of the averages of gradients and of their squares.
+        decay: Each step shrinks the weights by this share of the schedule's rate.
     """
 
-    def __init__(self, weights: list[nn.Parameter], highest: float) -> None:
-        self._adam, self._highest = torch.optim.Adam(weights), highest
+    def __init__(
+        self,
+        weights: list[nn.Parameter],
+        factor: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        decay: float = 0.0,
+    ) -> None:
+        self._factor = factor
+        self._adam = torch.optim.AdamW(
+            weights, betas=betas, weight_decay=decay / factor, fused=True
+        )
 
     def step(self, learning_rate: float) -> None:
-        _set_rate(self._adam, CONNECTOR_RATE * learning_rate / self._highest)
+        _set_rate(self._adam, self._factor * learning_rate)
         self._adam.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,9 +107,10 @@ def create_optimizers(
         config: How the student is trained.
 
     Returns:
-        Optimisers by the name under which a checkpoint keeps their state: ``muon`` for the hidden
-        weights where ``config.optimizer`` names it, ``sgd`` for the student's other weights,
-        ``adam`` for the connectors if there are any.
+        Optimisers by the name under which a checkpoint keeps their state. With ``muon`` they are
+        Muon for the hidden weights and Adam (``others``) for the student's other weights. With
+        ``sgd`` it is SGD for all weights. ``adam`` is Adam for the connectors if there are
+        any.
 
     Example::
 
@@ -104,14 +119,20 @@ def create_optimizers(
         for optimizer in optimizers.values():
             optimizer.step(learning_rate(config, step))
     """
-    hidden = hidden_weights(student) if config.optimizer == "muon" else []
-    others = [p for p in student.parameters() if not any(p is weight for weight in hidden)]
-    optimizers: dict[str, Optimizer] = {"sgd": Sgd(others, config)}
-    if hidden:
-        optimizers["muon"] = Muon(hidden, config.momentum)
+    optimizers: dict[str, Optimizer] = {}
+    if config.optimizer == "sgd":
+        optimizers["sgd"] = Sgd(list(student.parameters()), config)
+    else:
+        hidden = hidden_weights(student)
+        others = [p for p in student.parameters() if not any(p is weight for weight in hidden)]
+        betas = config.momentum, ADAM_DECAY
+        optimizers["others"] = Adam(others, ADAM_RATE, betas, config.weight_decay)
+        if hidden:
+            optimizers["muon"] = Muon(hidden, config.momentum)
     connectors = [] if imitation is None else list(imitation.parameters())
     if connectors:
-        optimizers["adam"] = ConnectorAdam(connectors, config.learning_rate)
+        factor = CONNECTOR_RATE / config.learning_rate
+        optimizers["adam"] = Adam(connectors, factor)
     return optimizers
 
 

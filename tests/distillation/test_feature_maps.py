@@ -85,7 +85,7 @@ def test_networks_without_a_common_size_are_refused() -> None:
 @pytest.mark.parametrize("student", [lambda: resnet(1), slim])
 def test_a_student_comes_nearer_to_the_teachers_maps(student: object) -> None:
     config = DistillationConfig(
-        steps=30, batch_size=8, imitation=50.0, learning_rate=0.02, precision="float32",
+        steps=30, batch_size=8, imitation=50.0, learning_rate=0.2, precision="float32",
         compile=False, mixup=0, cutmix=0, warmup=3,
     )  # fmt: skip
     torch.manual_seed(1)
