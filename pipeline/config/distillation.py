@@ -38,8 +38,8 @@ class DistillationConfig(Section):
     such loss."""
 
     optimizer: Literal["sgd", "muon"] = "muon"
-    """``muon`` orthogonalises the update of each hidden weight matrix, and updates the other weights
-    by Adam. ``sgd`` updates all weights by SGD."""
+    """``muon`` orthogonalises the update of each hidden weight matrix, and updates the other
+    weights by Adam. ``sgd`` updates all weights by SGD."""
 
     learning_rate: Rate = 0.2
     """Highest learning rate, above 0. It falls to 0 along a cosine after the warmup."""
