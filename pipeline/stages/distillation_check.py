@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.execution.torchrun import own_share
 from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.student_check import check_student
+from pipeline.tracking.loggers import check_logger
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
         UserError: The student does not fit, a path is not writable, the dataset has fewer images
             than a step needs, or the processes of torchrun cannot share a batch.
     """
+    check_logger(config)
     check_student(config, teacher, "distillation", config.distillation)
     check_outputs(config, "students", "reports")
     images, training = len(plan_of(config).labels), config.distillation
