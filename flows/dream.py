@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
+from flows.artifacts import name_run, publish_summary, publish_table, run_name
 from flows.distill import train_students
-from flows.running import publish, run_as_flow
+from flows.running import run_as_flow
+from flows.settings import AS_IN_FILE, Settings
 from flows.synthesize import make_shards
 from pipeline.config.schema import Config
 from pipeline.evaluation.accuracy import evaluate
@@ -24,7 +27,10 @@ from pipeline.teachers.teacher import Teacher
 
 @flow(name="dream", flow_run_name="dream {params}", persist_result=False)
 def dream(
-    params: str = "params.yaml", overrides: dict[str, Any] | None = None, keep: bool = False
+    params: str = "params.yaml",
+    settings: Settings = AS_IN_FILE,
+    overrides: dict[str, Any] | None = None,
+    keep: bool = False,
 ) -> str:
     """Make a dataset from a teacher, train students on it, and measure both, as `dvc repro` does.
 
@@ -32,15 +38,18 @@ def dream(
 
     Args:
         params: Path of the parameter file. It is read once, when the run begins.
-        overrides: Values that replace the file's, such as {"adaptive.rounds": 2}.
+        settings: Values that replace those of the parameter file, as fields of a form.
+        overrides: Other values that replace the file's, such as {"adaptive.rounds": 2}.
         keep: Refuse to replace shards and students that other parameters made.
 
     Returns:
         The summary.
     """
-    config = load_command_params(params, overrides)
+    given = settings.overrides(overrides)
+    config = load_command_params(params, given)
+    name_run("dream", config)
     teacher = load_checked_teacher(config, "dataset", "reports")
-    return run_all_stages(config, teacher, {"params": params, "overrides": overrides}, keep)
+    return run_all_stages(config, teacher, {"params": params, "overrides": given}, keep)
 
 
 def run_all_stages(
@@ -56,11 +65,22 @@ def run_all_stages(
     """
     check_distillation(config, teacher)
     check_evaluation(config)
-    run_as_flow("synthesize", lambda: make_shards(config, teacher, keep=keep), parameters)
-    run_as_flow("distill", lambda: train_students(config, teacher, keep), parameters)
+    stages: dict[str, Callable[[], object]] = {
+        "synthesize": lambda: make_shards(config, teacher, keep=keep),
+        "distill": lambda: train_students(config, teacher, keep),
+    }
+    for stage, work in stages.items():
+        run_as_flow(stage, work, parameters, run_name(stage, config))
     if config.evaluation.data is not None:
         report_evaluation(config, evaluate(config, teacher))
+        rows = _rows(Path(config.paths.reports) / "accuracy.csv")
+        publish_table("accuracy", rows, f"Accuracy on the real images of {config.evaluation.data}")
     report_measures(config, *measure(config, teacher))
     summary = summarise(config)
-    publish(lambda: create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```"))
+    publish_summary(config, summary)
     return summary
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

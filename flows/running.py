@@ -89,7 +89,9 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
     return run
 
 
-def run_as_flow(name: str, work: Callable[[], Result], parameters: Mapping[str, Any]) -> Result:
+def run_as_flow(
+    name: str, work: Callable[[], Result], parameters: Mapping[str, Any], title: str
+) -> Result:
     """Run ``work`` as a flow run, or as a sub-flow where a flow is already running.
 
     ``work`` holds the loaded parameters and teacher, so nothing is read again and neither passes
@@ -99,13 +101,14 @@ def run_as_flow(name: str, work: Callable[[], Result], parameters: Mapping[str, 
         name: The name of the flow.
         work: What the flow does.
         parameters: The parameters ``params`` and ``overrides`` that Prefect shows for the run.
+        title: The name of the flow run.
     """
 
     if not _Server.used:
         return work()
     began = False
 
-    @flow(name=name, flow_run_name=f"{name} {{params}}", persist_result=False)
+    @flow(name=name, flow_run_name=lambda: title, persist_result=False)
     def shown(params: str, overrides: dict[str, Any] | None) -> Result:
         nonlocal began
         began = True

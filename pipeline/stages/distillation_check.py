@@ -11,8 +11,8 @@ from pipeline.errors import UserError
 from pipeline.execution.torchrun import own_share
 from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.student_check import check_student
-from pipeline.tracking.loggers import check_logger
 from pipeline.teachers.teacher import Teacher
+from pipeline.tracking.loggers import check_logger
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from pipeline.storage import (
     remove,
     remove_all,
 )
-from pipeline.synthesis.spec import changed_keys
 from pipeline.synthesis.outputs import claim_output
+from pipeline.synthesis.spec import changed_keys
 from pipeline.teachers.teacher import Teacher
 from pipeline.tracking.loggers import clear_live_logs, tracking_of
 
