@@ -17,6 +17,7 @@ from pipeline.device.threads import use_threads
 from pipeline.distillation.job import DistillJob, check_shards
 from pipeline.distillation.loop import Checkpoint, train
 from pipeline.distillation.step import Training
+from pipeline.execution.shown_loss import show_loss
 from pipeline.execution.torchrun import from_first, is_first, own_share
 from pipeline.storage import (
     digest_file,
@@ -78,7 +79,12 @@ def distill(job: DistillJob, device: str, report: Callable[[float], object]) -> 
         keep=KEEP_BYTES // math.prod(teacher.shape),
     )
     checkpoint = Checkpoint(job.checkpoint, spec_sha256)
-    with live_log(job.tracking if is_first() else None, spec_sha256) as track:
+    with live_log(job.tracking if is_first() else None, spec_sha256) as live:
+
+        def track(rows: list[dict[str, float]]) -> None:
+            live(rows)
+            show_loss(rows[-1]["loss"])
+
         log = train(job.name, training, stream, job.training, checkpoint, report, track)
     if is_first():
         _publish(job, spec_sha256, training.precision, training.published(), log)
