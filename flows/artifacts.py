@@ -24,9 +24,10 @@ LARGEST_SIDE = 1200  # Pixels of a picture in the UI. The server keeps it in its
 
 def run_name(flow: str, config: Config) -> str:
     """The name of a run: the flow, the teacher and the size of the dataset."""
-    teacher = config.teacher.source.rpartition(":")[2].rpartition("/")[2]
-    size = config.teacher.input
-    return f"{flow} {teacher}: {counted(config.images, 'image')} of {size.height}x{size.width}"
+    origin, _, model = config.teacher.source.rpartition(":")
+    origin = Path(origin).stem if origin.endswith(".py") else origin.rpartition(".")[2]
+    teacher, size = f"{origin}:{model.rpartition('/')[2]}", config.teacher.input
+    return f"{flow} {teacher}, {counted(config.images, 'image')} of {size.height}x{size.width}"
 
 
 def name_run(flow: str, config: Config) -> None:

@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic.json_schema import SkipJsonSchema
 
 from pipeline.config.fields import Count, Few, FilePath, Fraction, Positive, Seed
 from pipeline.config.schema import Config
+
+Empty = SkipJsonSchema[None]  # so that the form shows one field, and no choice of a type
 
 
 def _same_as(section: str, key: str) -> Any:
@@ -20,7 +23,12 @@ def _same_as(section: str, key: str) -> Any:
     text = " ".join((field.description or "").split()).replace("``", "`")
     default = "" if field.default is None else f", or {json.dumps(field.default)} if it has none"
     text = f"{text} Empty: the value of the parameter file{default}."
-    return Field(default=None, title=f"{section}.{key}", description=text)
+    return Field(
+        default=None,
+        title=f"{section}.{key}",
+        description=text,
+        json_schema_extra=lambda schema: schema.pop("default"),
+    )
 
 
 class Settings(BaseModel):
@@ -28,26 +36,32 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: Positive | None = _same_as("synthesis", "images")
-    iterations: Count | None = _same_as("synthesis", "iterations")
-    batch_size: Annotated[int, Field(ge=2)] | None = _same_as("synthesis", "batch_size")
-    min_confidence: Fraction | None = _same_as("synthesis", "min_confidence")
-    seed: Seed | None = _same_as("synthesis", "seed")
-    rounds: Annotated[int, Field(ge=0, le=32767)] | None = _same_as("adaptive", "rounds")
-    steps: Positive | None = _same_as("distillation", "steps")
-    seeds: tuple[Seed, ...] | None = _same_as("distillation", "seeds")
-    noise_baseline: bool | None = _same_as("distillation", "noise_baseline")
-    procedural_baseline: bool | None = _same_as("distillation", "procedural_baseline")
-    data: FilePath | None = _same_as("evaluation", "data")
-    device: Literal["auto", "cpu", "cuda"] | None = _same_as("execution", "device")
-    workers: Few | None = _same_as("execution", "workers")
-    dataset: FilePath | None = _same_as("paths", "dataset")
-    students: FilePath | None = _same_as("paths", "students")
-    reports: FilePath | None = _same_as("paths", "reports")
+    images: Positive | Empty = _same_as("synthesis", "images")
+    iterations: Count | Empty = _same_as("synthesis", "iterations")
+    batch_size: Annotated[int, Field(ge=2)] | Empty = _same_as("synthesis", "batch_size")
+    min_confidence: Fraction | Empty = _same_as("synthesis", "min_confidence")
+    seed: Seed | Empty = _same_as("synthesis", "seed")
+    rounds: Annotated[int, Field(ge=0, le=32767)] | Empty = _same_as("adaptive", "rounds")
+    steps: Positive | Empty = _same_as("distillation", "steps")
+    seeds: tuple[Seed, ...] | Empty = _same_as("distillation", "seeds")
+    noise_baseline: bool | Empty = _same_as("distillation", "noise_baseline")
+    procedural_baseline: bool | Empty = _same_as("distillation", "procedural_baseline")
+    data: FilePath | Empty = _same_as("evaluation", "data")
+    device: Literal["auto", "cpu", "cuda"] | Empty = _same_as("execution", "device")
+    workers: Few | Empty = _same_as("execution", "workers")
+    dataset: FilePath | Empty = _same_as("paths", "dataset")
+    students: FilePath | Empty = _same_as("paths", "students")
+    reports: FilePath | Empty = _same_as("paths", "reports")
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Prefect shows the default as the values that the form begins with."""
+        values: dict[str, Any] = serialise(self)
+        return {name: value for name, value in values.items() if value is not None}
 
     def overrides(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """These values by the keys of the parameter file, and ``more``, which wins over them."""
-        given = self.model_dump(mode="json", exclude_none=True)
+        given = self.model_dump(mode="json")
         fields = type(self).model_fields
         return {**{str(fields[name].title): value for name, value in given.items()}, **(more or {})}
 
