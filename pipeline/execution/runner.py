@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
 # Errors whose message is enough. Any other error is a bug, and its traceback is logged.
 EXPLAINED = (*LASTING, WorkerDied)
+SCALED = 10_000  # Images from which the bar shows 384k instead of 384000: it then fits a line.
 NO_SPACE = (*DISK_FULL, errno.EROFS)
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)`` returns all results; it raises if a job failed finally."""
@@ -213,6 +214,7 @@ def progress_bar(
         total=total,
         desc=description,
         unit=unit,
+        unit_scale=total >= SCALED,
         smoothing=0.05,
         mininterval=0.5,
         dynamic_ncols=True,

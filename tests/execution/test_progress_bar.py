@@ -69,7 +69,7 @@ def test_the_bar_is_one_line_with_speed_time_and_loss(
         local_runner(executor, 0)(train, [Job(384_000, False)], "distillation of procedural")
     finally:
         executor.close()
-    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d, +\S+img/s, loss 0\.\d+\]", terminal.getvalue())
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d, +\S+kimg/s, loss 0\.\d+\]", terminal.getvalue())
     assert all(len(frame) <= 80 for frame in terminal.frames)
     assert terminal.getvalue().count("\n") == 1
 
