@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from dvclive import Live
+from dvclive.live import Live
 
 
 class _Live(Live):

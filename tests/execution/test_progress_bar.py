@@ -28,7 +28,7 @@ class Terminal(io.StringIO):
 
     @property
     def frames(self) -> list[str]:
-        return self.getvalue().split("\r")
+        return self.getvalue().rstrip("\n").split("\r")
 
 
 def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
