@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.artifacts import name_run, publish_summary, publish_table, run_name
+from flows.artifacts import name_run, run_name
 from flows.distill import train_students
+from flows.judgement import judge
 from flows.running import run_as_flow
 from flows.settings import AS_IN_FILE, Settings
 from flows.synthesize import make_shards
 from pipeline.config.schema import Config
-from pipeline.evaluation.accuracy import evaluate
-from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
 from pipeline.params import load_command_params
-from pipeline.reports.files import report_evaluation, report_measures, summarise
 from pipeline.stages.distillation_check import check_distillation
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
@@ -71,16 +67,4 @@ def run_all_stages(
     }
     for stage, work in stages.items():
         run_as_flow(stage, work, parameters, run_name(stage, config))
-    if config.evaluation.data is not None:
-        report_evaluation(config, evaluate(config, teacher))
-        rows = _rows(Path(config.paths.reports) / "accuracy.csv")
-        publish_table("accuracy", rows, f"Accuracy on the real images of {config.evaluation.data}")
-    report_measures(config, *measure(config, teacher))
-    summary = summarise(config)
-    publish_summary(config, summary)
-    return summary
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return judge(config, teacher)
