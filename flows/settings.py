@@ -15,6 +15,11 @@ from pipeline.config.schema import Config
 Empty = SkipJsonSchema[None]  # so that the form shows one field, and no choice of a type
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """The form would show the default, null, as a value."""
+    schema.pop("default")
+
+
 def _same_as(section: str, key: str) -> Any:
     """A field with the description of a key of the parameter file, and the key as its title."""
     owner = Config.model_fields[section].annotation
@@ -27,7 +32,7 @@ def _same_as(section: str, key: str) -> Any:
         default=None,
         title=f"{section}.{key}",
         description=text,
-        json_schema_extra=lambda schema: schema.pop("default"),
+        json_schema_extra=_without_default,
     )
 
 
