@@ -15,19 +15,10 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from flows.running import publish
+from flows.running import publish, run_name
 from pipeline.config.schema import Config
-from pipeline.quantities import counted
 
 LARGEST_SIDE = 1200  # Pixels of a picture in the UI. The server keeps it in its database.
-
-
-def run_name(flow: str, config: Config) -> str:
-    """The name of a run: the flow, the teacher and the size of the dataset."""
-    origin, _, model = config.teacher.source.rpartition(":")
-    origin = Path(origin).stem if origin.endswith(".py") else origin.rpartition(".")[2]
-    teacher, size = f"{origin}:{model.rpartition('/')[2]}", config.teacher.input
-    return f"{flow} {teacher}, {counted(config.images, 'image')} of {size.height}x{size.width}"
 
 
 def name_run(flow: str, config: Config) -> None:

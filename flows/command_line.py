@@ -61,12 +61,11 @@ def _run(
 ) -> None:
     from httpx import HTTPError
 
-    from flows.artifacts import run_name
     from flows.running import run_as_flow, run_without_record
 
     try:
         if pending:
-            result = run_as_flow(name, work, parameters, run_name(name, config))
+            result = run_as_flow(name, work, parameters, config)
         else:
             result = run_without_record(work)
     except HTTPError as error:

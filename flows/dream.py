@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.artifacts import name_run, run_name
+from flows.artifacts import name_run
 from flows.distill import train_students
 from flows.judgement import judge
 from flows.running import run_as_flow
@@ -66,5 +66,5 @@ def run_all_stages(
         "distill": lambda: train_students(config, teacher, keep),
     }
     for stage, work in stages.items():
-        run_as_flow(stage, work, parameters, run_name(stage, config))
+        run_as_flow(stage, work, parameters, config)
     return judge(config, teacher)

@@ -29,7 +29,7 @@ def without_prefect(monkeypatch: pytest.MonkeyPatch) -> Callable[[AfterStage], N
 
     def install(after: AfterStage) -> None:
         def run(
-            name: str, work: Callable[[], Any], parameters: Mapping[str, Any], title: str
+            name: str, work: Callable[[], Any], parameters: Mapping[str, Any], config: Any
         ) -> Any:
             result = work()
             after(name)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.artifacts import run_name
 from flows.distill import distill
 from flows.dream import dream
+from flows.running import run_name
 from flows.settings import Settings
 from flows.synthesize import synthesize
 from pipeline.config.schema import Config
