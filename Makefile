@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: run test bench check
 
 run: $(VENV)/installed
-	dvc repro
+	dvc repro --quiet
 	@python -m pipeline summary
 
 test: $(VENV)/installed-dev

@@ -47,17 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         teacher = load_checked_teacher(config, *outputs)
         parameters = {"params": options.params, "overrides": overrides}
         work = _work(options.flow, config, teacher, only, options.keep, parameters)
-        _run(work, options.flow, _is_pending(options.flow, config, teacher, only), parameters)
+        pending = _is_pending(options.flow, config, teacher, only)
+        _run(work, options.flow, config, pending, parameters)
     return outcome.code
 
 
-def _run(work: Callable[[], object], name: str, pending: bool, parameters: dict[str, Any]) -> None:
+def _run(
+    work: Callable[[], object],
+    name: str,
+    config: Config,
+    pending: bool,
+    parameters: dict[str, Any],
+) -> None:
     from httpx import HTTPError
 
     from flows.running import run_as_flow, run_without_record
 
     try:
-        result = run_as_flow(name, work, parameters) if pending else run_without_record(work)
+        if pending:
+            result = run_as_flow(name, work, parameters, config)
+        else:
+            result = run_without_record(work)
     except HTTPError as error:
         raise RuntimeError(
             f"Prefect's server stopped answering ({first_line(error)}). Complete shards and "

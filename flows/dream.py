@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
+from flows.artifacts import name_run
 from flows.distill import train_students
-from flows.running import publish, run_as_flow
+from flows.judgement import judge
+from flows.running import run_as_flow
+from flows.settings import AS_IN_FILE, Settings
 from flows.synthesize import make_shards
 from pipeline.config.schema import Config
-from pipeline.evaluation.accuracy import evaluate
-from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
 from pipeline.params import load_command_params
-from pipeline.reports.files import report_evaluation, report_measures, summarise
 from pipeline.stages.distillation_check import check_distillation
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
@@ -24,7 +23,10 @@ from pipeline.teachers.teacher import Teacher
 
 @flow(name="dream", flow_run_name="dream {params}", persist_result=False)
 def dream(
-    params: str = "params.yaml", overrides: dict[str, Any] | None = None, keep: bool = False
+    params: str = "params.yaml",
+    settings: Settings = AS_IN_FILE,
+    overrides: dict[str, Any] | None = None,
+    keep: bool = False,
 ) -> str:
     """Make a dataset from a teacher, train students on it, and measure both, as `dvc repro` does.
 
@@ -32,15 +34,18 @@ def dream(
 
     Args:
         params: Path of the parameter file. It is read once, when the run begins.
-        overrides: Values that replace the file's, such as {"adaptive.rounds": 2}.
+        settings: Values that replace those of the parameter file, as fields of a form.
+        overrides: Other values that replace the file's, such as {"adaptive.rounds": 2}.
         keep: Refuse to replace shards and students that other parameters made.
 
     Returns:
         The summary.
     """
-    config = load_command_params(params, overrides)
+    given = settings.overrides(overrides)
+    config = load_command_params(params, given)
+    name_run("dream", config)
     teacher = load_checked_teacher(config, "dataset", "reports")
-    return run_all_stages(config, teacher, {"params": params, "overrides": overrides}, keep)
+    return run_all_stages(config, teacher, {"params": params, "overrides": given}, keep)
 
 
 def run_all_stages(
@@ -56,11 +61,10 @@ def run_all_stages(
     """
     check_distillation(config, teacher)
     check_evaluation(config)
-    run_as_flow("synthesize", lambda: make_shards(config, teacher, keep=keep), parameters)
-    run_as_flow("distill", lambda: train_students(config, teacher, keep), parameters)
-    if config.evaluation.data is not None:
-        report_evaluation(config, evaluate(config, teacher))
-    report_measures(config, *measure(config, teacher))
-    summary = summarise(config)
-    publish(lambda: create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```"))
-    return summary
+    stages: dict[str, Callable[[], object]] = {
+        "synthesize": lambda: make_shards(config, teacher, keep=keep),
+        "distill": lambda: train_students(config, teacher, keep),
+    }
+    for stage, work in stages.items():
+        run_as_flow(stage, work, parameters, config)
+    return judge(config, teacher)

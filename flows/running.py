@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
+from pipeline.config.schema import Config
 from pipeline.errors import first_line
 from pipeline.execution.executor import Executor, Work
 from pipeline.execution.runner import (
@@ -89,7 +91,17 @@ def prefect_runner(executor: Executor, retries: int) -> Runner:
     return run
 
 
-def run_as_flow(name: str, work: Callable[[], Result], parameters: Mapping[str, Any]) -> Result:
+def run_name(flow: str, config: Config) -> str:
+    """The name of a run: the flow, the teacher and the size of the dataset."""
+    origin, _, model = config.teacher.source.rpartition(":")
+    origin = Path(origin).stem if origin.endswith(".py") else origin.rpartition(".")[2]
+    teacher, size = f"{origin}:{model.rpartition('/')[2]}", config.teacher.input
+    return f"{flow} {teacher}, {counted(config.images, 'image')} of {size.height}x{size.width}"
+
+
+def run_as_flow(
+    name: str, work: Callable[[], Result], parameters: Mapping[str, Any], config: Config
+) -> Result:
     """Run ``work`` as a flow run, or as a sub-flow where a flow is already running.
 
     ``work`` holds the loaded parameters and teacher, so nothing is read again and neither passes
@@ -99,13 +111,14 @@ def run_as_flow(name: str, work: Callable[[], Result], parameters: Mapping[str, 
         name: The name of the flow.
         work: What the flow does.
         parameters: The parameters ``params`` and ``overrides`` that Prefect shows for the run.
+        config: All parameters, for the name of the run.
     """
 
     if not _Server.used:
         return work()
     began = False
 
-    @flow(name=name, flow_run_name=f"{name} {{params}}", persist_result=False)
+    @flow(name=name, flow_run_name=lambda: run_name(name, config), persist_result=False)
     def shown(params: str, overrides: dict[str, Any] | None) -> Result:
         nonlocal began
         began = True

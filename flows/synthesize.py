@@ -6,9 +6,10 @@ import logging
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
-from flows.running import job_runner, publish
+from flows.artifacts import name_run, publish_picture, publish_table
+from flows.running import job_runner
+from flows.settings import AS_IN_FILE, Settings
 from pipeline.config.schema import Config
 from pipeline.evaluation.verdict import dataset_verdict
 from pipeline.execution.choice import open_executor
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 @flow(name="synthesize", flow_run_name="synthesize {params}", persist_result=False)
 def synthesize(
     params: str = "params.yaml",
+    settings: Settings = AS_IN_FILE,
     overrides: dict[str, Any] | None = None,
     shards: str | None = None,
     keep: bool = False,
@@ -32,14 +34,16 @@ def synthesize(
 
     Args:
         params: Path of the parameter file.
-        overrides: Values that replace the file's, such as {"synthesis.iterations": 100}.
+        settings: Values that replace those of the parameter file, as fields of a form.
+        overrides: Other values that replace the file's, such as {"synthesis.iterations": 100}.
         shards: Make only these shards, such as "0:8" for the first eight.
         keep: Refuse to replace shards that other parameters made.
 
     Returns:
         The number of shards that were made.
     """
-    config = load_command_params(params, overrides)
+    config = load_command_params(params, settings.overrides(overrides))
+    name_run("synthesize", config)
     only = parse_range(shards)
     return make_shards(config, load_checked_teacher(config, "dataset", "reports"), only, keep)
 
@@ -53,7 +57,8 @@ def make_shards(
         made = make_missing_shards(config, teacher, run, only, keep)
     if only is None:
         verdict = dataset_verdict(config, teacher)
-        report_synthesis(config, made, verdict.report())
+        grid = report_synthesis(config, made, verdict.report())
+        publish_picture("images", grid, f"Images of the first round in {config.paths.dataset}")
         log.info("%s", verdict)
     table = [
         {
@@ -63,6 +68,5 @@ def make_shards(
         }
         for shard in made
     ]
-    text = f"Shards that this run made in {config.paths.dataset}"
-    publish(lambda: create_table_artifact(key="shards", table=table, description=text))
+    publish_table("shards", table, f"Shards that this run made in {config.paths.dataset}")
     return len(made)

@@ -68,7 +68,10 @@ def report_errors() -> Iterator[Outcome]:
     """
     outcome = Outcome()
     with with_stderr(), _handling(_stop):
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        terminal = logging.StreamHandler()
+        terminal.setLevel(logging.WARNING)  # Prefect hands its INFO lines on to this handler
+        layout = "%(levelname)s %(name)s: %(message)s"
+        logging.basicConfig(level=logging.WARNING, format=layout, handlers=[terminal])
         try:
             yield outcome
         except BadShardError as error:

@@ -18,7 +18,7 @@ from pipeline.cli import main
 from tests.conftest import CLASSES, Params, tree
 
 REPOSITORY = Path(__file__).parents[1]
-METRICS = ["distillation.json", "measures.json", "synthesis.json"]
+METRICS = ["distillation.json", "measures.json", "student-0.json", "synthesis.json"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ def test_experiments_are_compared_and_a_clone_makes_nothing_again(
     changes = json.loads(project.dvc("metrics", "diff", "HEAD", "--json"))
     student = changes["reports/distillation.json"]
     assert student["students.student-0.step"] == {"old": 4, "new": 6, "diff": 2}
+    live = changes["reports/live/metrics/student-0.json"]  # by DVCLive, the default in a stage
+    assert live["step"] == {"old": 4, "new": 6, "diff": 2}
+    plots = json.loads(project.dvc("plots", "show", "--json"))["data"]
+    (curve,) = plots["reports/live/plots/student-0/metrics/loss.tsv"]
+    assert [row["step"] for row in curve["content"]["data"]["values"]] == list("123456")
 
     project.git("checkout", "--quiet", "--force", "main")
     project.dvc("checkout", "--quiet")

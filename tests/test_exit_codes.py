@@ -154,3 +154,16 @@ def test_a_run_without_stderr(
         assert main([command, "--params", str(params), *words]) == 0
         assert sys.stderr is None
     synthesize(load_params(params))
+
+
+def test_lines_that_other_libraries_log_below_warnings_are_not_for_the_terminal() -> None:
+    """Prefect sets its loggers to INFO for the Logs tab, and they pass lines on to the root."""
+    code = (
+        "import logging; from pipeline.exit_codes import report_errors\n"
+        "with report_errors():\n"
+        "    logging.getLogger('prefect').setLevel('INFO')\n"
+        "    logging.getLogger('prefect.flow_runs').info('begins')\n"
+        "    logging.getLogger('prefect.flow_runs').warning('fails')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "WARNING prefect.flow_runs: fails\n"

@@ -61,6 +61,9 @@ class Threads:
     def run(self, work: Work, job: Any) -> Any:
         return work(job, "cpu", lambda amount: None)
 
+    def loss(self) -> float | None:
+        return None
+
     def in_flight(self) -> float:
         return 0.0
 

@@ -22,5 +22,9 @@ class ExecutionConfig(Section):
     """Address of a Dask scheduler whose workers do the work, such as ``tcp://host:8786``. Null: the
     work runs on this machine."""
 
+    logger: Literal["auto", "none", "dvclive", "tensorboard", "wandb", "mlflow"] = "auto"
+    """Where ``distill`` logs a student's values while it trains. ``auto``: DVCLive in a stage that
+    DVC runs, if DVCLive is installed, else nothing."""
+
     retries: Annotated[int, Field(ge=0, le=1000)] = 2
     """How often a failed shard or student is tried again, 0 to 1000."""

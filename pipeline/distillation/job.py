@@ -32,6 +32,7 @@ from pipeline.teachers.networks import (
     factory_digest,
     public_source,
 )
+from pipeline.tracking.live_log import Tracking
 
 # The folders and files whose code decides the weights of a student. A change in one of them makes
 # every student stale.
@@ -65,6 +66,7 @@ class DistillJob:
         output: The ``.safetensors`` file to write.
         start: Weights to start from; None for random ones.
         lock: The lock that the run holds on the output's folder, if any.
+        tracking: Where the values of the training are logged while it runs, if anywhere.
     """
 
     name: str
@@ -78,6 +80,7 @@ class DistillJob:
     output: Location
     start: Location | None = None
     lock: Lock | None = None
+    tracking: Tracking | None = None
 
     def __str__(self) -> str:
         return self.name

@@ -94,6 +94,7 @@ def train(
     config: DistillationConfig,
     checkpoint: Checkpoint,
     report: Callable[[float], object],
+    track: Callable[[list[dict[str, float]]], object],
 ) -> list[dict[str, float]]:
     """Take all steps of a student, from its checkpoint if there is one.
 
@@ -107,6 +108,7 @@ def train(
         config: How the student is trained.
         checkpoint: File to continue from and to write.
         report: Called with the number of images after each step.
+        track: Called with all rows of the log so far, after each new one.
 
     Returns:
         Rows of the log: ``step``, ``loss``, ``agreement`` and ``accuracy``.
@@ -128,6 +130,7 @@ def train(
             last = progress.step == config.steps
             if last or progress.step % max(1, config.steps // LOG_POINTS) == 0:
                 progress.log.append(_log_row(progress.step, step, training.student, labels))
+                track(progress.log)
             report(config.batch_size)
             if is_first() and not last and progress.step % config.checkpoint_every == 0:
                 checkpoint.save(training, progress)

@@ -17,6 +17,7 @@ from pipeline.device.threads import use_threads
 from pipeline.distillation.job import DistillJob, check_shards
 from pipeline.distillation.loop import Checkpoint, train
 from pipeline.distillation.step import Training
+from pipeline.execution.shown_loss import show_loss
 from pipeline.execution.torchrun import from_first, is_first, own_share
 from pipeline.storage import (
     digest_file,
@@ -30,6 +31,7 @@ from pipeline.teachers.networks import (
     load_weights,
 )
 from pipeline.teachers.teacher import cached_teacher
+from pipeline.tracking.live_log import live_log
 
 KEEP_BYTES = 1 << 30  # Pixels that the stream keeps in memory, in bytes.
 
@@ -77,7 +79,13 @@ def distill(job: DistillJob, device: str, report: Callable[[float], object]) -> 
         keep=KEEP_BYTES // math.prod(teacher.shape),
     )
     checkpoint = Checkpoint(job.checkpoint, spec_sha256)
-    log = train(job.name, training, stream, job.training, checkpoint, report)
+    with live_log(job.tracking if is_first() else None, spec_sha256) as live:
+
+        def track(rows: list[dict[str, float]]) -> None:
+            live(rows)
+            show_loss(rows[-1]["loss"])
+
+        log = train(job.name, training, stream, job.training, checkpoint, report, track)
     if is_first():
         _publish(job, spec_sha256, training.precision, training.published(), log)
     return {**log[-1], "seconds": time.perf_counter() - started}

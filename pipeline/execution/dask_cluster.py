@@ -95,6 +95,10 @@ class DaskCluster:
                 self._running.pop(key, None)
                 self._progress.pop(key, None)
 
+    def loss(self) -> float | None:
+        """None: the workers send only their progress."""
+        return None
+
     def in_flight(self) -> float:
         with self._lock:
             return sum(self._progress.values())

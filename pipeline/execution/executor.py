@@ -6,6 +6,7 @@ A worker imports torch and a job's module only after it was assigned to its devi
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import queue
@@ -18,6 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_double
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
+
+from pipeline.execution.shown_loss import show_losses_by
 
 Work = Callable[[Any, str, Callable[[float], None]], Any]
 """``work(job, device, report)``: does one job and returns its result."""
@@ -49,6 +52,9 @@ class Executor(Protocol):
     def in_flight(self) -> float:
         """Return the progress that the running jobs have reported, in images."""
 
+    def loss(self) -> float | None:
+        """Return the mean of the losses that the running jobs show, or None."""
+
     def stop(self) -> None:
         """Abandon the running jobs. Every later job raises :class:`Stopped`."""
 
@@ -69,19 +75,25 @@ class InProcess:
         self._device = device
         self._lock = threading.Lock()
         self._progress = 0.0
+        self._loss: float | None = None
         self._stopped = False
 
     def run(self, work: Work, job: Any) -> Any:
         with self._lock:
             if self._stopped:
                 raise Stopped("stopped")
+            show_losses_by(self._show_loss)
             try:
                 return work(job, self._device, self._report)
             finally:
-                self._progress = 0.0
+                show_losses_by(None)
+                self._progress, self._loss = 0.0, None
 
     def in_flight(self) -> float:
         return self._progress
+
+    def loss(self) -> float | None:
+        return self._loss
 
     def stop(self) -> None:
         self._stopped = True
@@ -93,6 +105,9 @@ class InProcess:
         if self._stopped:
             raise Stopped("stopped")
         self._progress += amount
+
+    def _show_loss(self, loss: float) -> None:
+        self._loss = loss
 
 
 class PerDevice:
@@ -130,6 +145,11 @@ class PerDevice:
 
     def in_flight(self) -> float:
         return float(sum(slot.progress.value for slot in self._slots))
+
+    def loss(self) -> float | None:
+        shown = [slot.loss.value for slot in self._slots]
+        known = [loss for loss in shown if not math.isnan(loss)]
+        return sum(known) / len(known) if known else None
 
     def stop(self) -> None:
         self._stopped = True
@@ -170,6 +190,7 @@ class _Slot:
         self._context = multiprocessing.get_context("spawn")
         self._environment, self._device, self._alive = environment, device, alive
         self.progress: Any = self._context.Value(c_double, lock=False)
+        self.loss: Any = self._context.Value(c_double, math.nan, lock=False)
         self._pool = self._new_pool()
 
     def run(self, work: Work, job: Any) -> Any:
@@ -182,13 +203,13 @@ class _Slot:
             self._pool = self._new_pool()
             raise WorkerDied(f"the worker process that ran {job} died") from error
         finally:
-            self.progress.value = 0.0
+            self.progress.value, self.loss.value = 0.0, math.nan
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        arguments = (self._environment, self._device, self.progress, self._alive)
+        arguments = (self._environment, self._device, self.progress, self.loss, self._alive)
         return ProcessPoolExecutor(1, self._context, _start_worker, arguments)
 
 
@@ -197,11 +218,12 @@ _progress: Any = None
 
 
 def _start_worker(
-    environment: dict[str, str], device: str, progress: Any, alive: Connection
+    environment: dict[str, str], device: str, progress: Any, loss: Any, alive: Connection
 ) -> None:
     global _device, _progress
     os.environ.update(environment)
     _device, _progress = device, progress
+    show_losses_by(lambda value: setattr(loss, "value", value))
     # These signals reach all processes. The parent decides what happens to the workers.
     for stop in (signal.SIGINT, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 LASTING = (UserError, Stopped, OSError, FloatingPointError)
 # Errors whose message is enough. Any other error is a bug, and its traceback is logged.
 EXPLAINED = (*LASTING, WorkerDied)
+SCALED = 10_000  # Images from which the bar shows 384k instead of 384000: it then fits a line.
 NO_SPACE = (*DISK_FULL, errno.EROFS)
 Runner = Callable[[Work, Sequence[Any], str], list[Any]]
 """``runner(work, jobs, description)`` returns all results; it raises if a job failed finally."""
@@ -185,7 +186,9 @@ def progress_bar(
     description: str,
     show: Callable[[float], None] | None = None,
 ) -> Iterator[Callable[[Job], None]]:
-    """Show a progress bar over the images of all jobs, with speed and remaining time.
+    """Show a progress bar over the images of all jobs: speed, remaining time and loss.
+
+    It takes one line of a terminal. Where the standard error is no terminal, nothing is shown.
 
     Args:
         executor: Reports the progress of the running jobs.
@@ -205,20 +208,27 @@ def progress_bar(
             completed += job.images
 
     total = sum(job.images for job in jobs)
-    interval = 0.5 if sys.stderr.isatty() else 10.0  # A log file gets fewer lines.
     unit = getattr(jobs[0], "unit", "img") if jobs else "img"
     starts = "compiling" if any(getattr(job, "compiles", False) for job in jobs) else "starting"
     with tqdm(
-        total=total, desc=description, unit=unit, smoothing=0.05, mininterval=interval
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=total >= SCALED,
+        smoothing=0.05,
+        mininterval=0.5,
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
     ) as bar:
         bar.set_postfix_str(starts)
 
         def refresh() -> None:
             done = min(completed + executor.in_flight(), total)
-            if done == 0 and sys.stderr.isatty():
+            if done == 0:
                 bar.refresh()  # the clock goes on while nothing moves
-            elif done > 0 and bar.postfix:
-                bar.set_postfix_str("", refresh=False)
+            else:
+                loss = executor.loss()
+                bar.set_postfix_str("" if loss is None else f"loss {loss:.3g}", refresh=False)
             bar.update(round(done) - bar.n)
             if show is not None:
                 show(done / total)

@@ -67,7 +67,7 @@ def distill_students(
             theirs = jobs_of(baseline, teacher, kind, config.distillation.seeds[:1])
             from_first(partial(announce_retraining, directory, theirs, names, keep))
             jobs = jobs + theirs
-        todo = from_first(lambda: untrained(directory, jobs))
+        todo = from_first(lambda: untrained(config, jobs))
         if not todo:
             return []
         try:

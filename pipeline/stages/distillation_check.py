@@ -12,6 +12,7 @@ from pipeline.execution.torchrun import own_share
 from pipeline.synthesis.check import check_outputs
 from pipeline.synthesis.student_check import check_student
 from pipeline.teachers.teacher import Teacher
+from pipeline.tracking.loggers import check_logger
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def check_distillation(config: Config, teacher: Teacher) -> None:
             "distill trains students on the teacher's logits, and teacher.labels is none: name a "
             "classifier with labels: class, or use the images with your own loss"
         )
+    check_logger(config)
     check_student(config, teacher, "distillation", config.distillation)
     check_outputs(config, "students", "reports")
     images, training = len(plan_of(config).labels), config.distillation

@@ -27,8 +27,10 @@ from pipeline.storage import (
     remove,
     remove_all,
 )
+from pipeline.synthesis.outputs import claim_output
 from pipeline.synthesis.spec import changed_keys
 from pipeline.teachers.teacher import Teacher
+from pipeline.tracking.loggers import clear_live_logs, tracking_of
 
 log = logging.getLogger(__name__)
 STUDENT = "student"  # a student of the dataset itself; the others have the name of a baseline
@@ -72,6 +74,7 @@ def jobs_of(
             dataset=digest,
             seed=seed,
             output=weights_path(config, kind, seed),
+            tracking=tracking_of(config, f"{kind}-{seed}"),
         )
         for seed in seeds
     ]
@@ -152,15 +155,17 @@ def refuse_changed(config: Config, jobs: list[DistillJob]) -> None:
         )
 
 
-def untrained(directory: Location, jobs: list[DistillJob]) -> list[DistillJob]:
+def untrained(config: Config, jobs: list[DistillJob]) -> list[DistillJob]:
     """The jobs whose students are missing or stale; removes the files of other students."""
-    _remove_others(directory, jobs)
+    _remove_others(location(config.paths.students), jobs)
     todo = []
     for job in jobs:
         if is_trained(job):
             remove_checkpoint(job.checkpoint)  # of a stopped run with other parameters
         else:
             todo.append(job)
+    claim_output(config, "reports")
+    clear_live_logs(config, {job.name for job in jobs} - {job.name for job in todo})
     return todo
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.dataset.plan import Batch, ShardPlan, plan_of
 from pipeline.dataset.run_markers import marked
 from pipeline.device.threads import use_threads
+from pipeline.execution.shown_loss import show_loss
 from pipeline.inversion.batch_parts import Report, invert_in_parts
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.selection import Kept, Rules, invert_surely
@@ -46,6 +47,7 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
             for batch in shard.batches:
                 earlier = [kept.images.pixels for _, kept in batches]
                 batches += invert_batch(job, shard, batch, earlier, pool, engine, report_alive)
+                show_loss(batches[-1][1].images.curve[-1]["total"])
         publish_shard(job, shard, batches, engine.precision, engine.teacher.parts)
     return Made(job.number, job.images, time.perf_counter() - started)
 

@@ -115,6 +115,12 @@ def test_a_deployment_makes_the_bytes_of_the_command_line(
         watched = command(
             tmp_path,
             *(*PREFECT, "deployment", "run", "synthesize/local", "--param", f"params={params}"),
+            *(
+                "--param",
+                'settings={"iterations": 4}',
+                "--param",
+                'overrides={"synthesis.seed": 0}',
+            ),
             *("--watch", "--watch-interval", "1", "--watch-timeout", "120"),
             env=env,
         )
@@ -132,7 +138,12 @@ def test_a_deployment_makes_the_bytes_of_the_command_line(
         parameters = found["parameter_openapi_schema"]["properties"].values()
         assert all(parameter["description"] for parameter in parameters)
     (run,) = server.find("flow_runs")
-    assert (run["name"], run["state_type"]) == (f"synthesize {params}", "COMPLETED")
+    assert (run["name"], run["state_type"]) == (
+        "synthesize tinynet:classifier, 20 images of 8x8",
+        "COMPLETED",
+    )
+    (picture,) = server.find("artifacts", artifacts={"type": {"any_": ["image"]}})
+    assert picture["data"].startswith("data:image/png;base64,")
     (progress,) = server.find("artifacts", artifacts={"type": {"any_": ["progress"]}})
     assert progress["data"] == 100
     wait_until(lambda: {"round 0: 100 %", "shard-000001 is complete"} <= messages(server))
@@ -207,6 +218,14 @@ def test_dream_makes_all_that_dvc_knows(server: Server, tiny: Params, tmp_path: 
         *("--params", str(write_params(whole, tmp_path / "params.yaml"))),
         env=environment(tmp_path),
     )
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        artifacts = dict(database.execute("select key, type from artifact").fetchall())
+        runs = {name for (name,) in database.execute("select name from flow_run")}
+    kinds = {"summary": "markdown", "images": "image", "learning-curves": "image"}
+    kinds |= {"shards": "table", "students": "table", "accuracy": "table"}
+    assert artifacts.items() >= kinds.items()
+    assert {f"{flow} tinynet:classifier, 20 images of 8x8" for flow in ("dream", "distill")} <= runs
 
     stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
     made = [

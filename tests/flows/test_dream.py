@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import flows.artifacts
 import flows.distill
 import flows.dream
 import flows.running
@@ -27,7 +28,9 @@ def without_prefect(monkeypatch: pytest.MonkeyPatch) -> Callable[[AfterStage], N
     """Call this with what happens after each stage: flows then run as plain functions."""
 
     def install(after: AfterStage) -> None:
-        def run(name: str, work: Callable[[], Any], parameters: Mapping[str, Any]) -> Any:
+        def run(
+            name: str, work: Callable[[], Any], parameters: Mapping[str, Any], config: Any
+        ) -> Any:
             result = work()
             after(name)
             return result
@@ -36,8 +39,7 @@ def without_prefect(monkeypatch: pytest.MonkeyPatch) -> Callable[[AfterStage], N
             monkeypatch.setattr(module, "run_as_flow", run)
         for stage in (flows.synthesize, flows.distill):
             monkeypatch.setattr(stage, "job_runner", local_runner)
-        for module in (flows.synthesize, flows.dream):
-            monkeypatch.setattr(module, "publish", lambda send: None)
+        monkeypatch.setattr(flows.artifacts, "publish", lambda send: None)
 
     return install
 

@@ -58,6 +58,7 @@ def test_torch_and_code_are_in_the_specs(made: Params, monkeypatch: pytest.Monke
 
 CLOSED = {  # imported by the jobs and left out of their digests, with the reason
     "config": "a spec holds its values",
+    "tracking": "it receives values and gives none back",
     "errors.py": "texts for a person",
     "execution": "where a job runs; torchrun.py, which averages gradients, is a student's",
 }
