@@ -22,6 +22,7 @@ from pipeline.quantities import counted, show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.synthesis.rows import caption
+from pipeline.synthesis.stored_views import FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,12 @@ def sample_bytes(config: Config) -> int:
     noise = rng.integers(0, 256, (count, shape.channels, shape.height, shape.width), np.uint8)
     facts = {"class_name": "0", "cls": 0, "round": 0, "teacher_pred": 0, "teacher_prob": 0.123456}
     logits = np.zeros(config.teacher.classes, np.float16) if config.synthesis.soft_labels else None
+    views = np.zeros((config.synthesis.views, len(FIELDS) + config.teacher.classes), np.float16)
     names = config.teacher.class_names or ("",)
     text = caption(config.synthesis.captions, max(names, key=len))
     samples = (
-        Sample(f"{index:09d}", image, 0, facts, logits, text) for index, image in enumerate(noise)
+        Sample(f"{index:09d}", image, 0, facts, logits, text, views if len(views) else None)
+        for index, image in enumerate(noise)
     )
     first, second = write_tar(io.BytesIO(), samples)
     return second.offset - first.offset

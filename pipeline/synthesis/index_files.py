@@ -22,6 +22,7 @@ from pipeline.dataset.layout import (
     SPLIT,
     TAR_SIZES,
     TIMM_INFO,
+    VIEWS,
     WIDS_INDEX,
     dataset_names,
     shard_name,
@@ -94,6 +95,9 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     soft_labels = ""
     if config.synthesis.soft_labels:
         soft_labels = f", `<key>.{LOGITS}` (teacher logits, float16)"
+    views = ""
+    if config.synthesis.views:
+        views = f", `<key>.{VIEWS}` ({config.synthesis.views} stored views, float16)"
     captions = f", `<key>.{CAPTION}` (caption)" if config.synthesis.captions else ""
     return f"""---
 {text.getvalue()}---
@@ -114,7 +118,7 @@ for the label it carries (DeepInversion, Yin et al., CVPR 2020).
 | label that the teacher confirms | {agreement:.1%} of images |
 
 Each sample is `<key>.{image_kind(shape.channels)}`, `<key>.{CLASS}` (class index) and \
-`<key>.{FACTS}`{soft_labels}{captions}. \
+`<key>.{FACTS}`{soft_labels}{captions}{views}. \
 `{ALL_ROWS}` has one row an image,
 joined by `key`: where it lies, its digest, its seed, every loss term, and the teacher's answer.
 `{PROVENANCE}` names everything that the dataset was made from, by digest.

@@ -28,6 +28,7 @@ from pipeline.storage import (
 from pipeline.synthesis.job import ShardJob, is_done
 from pipeline.synthesis.rows import class_counts, mean_curve, rows_of, samples_of
 from pipeline.synthesis.spec import row_facts
+from pipeline.synthesis.stored_views import Half
 
 
 def publish_shard(
@@ -36,6 +37,7 @@ def publish_shard(
     batches: list[tuple[Batch, Kept]],
     precision: Precision,
     teacher: TeacherParts,
+    views: Half | None = None,
 ) -> None:
     """Write the tar, then the rows, then the record, which makes the shard complete.
 
@@ -45,6 +47,7 @@ def publish_shard(
         batches: the batches that were optimised together, with the images that were kept.
         precision: the number format in which the networks computed.
         teacher: the parts of the teacher.
+        views: the stored views of each image, if the dataset has them.
 
     Raises:
         TryAgainError: another run wrote to the dataset meanwhile. The shard is not complete.
@@ -59,7 +62,7 @@ def publish_shard(
     tar, parquet = tar_name(shard.number), rows_name(shard.number)
     rows = list(rows_of(job, shard, batches))
     synthesis = job.config.synthesis
-    samples = samples_of(rows, batches, synthesis.soft_labels, synthesis.captions)
+    samples = samples_of(rows, batches, synthesis.soft_labels, synthesis.captions, views)
     with replacing(root / tar) as file:
         members = write_tar(file, samples)
         tar_facts = file_facts(file)
