@@ -19,11 +19,11 @@ from pipeline.dataset.plan import ShardPlan, derive_seed
 from pipeline.inversion.engine import Engine
 
 Half = NDArray[np.float16]
-FIELDS = ("partner", "weight", "top", "left", "height", "width", "down", "right", "flip")
+FIELDS = ("partner", "top", "left", "height", "width", "down", "right", "flip", "weight")
 """The description of a view: the first columns of ``KEY.views.npy``, before the logits.
 
 ``partner``: how many places later in the shard the other image lies; after the last image of the
-shard comes its first. ``weight``: the share of the image itself in the mixture, from 0 to 1.
+shard comes its first. ``weight``: the share of the image itself in the mixture of both, 0 to 1.
 ``top``, ``left``, ``height``, ``width``: the box in which the other image replaces the mixture.
 ``down``, ``right``: the place in the mixture of the view's upper left pixel; beyond an edge the
 mixture is reflected. ``flip``: 1 where the view is then mirrored from left to right.
@@ -56,7 +56,7 @@ def draw_views(config: Config, shard: ShardPlan) -> Half:
     reach = shape.height // SHIFT, shape.width // SHIFT
     down, right = (rng.integers(-most, most, size, endpoint=True) for most in reach)
     flip = rng.integers(0, 2, size) * config.objective.flip
-    fields = partner, weight, top, left, height, width, down, right, flip
+    fields = partner, top, left, height, width, down, right, flip, weight
     return np.stack([np.asarray(field, np.float16) for field in fields], axis=2)
 
 
@@ -71,17 +71,17 @@ def make_view(images: Tensor, index: int, view: list[float]) -> Tensor:
     Returns:
         float32 ``[C, H, W]``, in the range of the pixels.
     """
-    partner, weight, *_, flip = view
-    top, left, height, width, down, right = map(int, view[2:8])
-    other = images[(index + int(partner)) % len(images)].float()
-    mixture = weight * images[index] + (1 - weight) * other
+    partner, top, left, height, width, down, right, flip = map(int, view[:8])
+    weight, other = view[8], images[(index + partner) % len(images)].float()
+    mixture: Tensor = weight * images[index] + (1 - weight) * other
     box = (..., slice(top, top + height), slice(left, left + width))
     mixture[box] = other[box]
     rows, columns = (
         _reflected(first, side)
         for first, side in zip((down, right), mixture.shape[1:], strict=True)
     )
-    return mixture[:, rows[:, None], columns.flip(0) if flip else columns]
+    shown: Tensor = mixture[:, rows[:, None], columns.flip(0) if flip else columns]
+    return shown
 
 
 def answer_views(engine: Engine, pixels: Tensor, views: Half) -> Tensor:

@@ -1,0 +1,74 @@
+"""Train a student from shards with stored views: no teacher, and nothing of dreamshard.
+
+    python examples/train_from_shards.py 'data/synthetic/train/*.tar' NETWORK STEPS student.pt
+
+NETWORK is a function that builds the student, such as torchvision.models:resnet18. The student
+takes images `(pixel / 255 - 0.45) / 0.25`. docs/consumers.md says what a stored view is.
+"""
+
+import glob
+import importlib
+import math
+import sys
+from itertools import chain, repeat
+
+import torch
+import webdataset as wds
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import BatchSampler, RandomSampler
+
+View = tuple[Tensor, int, Tensor]  # all images of the shard, the number of one, 9 numbers + logits
+
+
+def read(tar: str, channels: int) -> list[View]:
+    data = wds.WebDataset(tar, shardshuffle=False).decode("torchrgb", only=["png", "views.npy"])
+    pictures, views = zip(*data.to_tuple("png", "views.npy"), strict=True)
+    images = torch.stack(pictures)[:, :channels]
+    return [(images, i, v) for i in range(len(images)) for v in torch.from_numpy(views[i]).float()]
+
+
+def reflected(first: int, side: int) -> Tensor:
+    return side - 1 - (side - 1 - (torch.arange(side) + first).abs()).abs()
+
+
+def make_view(images: Tensor, index: int, view: Tensor) -> Tensor:
+    partner, top, left, height, width, down, right, flip = view[:8].int().tolist()
+    other, box = images[(index + partner) % len(images)], torch.zeros(images.shape[2:])
+    box[top : top + height, left : left + width] = 1
+    image = torch.where(box == 1, other, view[8] * images[index] + (1 - view[8]) * other)
+    image = image[:, reflected(down, len(box))][..., reflected(right, box.shape[1])]
+    return image.flip(-1) if flip else image
+
+
+def train(network: nn.Module, tars: list[str], steps: int) -> None:
+    channels = next(network.parameters()).shape[1]
+    views = [view for tar in tars for view in read(tar, channels)]
+    batches = BatchSampler(RandomSampler(views), min(128, len(views)), drop_last=True)
+    first, *hidden, last = [weight for weight in network.parameters() if weight.ndim > 1]
+    matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in hidden]  # the same memory
+    others = [first, last, *(weight for weight in network.parameters() if weight.ndim < 2)]
+    muon = torch.optim.Muon(matrices, lr=0.03, momentum=0.9, weight_decay=0.01)
+    sgd = torch.optim.SGD(others, lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    scale = [min((n + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * n / steps)) for n in range(steps)]
+    schedules = [LambdaLR(optimizer, [*scale, 0].__getitem__) for optimizer in (muon, sgd)]
+    for _, batch in zip(range(steps), chain.from_iterable(repeat(batches)), strict=False):
+        inputs = torch.stack([make_view(*views[number]) for number in batch])
+        logits = torch.stack([views[number][2][9:] for number in batch])
+        error = network((inputs - 0.45) / 0.25) - logits
+        loss = (error - error.mean(1, keepdim=True)).square().mean() / 2
+        network.zero_grad()
+        loss.backward()
+        for matrix, weight in zip(matrices, hidden, strict=True):
+            matrix.grad = weight.grad.flatten(1)  # type: ignore[union-attr]
+        muon.step()
+        sgd.step()
+        for schedule in schedules:
+            schedule.step()
+
+
+if __name__ == "__main__":
+    module, function = sys.argv[2].split(":")
+    student = getattr(importlib.import_module(module), function)()
+    train(student, sorted(glob.glob(sys.argv[1])), steps=int(sys.argv[3]))
+    torch.save(student.state_dict(), sys.argv[4])
