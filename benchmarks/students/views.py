@@ -6,8 +6,8 @@ The script makes the dataset of the parameter file PARAMS in OUT, with the large
 views. It trains ``examples/train_from_shards.py`` on the first 1, 2, 4 ... views of each image, and
 `distill` with adversarial images off and as PARAMS says, for the same number of steps. OUT keeps
 all of it; a result that OUT/results.json has is not computed again. Each line has the accuracy on
-``evaluation.data``, and the bytes of the views as a share of the bytes of the images, with the tar's
-headers and without.
+``evaluation.data``, and the bytes of the views as a share of the bytes of the images: of their
+contents, and of the members of the tar with headers and padding.
 """
 
 from __future__ import annotations
@@ -57,19 +57,16 @@ def first_views(tars: list[Path], folder: Path, views: int) -> tuple[list[Path],
     for tar in tars:
         with tarfile.open(folder / tar.name, "w") as copy:
             for key, parts, _ in read_tar(tar):
-                parts[VIEWS] = encode_array(
-                    np.ascontiguousarray(decode_array(parts[VIEWS])[:views])
-                )
+                stored = decode_array(parts[VIEWS])
+                parts[VIEWS] = encode_array(np.ascontiguousarray(stored[:views]))
                 sizes[True].append(len(parts[VIEWS]))
                 sizes[False].append(len(image_part(parts)))
                 for extension, data in parts.items():
                     info = tarfile.TarInfo(f"{key}.{extension}")
                     info.size = len(data)
                     copy.addfile(info, io.BytesIO(data))
-    padded = {
-        kind: sum(BLOCK - size // -BLOCK * BLOCK for size in of) for kind, of in sizes.items()
-    }
     plain = {kind: sum(of) for kind, of in sizes.items()}
+    padded = {kind: sum(BLOCK * (1 - size // -BLOCK) for size in of) for kind, of in sizes.items()}
     copies = [folder / tar.name for tar in tars]
     return copies, plain[True] / plain[False], padded[True] / padded[False]
 

@@ -102,7 +102,8 @@ def answer_views(engine: Engine, pixels: Tensor, views: Half) -> Tensor:
         part = torch.stack([next(every) for _ in range(min(CHUNK, total - start))])
         images = engine.space.pixels.normalise(part.to(engine.teacher.device))
         logits.append(engine.answers(images).cpu())
-    return torch.cat(logits).unflatten(0, (len(pixels), views.shape[1]))
+    of_images: Tensor = torch.cat(logits).unflatten(0, (len(pixels), views.shape[1]))
+    return of_images
 
 
 def store_views(engine: Engine, pixels: Tensor, views: Half) -> Half:
