@@ -3,14 +3,16 @@
     python examples/train_from_shards.py 'data/synthetic/train/*.tar' NETWORK STEPS student.pt
 
 NETWORK is a function that builds the student, such as torchvision.models:resnet18. The student
-takes images `(pixel / 255 - 0.45) / 0.25`. docs/consumers.md says what a stored view is.
+takes images `(pixel / 255 - 0.45) / 0.25`. docs/consumers.md says what a stored view is. It needs
+webdataset, and PyTorch from 2.9 on for Muon.
 """
 
 import glob
-import importlib
 import math
+import pkgutil
 import sys
 from itertools import chain, repeat
+from typing import Any
 
 import torch
 import webdataset as wds
@@ -18,10 +20,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, RandomSampler
 
-View = tuple[Tensor, int, Tensor]  # all images of the shard, the number of one, 9 numbers + logits
 
-
-def read(tar: str, channels: int) -> list[View]:
+def read(tar: str, channels: int) -> list[tuple[Tensor, int, Tensor]]:
+    """All images of the shard, the number of one, and its view: nine numbers and the logits."""
     data = wds.WebDataset(tar, shardshuffle=False).decode("torchrgb", only=["png", "views.npy"])
     pictures, views = zip(*data.to_tuple("png", "views.npy"), strict=True)
     images = torch.stack(pictures)[:, :channels]
@@ -51,7 +52,7 @@ def train(network: nn.Module, tars: list[str], steps: int) -> None:
     muon = torch.optim.Muon(matrices, lr=0.03, momentum=0.9, weight_decay=0.01)
     sgd = torch.optim.SGD(others, lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
     scale = [min((n + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * n / steps)) for n in range(steps)]
-    schedules = [LambdaLR(optimizer, [*scale, 0].__getitem__) for optimizer in (muon, sgd)]
+    parts: list[Any] = [muon, sgd, *(LambdaLR(o, [*scale, 0].__getitem__) for o in (muon, sgd))]
     for _, batch in zip(range(steps), chain.from_iterable(repeat(batches)), strict=False):
         inputs = torch.stack([make_view(*views[number]) for number in batch])
         logits = torch.stack([views[number][2][9:] for number in batch])
@@ -61,14 +62,11 @@ def train(network: nn.Module, tars: list[str], steps: int) -> None:
         loss.backward()
         for matrix, weight in zip(matrices, hidden, strict=True):
             matrix.grad = weight.grad.flatten(1)  # type: ignore[union-attr]
-        muon.step()
-        sgd.step()
-        for schedule in schedules:
-            schedule.step()
+        for part in parts:
+            part.step()
 
 
 if __name__ == "__main__":
-    module, function = sys.argv[2].split(":")
-    student = getattr(importlib.import_module(module), function)()
+    student = pkgutil.resolve_name(sys.argv[2])()
     train(student, sorted(glob.glob(sys.argv[1])), steps=int(sys.argv[3]))
     torch.save(student.state_dict(), sys.argv[4])
