@@ -21,8 +21,8 @@ from pipeline.estimation.device_timing import (
     describe_timing,
     mean_speeds,
     probe_devices,
-    sample_bytes,
 )
+from pipeline.estimation.sample_bytes import sample_bytes
 from pipeline.estimation.stopwatch import FEWEST, MOST, fewest_steps, separate_times
 from pipeline.params import parse_params
 from pipeline.synthesis.job import Made, ShardJob
