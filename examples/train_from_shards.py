@@ -43,15 +43,15 @@ def make_view(images: Tensor, index: int, view: Tensor) -> Tensor:
 
 
 def train(network: nn.Module, tars: list[str], steps: int) -> None:
-    channels = next(network.parameters()).shape[1]
-    views = [view for tar in tars for view in read(tar, channels)]
+    views = [v for tar in tars for v in read(tar, next(network.parameters()).shape[1])]
     batches = BatchSampler(RandomSampler(views), min(128, len(views)), drop_last=True)
     first, *hidden, last = [weight for weight in network.parameters() if weight.ndim > 1]
     matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in hidden]  # the same memory
     others = [first, last, *(weight for weight in network.parameters() if weight.ndim < 2)]
     muon = torch.optim.Muon(matrices, lr=0.03, momentum=0.9, weight_decay=0.01)
     sgd = torch.optim.SGD(others, lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    scale = [min((n + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * n / steps)) for n in range(steps)]
+    rise = min(100, 0.5 * steps)
+    scale = [min((n + 1) / rise, 0.5 + 0.5 * math.cos(math.pi * n / steps)) for n in range(steps)]
     parts: list[Any] = [muon, sgd, *(LambdaLR(o, [*scale, 0].__getitem__) for o in (muon, sgd))]
     for _, batch in zip(range(steps), chain.from_iterable(repeat(batches)), strict=False):
         inputs = torch.stack([make_view(*views[number]) for number in batch])
