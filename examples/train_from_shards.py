@@ -1,6 +1,6 @@
 """Train a student from shards with stored views: no teacher, and nothing of dreamshard.
 
-    python examples/train_from_shards.py 'data/synthetic/train/*.tar' NETWORK STEPS student.pt
+    python examples/train_from_shards.py 'data/synthetic/train/*.tar' NETWORK STEPS weights.pt
 
 NETWORK is a function that builds the student, such as torchvision.models:resnet18. The student
 takes images `(pixel / 255 - 0.45) / 0.25`. docs/consumers.md says what a stored view is. It needs

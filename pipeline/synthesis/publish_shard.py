@@ -6,6 +6,9 @@ import hashlib
 import io
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.dataset.layout import Layout, rows_name, tar_name
 from pipeline.dataset.plan import Batch, ShardPlan
 from pipeline.dataset.record_files import read_record
@@ -28,7 +31,6 @@ from pipeline.storage import (
 from pipeline.synthesis.job import ShardJob, is_done
 from pipeline.synthesis.rows import class_counts, mean_curve, rows_of, samples_of
 from pipeline.synthesis.spec import row_facts
-from pipeline.synthesis.stored_views import Half
 
 
 def publish_shard(
@@ -37,7 +39,7 @@ def publish_shard(
     batches: list[tuple[Batch, Kept]],
     precision: Precision,
     teacher: TeacherParts,
-    views: Half | None = None,
+    views: NDArray[np.float16] | None = None,
 ) -> None:
     """Write the tar, then the rows, then the record, which makes the shard complete.
 
