@@ -13,8 +13,8 @@ from pipeline.estimation.device_timing import (
     describe_timing,
     mean_speeds,
     probe_devices,
-    sample_bytes,
 )
+from pipeline.estimation.sample_bytes import sample_bytes
 from pipeline.estimation.stored_speed import (
     read_speed,
     read_timings,

@@ -71,6 +71,10 @@ class SynthesisConfig(Section):
     soft_labels: bool = False
     """Store the teacher's logits of each image as float16 in ``KEY.logits.npy``."""
 
+    views: Annotated[int, Field(ge=0, le=64)] = 0
+    """Views of each image that ``KEY.views.npy`` describes, with the teacher's logits of each, 0 to
+    64: the image mixed with another one, shifted and mirrored. A student then needs no teacher."""
+
     captions: str | None = None
     """Store a caption of each image in ``KEY.txt``, for open_clip: a template with one ``{}`` for
     the name of the class, such as ``a photo of a {}``. Needs ``teacher.class_names``. Null: none.

@@ -58,6 +58,7 @@ IMAGES = (PNG, NPY)
 CLASS = "cls"
 FACTS = "json"
 LOGITS = "logits.npy"
+VIEWS = "views.npy"
 CAPTION = "txt"
 
 _STUDENT_KINDS = ("safetensors", "json", "csv")  # weights, record, log

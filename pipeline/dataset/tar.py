@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.dataset.arrays import decode_array, encode_array
-from pipeline.dataset.layout import CAPTION, CLASS, FACTS, IMAGES, LOGITS, NPY, PNG
+from pipeline.dataset.layout import CAPTION, CLASS, FACTS, IMAGES, LOGITS, NPY, PNG, VIEWS
 from pipeline.errors import BadShardError
 from pipeline.storage import Location, digest_bytes, read_bytes
 
@@ -29,7 +29,7 @@ _NUMPY_START = b"\x93NUMPY"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by the number of channels
 _BLOCK = 512  # bytes; a tar consists of such blocks
 _CHECKSUM = slice(148, 156)  # of a header
-_MEMBERS = frozenset({CAPTION, CLASS, FACTS, LOGITS, *IMAGES})
+_MEMBERS = frozenset({CAPTION, CLASS, FACTS, LOGITS, VIEWS, *IMAGES})
 MOST_CLASSES = 32767
 MOST_PIXELS = 4096  # a side of an image
 
@@ -45,6 +45,8 @@ class Sample:
         facts: the content of its JSON member.
         logits: the teacher's logits ``[K]``, or None for a dataset without soft labels.
         caption: a text about the image, or None for a dataset without captions.
+        views: descriptions and logits ``[K, 9 + classes]`` of the image's stored views, or None for
+            a dataset without them.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Sample:
     facts: dict[str, Any]
     logits: NDArray[np.float16] | None = None
     caption: str | None = None
+    views: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +133,9 @@ def decode_image(data: bytes) -> Pixels:
 
 
 def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
-    """Write samples as a tar: ``<key>.cls``, ``.json``, ``.logits.npy``, ``.png`` and ``.txt``.
+    """Write samples as a tar: ``<key>.cls``, ``.json``, ``.logits.npy``, ``.png``, ``.txt``, ...
 
-    The class, the logits and the caption are left out where a sample has none. An image that PNG
+    Class, logits, caption and stored views are left out where a sample has none. An image that PNG
     cannot hold is ``.npy``. The tar holds no time, user or host, so equal samples give equal bytes.
 
     Args:
@@ -157,6 +160,8 @@ def write_tar(file: IO[bytes], samples: Iterator[Sample]) -> list[Member]:
                 parts[LOGITS] = encode_array(sample.logits)
             if sample.caption is not None:
                 parts[CAPTION] = sample.caption.encode()
+            if sample.views is not None:
+                parts[VIEWS] = encode_array(sample.views)
             tar.write(parts)
             digests.append(digest_bytes(image))
     file.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import numpy as np
 
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import Plan, plan_of
-from pipeline.dataset.tar import Sample, write_tar
 from pipeline.device.memory import peak_memory
 from pipeline.estimation.cost import RoundSpeed, show_bytes
 from pipeline.estimation.stopwatch import Stopwatch
@@ -21,7 +19,6 @@ from pipeline.execution.runner import local_runner
 from pipeline.quantities import counted, show_seconds
 from pipeline.stages.synthesize import synthesize
 from pipeline.synthesis.check import load_checked_teacher
-from pipeline.synthesis.rows import caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +145,6 @@ def mean_speeds(timings: list[DeviceTiming]) -> list[RoundSpeed]:
         )
         for speeds in zip(*(timing.speeds for timing in timings), strict=True)
     ]
-
-
-def sample_bytes(config: Config) -> int:
-    """Compute the most bytes that an image takes in its tar.
-
-    The image is noise, which PNG cannot compress.
-    """
-    shape, count = config.teacher.input, 2
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (count, shape.channels, shape.height, shape.width), np.uint8)
-    facts = {"class_name": "0", "cls": 0, "round": 0, "teacher_pred": 0, "teacher_prob": 0.123456}
-    logits = np.zeros(config.teacher.classes, np.float16) if config.synthesis.soft_labels else None
-    names = config.teacher.class_names or ("",)
-    text = caption(config.synthesis.captions, max(names, key=len))
-    samples = (
-        Sample(f"{index:09d}", image, 0, facts, logits, text) for index, image in enumerate(noise)
-    )
-    first, second = write_tar(io.BytesIO(), samples)
-    return second.offset - first.offset
 
 
 def _one_batch(config: Config, place: Path, rounds: int) -> Config:

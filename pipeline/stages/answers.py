@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.dataset.layout import Layout
-from pipeline.dataset.plan import Batch
-from pipeline.distillation.job import student_problem
-from pipeline.errors import UserError
+from pipeline.dataset.plan import Batch, ShardPlan
 from pipeline.inversion.engine import Engine, Judgement
 from pipeline.objective.presets import Objective
 from pipeline.objective.terms import factor_names
+from pipeline.stages.round_student import load_round_student
 from pipeline.storage import Location
 from pipeline.synthesis.spec import round_objective
-from pipeline.teachers import networks
+from pipeline.synthesis.stored_views import answer_views, draw_views
 from pipeline.teachers.teacher import Teacher
 
 CHUNK = 256  # images in a forward pass
@@ -36,6 +35,8 @@ class Answers:
         values: the unweighted terms, ``[N]`` each. R_feature is that of the published images of a
             batch, or of ``CHUNK`` of them.
         objective: the objective of the images' round.
+        view_logits: the teacher's for the stored views, float32 ``[N, views, K]``, or None for a
+            dataset without them.
     """
 
     labels: Tensor
@@ -43,6 +44,7 @@ class Answers:
     student_logits: Tensor | None
     values: Mapping[str, Tensor]
     objective: Objective
+    view_logits: Tensor | None
 
 
 def slack(logits: Tensor) -> Tensor:
@@ -67,22 +69,25 @@ class Judges:
         self.config, self.teacher, self.root = config, teacher, root
         self._engine: tuple[int, Engine] | None = None
 
-    def ask(self, round_: int, pixels: Tensor, labels: Tensor, batches: Sequence[Batch]) -> Answers:
-        """Evaluate networks and terms on published images, in float32.
+    def ask(self, shard: ShardPlan, pixels: Tensor, batches: Sequence[Batch]) -> Answers:
+        """Evaluate networks and terms on the published images of a shard, in float32.
 
         Args:
-            round_: the round of the images.
+            shard: the plan of the shard.
             pixels: uint8 ``[N, C, H, W]``.
-            labels: int64 ``[N]``.
             batches: the batches that were optimised together, in the order of their images.
         """
         sizes = [size for batch in batches for size in _divided(batch.size)]
+        labels = torch.from_numpy(shard.labels.astype(np.int64))
         found: list[Judgement] = []
-        with self._of_round(round_) as engine:
+        views: Tensor | None = None
+        with self._of_round(shard.round) as engine:
             for part, of_part in zip(pixels.split(sizes), labels.split(sizes), strict=True):
                 images = engine.space.pixels.normalise(part.to(engine.teacher.device))
                 factors = torch.ones(len(part), len(factor_names()), device=images.device)
                 found.append(engine.judge(images, of_part.to(images.device), factors))
+            if self.config.synthesis.views:
+                views = answer_views(engine, pixels, draw_views(self.config, shard))
         terms = [judgement.terms.expanded().values for judgement in found]
         students = [j.student_logits for j in found if j.student_logits is not None]
         return Answers(
@@ -91,29 +96,17 @@ class Judges:
             student_logits=torch.cat(students).cpu() if students else None,
             values={name: torch.cat([each[name] for each in terms]).cpu() for name in terms[0]},
             objective=engine.objective,
+            view_logits=views,
         )
 
     def _of_round(self, round_: int) -> Engine:
         if self._engine is None or self._engine[0] != round_:
             objective = round_objective(self.config, round_)
-            student = load_round_student(self.config, Layout(self.root), round_) if round_ else None
+            student = load_round_student(self.config, self.root, round_) if round_ else None
             if student is not None:
                 student.to(self.teacher.device)
             self._engine = round_, Engine(self.teacher, objective, student=student)
         return self._engine[1]
-
-
-def load_round_student(config: Config, layout: Layout, round_: int) -> torch.nn.Module | None:
-    """The student that a round competes with, or None where its files are damaged."""
-    path = layout.student(round_)
-    if student_problem(path) is not None:
-        return None
-    try:
-        student = networks.build_network(config.student.source, config.student.arguments, "student")
-        networks.load_weights(student, path, "student")
-    except UserError:  # the weights are those of another network
-        return None
-    return student.eval().requires_grad_(False)
 
 
 def _divided(size: int) -> Iterator[int]:

@@ -8,7 +8,8 @@ from pipeline.config.schema import Config
 from pipeline.dataset.plan import ShardPlan
 from pipeline.stages.answers import Judges
 from pipeline.stages.record_problems import changed_files
-from pipeline.stages.shard_problems import read_shard, shard_problems
+from pipeline.stages.shard_contents import read_shard
+from pipeline.stages.shard_problems import shard_problems
 from pipeline.storage import digest_json, listing, location
 from pipeline.synthesis.shard_states import survey
 from pipeline.teachers.teacher import Teacher
@@ -31,6 +32,6 @@ def damaged_shards(config: Config, teacher: Teacher) -> Iterator[ShardPlan]:
                 yield found.shard
         else:  # stale, or made against a student that is damaged now and will be the same again
             images = len(found.shard.labels)
-            contents = read_shard(root, found.shard.number, images, teacher)
+            contents = read_shard(root, found.shard.number, images, config)
             if any(changed_files(found.record, contents)):
                 yield found.shard

@@ -17,9 +17,9 @@ from pipeline.objective.terms import TERMS, Terms
 from pipeline.stages.answers import CHUNK, Answers, slack
 from pipeline.stages.factor_problems import row_factors
 from pipeline.stages.row_problems import ShardContent
+from pipeline.stages.view_problems import same_logits, view_problems
 
 EXACT = 1e-3  # relative deviation of a value that no network computes
-HALF = 1e-3  # relative deviation of a number in float16
 FEATURE = 0.05  # relative deviation of R_feature
 _Expected = dict[str, tuple[Tensor, Tensor]]  # column to values and tolerances, each [N]
 _STUDENT_COLUMNS = (
@@ -63,6 +63,8 @@ def judgement_problems(content: ShardContent, answers: Answers) -> Iterator[str]
     yield from _first(content, "loss_feature", feature)
     yield from _first(content, "loss_total", _total_fits(content, answers))
     yield from _soft_label_problems(content, answers.logits)
+    if answers.view_logits is not None:
+        yield from view_problems(content, answers.view_logits)
 
 
 def _teacher_columns(answers: Answers) -> _Expected:
@@ -141,8 +143,7 @@ def _total_fits(content: ShardContent, answers: Answers) -> Tensor:
 def _soft_label_problems(content: ShardContent, logits: Tensor) -> Iterator[str]:
     if not content.config.synthesis.soft_labels:
         return
-    tolerance = slack(logits)[:, None] + HALF * logits.abs()
-    for (key, parts, _), expected, allowed in zip(content.samples, logits, tolerance, strict=True):
+    for (key, parts, _), expected in zip(content.samples, logits, strict=True):
         try:
             stored = decode_array(parts[LOGITS])
         except ValueError as error:
@@ -152,9 +153,7 @@ def _soft_label_problems(content: ShardContent, logits: Tensor) -> Iterator[str]
         if not right_kind or encode_array(stored) != parts[LOGITS]:
             yield f"sample {key}: its .{LOGITS} is not float16 [{len(expected)}]"
             return
-        found = torch.from_numpy(stored).float()
-        same_infinity = found == expected.half().float()  # float16 ends at 65504
-        if not bool((((found - expected).abs() <= allowed) | same_infinity).all()):
+        if not same_logits(torch.from_numpy(stored)[None], expected[None]):
             yield f"sample {key}: its .{LOGITS} differs from the teacher's logits"
             return
 

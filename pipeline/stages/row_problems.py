@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.dataset.layout import CAPTION, CLASS, FACTS, LOGITS, PNG
+from pipeline.dataset.layout import CAPTION, CLASS, FACTS, LOGITS, PNG, VIEWS
 from pipeline.dataset.plan import Batch, ShardPlan, derive_seed
 from pipeline.dataset.png_chunks import foreign_chunk
 from pipeline.dataset.records import LABEL_COLUMNS
@@ -54,6 +54,8 @@ def sample_problems(content: ShardContent) -> Iterator[str]:
         members.add(LOGITS)
     if content.config.synthesis.captions is not None:
         members.add(CAPTION)
+    if content.config.synthesis.views:
+        members.add(VIEWS)
     for (key, parts, _), row in zip(content.samples, content.rows, strict=True):
         if set(parts) != members:
             yield f"sample {key} has the members {sorted(parts)}, not {sorted(members)}"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.dataset.layout import CLASS, record_name, rows_name, tar_name
-from pipeline.dataset.row_files import MOST_BYTES, read_rows
+from pipeline.dataset.row_files import read_rows
 from pipeline.dataset.tar import Pixels, decode_image, holds_samples_alone, image_part, parse_tar
 from pipeline.errors import BadShardError, first_line
 from pipeline.stages.answers import Judges
@@ -29,11 +29,9 @@ from pipeline.stages.row_problems import (
     row_problems,
     sample_problems,
 )
-from pipeline.storage import Location, Stat, digest_json, read_many
+from pipeline.stages.shard_contents import read_shard
+from pipeline.storage import Stat, digest_json
 from pipeline.synthesis.shard_states import Found
-from pipeline.teachers.teacher import Teacher
-
-_MEGABYTE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def shard_problems(found: Found, files: Mapping[str, Stat], judges: Judges) -> S
         files: the listing of the dataset's folder.
         judges: the networks, and the parameters.
     """
-    contents = read_shard(judges.root, found.shard.number, len(found.shard.labels), judges.teacher)
+    contents = read_shard(judges.root, found.shard.number, len(found.shard.labels), judges.config)
     problems: list[str] = []
     if found.record is None:
         problems.append(f"there is no readable record {record_name(found.shard.number)}")
@@ -79,25 +77,6 @@ def shard_problems(found: Found, files: Mapping[str, Stat], judges: Judges) -> S
     except BadShardError as error:
         return ShardFindings([*problems, " ".join(str(error).split())], [], 0)
     return ShardFindings([*problems, *content.problems], content.labels, content.confirmed)
-
-
-def read_shard(root: Location, number: int, images: int, teacher: Teacher) -> dict[str, bytes]:
-    """The names and the bytes of a shard's tar and Parquet file.
-
-    A file is left out if it does not exist, or if it is local and larger than that of ``images``
-    images can be.
-    """
-    channels, height, width = teacher.shape
-    image = channels * height * (width + 1) * 1.01 + 2 * teacher.classes + MOST_BYTES
-    found: dict[str, bytes] = {}
-    for name, most in (
-        (tar_name(number), (images + 1) * image + _MEGABYTE),
-        (rows_name(number), images * MOST_BYTES + 64 * _MEGABYTE),
-    ):
-        (data,) = read_many([root / name], most)
-        if data is not None:
-            found[name] = data
-    return found
 
 
 def _content_problems(found: Found, contents: Mapping[str, bytes], judges: Judges) -> ShardFindings:
@@ -131,8 +110,7 @@ def _content_problems(found: Found, contents: Mapping[str, bytes], judges: Judge
     if batches is None:
         problems.append("the batches in its record are not a division of the planned ones")
         batches = shard.batches
-    wanted = torch.from_numpy(shard.labels.astype(np.int64))
-    answers = judges.ask(shard.round, torch.from_numpy(pixels), wanted, batches)
+    answers = judges.ask(shard, torch.from_numpy(pixels), batches)
     content = ShardContent(judges.config, shard, batches, samples, rows, facts, found.spec)
     if not stale:  # a stale shard follows from other parameters
         if not holds_samples_alone(contents[tar], samples):

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
 from pipeline.config.schema import Config
-from pipeline.dataset.layout import CAPTION, CLASS, FACTS, LOGITS, NPY
+from pipeline.dataset.layout import CAPTION, CLASS, FACTS, LOGITS, NPY, VIEWS
 from pipeline.dataset.tar import image_kind
 
 _FACTS = {
@@ -45,6 +45,8 @@ def features(config: Config) -> list[dict[str, Any]]:
         entries.append({"name": image, "dtype": "image"})
     if synthesis.captions is not None:
         entries.append({"name": CAPTION, "dtype": "string"})
+    if synthesis.views:
+        entries.append({"name": VIEWS, "list": {"list": "float16"}})
     return [*entries, *({"name": name, "dtype": "string"} for name in ("__key__", "__url__"))]
 
 

@@ -22,6 +22,7 @@ from pipeline.dataset.layout import (
     SPLIT,
     TAR_SIZES,
     TIMM_INFO,
+    VIEWS,
     WIDS_INDEX,
     dataset_names,
     shard_name,
@@ -99,6 +100,9 @@ def card(config: Config, entries: Sequence[Entry], teacher_digest: str) -> str:
     soft_labels = ""
     if config.synthesis.soft_labels:
         soft_labels = f", `<key>.{LOGITS}` (teacher logits, float16)"
+    views = ""
+    if config.synthesis.views:
+        views = f", `<key>.{VIEWS}` ({config.synthesis.views} stored views, float16)"
     captions = f", `<key>.{CAPTION}` (caption)" if config.synthesis.captions else ""
     label = f", `<key>.{CLASS}` (class index)" if teacher.labelled else ""
     answer = ", and the teacher's answer" if teacher.labelled else ""
@@ -120,7 +124,7 @@ for {_AIM[teacher.labels]} (DeepInversion, Yin et al., CVPR 2020).
 | adaptive rounds | {config.adaptive.rounds} |
 {_confirmed(entries)}
 Each sample is `<key>.{image_kind(shape.channels)}`{label} and \
-`<key>.{FACTS}`{soft_labels}{captions}. \
+`<key>.{FACTS}`{soft_labels}{captions}{views}. \
 `{ALL_ROWS}` has one row an image,
 joined by `key`: where it lies, its digest, its seed, every loss term{answer}.
 `{PROVENANCE}` names everything that the dataset was made from, by digest.

@@ -20,6 +20,7 @@ from pipeline.storage import location
 from pipeline.synthesis.engine_cache import engine_of
 from pipeline.synthesis.job import Made, ShardJob, is_done
 from pipeline.synthesis.publish_shard import publish_shard
+from pipeline.synthesis.stored_views import Half, draw_views, store_views
 
 
 def make_shard(job: ShardJob, device: str, report: Report) -> Made:
@@ -48,8 +49,19 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
                 earlier = [kept.images.pixels for _, kept in batches]
                 batches += invert_batch(job, shard, batch, earlier, pool, engine, report_alive)
                 show_loss(batches[-1][1].images.curve[-1]["total"])
-        publish_shard(job, shard, batches, engine.precision, engine.teacher.parts)
+            views = _views(job, shard, batches, engine)
+        publish_shard(job, shard, batches, engine.precision, engine.teacher.parts, views)
     return Made(job.number, job.images, time.perf_counter() - started)
+
+
+def _views(
+    job: ShardJob, shard: ShardPlan, batches: list[tuple[Batch, Kept]], engine: Engine
+) -> Half | None:
+    """The stored views of the finished images, or None for a dataset without them."""
+    if not job.config.synthesis.views:
+        return None
+    pixels = torch.cat([kept.images.pixels for _, kept in batches])
+    return store_views(engine, pixels, draw_views(job.config, shard))
 
 
 def _pool(job: ShardJob, shard: ShardPlan) -> Pool | None:

@@ -6,6 +6,9 @@ import hashlib
 import io
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.dataset.layout import Layout, rows_name, tar_name
 from pipeline.dataset.plan import Batch, ShardPlan
 from pipeline.dataset.record_files import read_record
@@ -42,6 +45,7 @@ def publish_shard(
     batches: list[tuple[Batch, Kept]],
     precision: Precision,
     teacher: TeacherParts,
+    views: NDArray[np.float16] | None = None,
 ) -> None:
     """Write the tar, then the rows, then the record, which makes the shard complete.
 
@@ -51,6 +55,7 @@ def publish_shard(
         batches: the batches that were optimised together, with the images that were kept.
         precision: the number format in which the networks computed.
         teacher: the parts of the teacher.
+        views: the stored views of each image, if the dataset has them.
 
     Raises:
         TryAgainError: another run wrote to the dataset meanwhile. The shard is not complete.
@@ -65,7 +70,7 @@ def publish_shard(
     tar, parquet = tar_name(shard.number), rows_name(shard.number)
     rows = list(rows_of(job, shard, batches))
     synthesis = job.config.synthesis
-    samples = samples_of(rows, batches, synthesis.soft_labels, synthesis.captions)
+    samples = samples_of(rows, batches, synthesis.soft_labels, synthesis.captions, views)
     with replacing(root / tar) as file:
         members = write_tar(file, samples)
         tar_facts = file_facts(file)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.dataset import plan
 from pipeline.dataset.plan import Batch, ShardPlan
@@ -87,18 +88,21 @@ def samples_of(
     batches: list[tuple[Batch, Kept]],
     soft_labels: bool,
     captions: str | None,
+    views: NDArray[np.float16] | None,
 ) -> Iterator[Sample]:
-    """Yield the tar sample of each image: pixels, label, facts of its row, soft label, caption.
+    """Yield the tar sample of each image: pixels, label, facts of its row, and the optional parts.
 
     Args:
         rows: The rows of :func:`rows_of`.
         batches: The images of each batch, in order.
         soft_labels: Whether a sample has the teacher's logits, in float16.
         captions: The template of the captions, or None for samples without one.
+        views: The stored views of each image, ``[N, K, 9 + classes]``, or None for samples without
+            them.
     """
     images = (image for _, kept in batches for image in kept.images.pixels.numpy())
     logits = (values for _, kept in batches for values in kept.images.logits.half().numpy())
-    for row, pixels, values in zip(rows, images, logits, strict=True):
+    for index, (row, pixels, values) in enumerate(zip(rows, images, logits, strict=True)):
         yield Sample(
             key=row["key"],
             pixels=pixels,
@@ -106,6 +110,7 @@ def samples_of(
             facts=facts_of_row(row),
             logits=values if soft_labels else None,
             caption=caption(captions, row["class_name"]),
+            views=None if views is None else views[index],
         )
 
 

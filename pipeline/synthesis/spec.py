@@ -74,7 +74,12 @@ def key_prefix(config: Config, teacher_digest: str) -> str:
 def _round_facts(
     config: Config, round_: int, teacher_digest: str, student: str | None
 ) -> dict[str, Any]:
-    """What the bytes of a round's shards depend on. :func:`round_spec` adds the keys."""
+    """What the bytes of a round's shards depend on. :func:`round_spec` adds the keys.
+
+    A dataset without stored views has no fact about them, so that its keys stay what they were
+    before there were any.
+    """
+    views = {"views": config.synthesis.views} if config.synthesis.views else {}
     return {
         "round": round_,
         "class_names": digest_json(config.teacher.class_names),
@@ -88,6 +93,7 @@ def _round_facts(
         "objective": asdict(round_objective(config, round_)),
         "soft_labels": config.synthesis.soft_labels,
         "captions": config.synthesis.captions,
+        **views,
         "threads": config.synthesis.threads,
         "precision": config.synthesis.precision,
         "compile": config.compiled,

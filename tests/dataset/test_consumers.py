@@ -66,6 +66,7 @@ def parameters(path: Path, **settings: Any) -> dict[str, Any]:
             "precision": "float32",
             "compile": False,
             "soft_labels": True,
+            "views": 2,
             **settings,
         },
         "execution": {"device": "cpu", "workers": 1},
@@ -127,6 +128,7 @@ def test_webdataset_soft_labels(root: Path) -> None:
     urls = tars(root)
     for sample in wds.WebDataset(urls, shardshuffle=False).decode():
         assert sample["logits.npy"].shape == (4,)
+        assert sample["views.npy"].shape == (2, 9 + 4)
         assert sample["json"]["teacher_pred"] == int(sample["logits.npy"].argmax())
 
 
@@ -261,7 +263,8 @@ def test_the_card_states_what_hugging_face_would_find(
     tiny: Params, tmp_path: Path, channels: int, names: list[str] | None
 ) -> None:
     """Other than the class, whose names only the card knows."""
-    params = unlike(tiny, tmp_path, channels, 3, **{"teacher.class_names": names})
+    changes = {"teacher.class_names": names, "synthesis.views": 2}
+    params = unlike(tiny, tmp_path, channels, 3, **changes)
     make(params)
     arguments = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     stated = datasets.load_dataset(str(dataset(params)), **arguments)

@@ -21,8 +21,8 @@ from pipeline.estimation.device_timing import (
     describe_timing,
     mean_speeds,
     probe_devices,
-    sample_bytes,
 )
+from pipeline.estimation.sample_bytes import sample_bytes
 from pipeline.estimation.stopwatch import FEWEST, MOST, fewest_steps, separate_times
 from pipeline.params import parse_params
 from pipeline.synthesis.job import Made, ShardJob
@@ -94,7 +94,9 @@ def test_bytes_for_people(count: float, text: str) -> None:
     assert show_bytes(count) == text
 
 
-@pytest.mark.parametrize("changes", [{}, {"soft_labels": True}, {"captions": "a photo of a {}"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"soft_labels": True}, {"captions": "a photo of a {}"}, {"views": 64}]
+)
 def test_a_dataset_is_no_larger_than_estimated(tiny: Params, changes: Params) -> None:
     changes = {f"synthesis.{name}": value for name, value in changes.items()}
     changes["synthesis.images"] = 400

@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def rich(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Params:
-    """A dataset with a round, soft labels, factors, candidates and new attempts."""
+    """A dataset with a round, soft labels, views, factors, candidates and new attempts."""
     from tests.conftest import parameters
 
     params = changed(
@@ -43,6 +43,7 @@ def rich(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Params:
             "adaptive.rounds": 1,
             "adaptive.warm": 0.3,
             "synthesis.soft_labels": True,
+            "synthesis.views": 2,
             "synthesis.keep": 0.5,
             "synthesis.confirmed": True,
             "synthesis.max_similarity": 0.9,
@@ -265,6 +266,11 @@ def more_rows(pixels: bytes) -> bytes:
         ("logits.npy", lambda data: data.replace(b"<f2", b"<u2")),
         ("logits.npy", lambda data: data + b"hidden"),
         ("logits.npy", lambda data: data.replace(b"(3,)", b"(3 )")),
+        ("views.npy", lambda data: data[:-2] + b"\0\x7c"),
+        ("views.npy", lambda data: data.replace(b"<f2", b"<u2")),
+        ("views.npy", lambda data: data + b"hidden"),
+        ("views.npy", lambda data: data.replace(b"(2, 12)", b"(12, 2)")),
+        ("views.npy", lambda data: data[:128] + bytes(2) + data[130:]),
     ],
 )
 def test_a_changed_member(forged: Params, extension: str, change: Callable[[bytes], bytes]) -> None:
@@ -284,6 +290,23 @@ def test_logits_of_another_image(forged: Params) -> None:
 
     edit_tar(dataset(forged), 0, edit)
     assert any("differs from the teacher's logits" in text for text in problems(forged))
+
+
+def test_views_with_the_answers_to_other_views(forged: Params) -> None:
+    """The description is the planned one, and the logits are another view's."""
+
+    def edit(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        if not name.endswith("4.views.npy"):
+            return [(name, data)]
+        views = np.load(io.BytesIO(data))
+        views[:, 9:] = views[::-1, 9:]
+        buffer = io.BytesIO()
+        np.save(buffer, views)
+        return [(name, buffer.getvalue())]
+
+    edit_tar(dataset(forged), 0, edit)
+    found = of_content(problems(forged))
+    assert any("its .views.npy differs from the teacher's logits" in text for text in found)
 
 
 def mended(params: Params) -> list[str]:

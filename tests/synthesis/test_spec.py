@@ -32,6 +32,7 @@ from tests.conftest import Params, changed, load
         ("keep", 0.5),
         ("iterations", 5),
         ("soft_labels", True),
+        ("views", 2),
         ("captions", "a photo of a {}"),
         ("threads", 2),
         ("precision", "bfloat16"),
