@@ -12,7 +12,7 @@ from flows.distill import train_students
 from flows.running import publish, run_as_flow
 from flows.synthesize import make_shards
 from pipeline.config.schema import Config
-from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.accuracy import evaluate_classes
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
 from pipeline.params import load_command_params
@@ -59,7 +59,7 @@ def run_all_stages(
     run_as_flow("synthesize", lambda: make_shards(config, teacher, keep=keep), parameters)
     run_as_flow("distill", lambda: train_students(config, teacher, keep), parameters)
     if config.evaluation.data is not None:
-        report_evaluation(config, evaluate(config, teacher))
+        report_evaluation(config, *evaluate_classes(config, teacher))
     report_measures(config, *measure(config, teacher))
     summary = summarise(config)
     publish(lambda: create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```"))
