@@ -74,7 +74,8 @@ class Rows:
     @property
     def confirmed(self) -> NDArray[np.bool_]:
         """Whether the teacher gives the intended class."""
-        return self.predicted == self.label
+        found: NDArray[np.bool_] = self.predicted == self.label
+        return found
 
     def distrusted(self, most: int) -> Whole:
         """The places of the images to look at with doubt, the worst first.
