@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,13 +118,3 @@ def _encode(image: Image.Image, side: int | None, quality: int | None) -> tuple[
 
 def _uri(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def columns_of(shown: Sequence[Thumbnail]) -> list[str]:
-    """The names of the columns that have a value in any row, in the order of the rows."""
-    names = [name for thumbnail in shown for name in thumbnail.row]
-    return [
-        name
-        for name in dict.fromkeys(names)
-        if any(thumbnail.row.get(name) is not None for thumbnail in shown)
-    ]
