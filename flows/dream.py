@@ -17,6 +17,7 @@ from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
 from pipeline.params import load_command_params
 from pipeline.reports.files import report_evaluation, report_measures, summarise
+from pipeline.reports.page.page import write_page
 from pipeline.stages.distillation_check import check_distillation
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
@@ -61,6 +62,7 @@ def run_all_stages(
     if config.evaluation.data is not None:
         report_evaluation(config, *evaluate_classes(config, teacher))
     report_measures(config, *measure(config, teacher))
+    write_page(config)
     summary = summarise(config)
     publish(lambda: create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```"))
     return summary

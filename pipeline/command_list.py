@@ -157,6 +157,30 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--public", action="store_true", help="hub: make the new repository public")
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "a",
+        nargs="?",
+        default="params.yaml",
+        metavar="A",
+        help="a parameter file, a dataset, or the .safetensors file of a student (default: "
+        "params.yaml)",
+    )
+    parser.add_argument("b", nargs="?", metavar="B", help="another one, to compare A with")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="replace one value of the parameter file A; may be repeated",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="the page to write (default: index.html, or comparison.html, in the reports of A)",
+    )
+
+
 def _status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", action="store_true", help="load the teacher, and compare it with the records"
@@ -292,5 +316,16 @@ COMMANDS = (
         summary="print the results in a few lines",
         description="Print the results of the last run in a few lines. Reads only the reports.",
         example="summary",
+    ),
+    Command(
+        name="report",
+        function="report.run_report",
+        summary="write the results as one HTML page, or compare two",
+        description="Write one HTML page with the images, figures, curves, doubts and provenance "
+        "of a run, or of two runs next to each other. Reads the records and reports that exist, "
+        "and needs no teacher. The page loads nothing from a network.",
+        example="report params.yaml other/params.yaml",
+        add=_report_options,
+        reads_params=False,
     ),
 )

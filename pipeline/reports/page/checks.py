@@ -13,7 +13,12 @@ from pipeline.reports.page.run import Run
 State = Literal["good", "warn", "bad", "unknown"]
 MUCH, LITTLE = 0.1, 0.02  # distance of a student from its teacher
 REPEATS = 0.05  # share of near-duplicates from which on they are named
-WORDS: dict[State, str] = {"good": "good", "warn": "look", "bad": "bad", "unknown": "not known"}
+WORDS: dict[State, str] = {
+    "good": "good",
+    "warn": "careful",
+    "bad": "bad",
+    "unknown": "not known",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ def percent(share: float, digits: int = 1) -> str:
     text = f"{100 * share:.{digits}f}"
     if share < 1 and float(text) >= 100:
         text = f"{100 - 10.0**-digits:.{digits}f}"
-    return f"{text} %"
+    return f"{text}\u00a0%"
 
 
 def points(difference: float) -> str:
@@ -43,29 +48,32 @@ def points(difference: float) -> str:
     return f"{100 * abs(difference):.1f} points"
 
 
-def headline(run: Run) -> str:
-    """One or two sentences that say whether it worked."""
-    images = f"{run.tally.images:,} images"
-    level = verdict(run).get("level")
-    looks = f"The {images} look {level}." if level else f"Nobody judged the {images} yet."
-    return f"{looks} {_of_students(run)}"
+def headline(run: Run) -> tuple[str, str]:
+    """Whether it worked: a short sentence, and a longer one with the baselines."""
+    images, level = f"{run.tally.images:,} images", verdict(run).get("level")
+    found = accuracies(run)
+    teacher, student = find(found, "teacher"), find(found, "student")
+    short = f"The {images} look {level}" if level else f"Nobody judged the {images} yet"
+    if teacher and student:
+        reached = f"students trained on them reach {percent(student.value)}, the teacher "
+        short += f"{': ' if level else '; '}{reached}{percent(teacher.value)}"
+    return f"{short}.", _of_students(run)
 
 
 def _of_students(run: Run) -> str:
     found = accuracies(run)
     teacher, student = find(found, "teacher"), find(found, "student")
     if teacher and student:
-        real = f"{run.saved.evaluation['real_images']:,} real images"
         text = (
-            f"Students trained on them alone reach {percent(student.value)} on {real}; their "
-            f"teacher has {percent(teacher.value)}."
+            f"The students learnt from the synthetic images alone and were measured on "
+            f"{run.saved.evaluation['real_images']:,} real ones."
         )
         others = [
-            f"{percent(each.value)} on {word}"
+            f"{percent(each.value)} after training on {word}"
             for kind, word in (("noise", "noise"), ("procedural", "procedural pictures"))
             if (each := find(found, kind))
         ]
-        return text + (f" The same student learns {' and '.join(others)}." if others else "")
+        return text + (f" The same student reaches {' and '.join(others)}." if others else "")
     held_out = run.saved.distillation.get("held_out")
     if held_out:
         return (
@@ -130,11 +138,7 @@ def _variety(run: Run) -> Iterator[Check]:
         return
     repeats = measures["near_duplicates"]
     text = f"{percent(repeats)} of the images have a near-duplicate."
-    if "class_vendi_per_100" in measures:
-        text += (
-            f" To the teacher, 100 images of a class are as varied as "
-            f"{measures['class_vendi_per_100']:.1f} quite different ones."
-        )
+    text += " A student learns little from a repeat." if repeats > REPEATS else ""
     state: State = "good" if repeats <= REPEATS else "warn" if repeats <= 0.4 else "bad"
     yield Check("Are the images different from each other?", text, state)
 
@@ -164,7 +168,7 @@ def _baselines(found: Sequence[Accuracy]) -> Iterator[Check]:
         said = f"{points(gain)} {'more' if gain > 0 else 'less'} ({percent(baseline.value)})."
         if clear and teacher.value > baseline.value:
             closed = gain / (teacher.value - baseline.value)
-            said += f" This is {percent(min(1.0, closed), 0)} of the way to the teacher."
+            said += f" This is {percent(min(1.0, closed), 0)} of the way from there to the teacher."
         elif not clear:
             said += " The two intervals overlap, so the difference may be chance."
         yield Check(

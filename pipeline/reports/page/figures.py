@@ -95,7 +95,7 @@ def students(run: Run) -> list[StudentFacts]:
             accuracy = evaluation.get(f"{kind}_baseline_accuracy")
         found.append(
             StudentFacts(
-                name=f"seed {seed}" if kind == "student" else BASELINE_TEXTS.get(kind, kind),
+                name=student_name(name),
                 kind=kind,
                 accuracy=accuracy,
                 held_out=held_out.get("agreements", {}).get(seed) if kind == "student" else None,
@@ -105,6 +105,13 @@ def students(run: Run) -> list[StudentFacts]:
             )
         )
     return found
+
+
+def student_name(name: str) -> str:
+    """What the reader calls the student of a file such as ``student-0``."""
+    kind, _, seed = name.rpartition("-")
+    texts = {"student": f"seed {seed}", "procedural": "procedural pictures (baseline)"}
+    return texts.get(kind, f"{kind} (baseline)")
 
 
 def _last(curves: Any, name: str) -> float | None:

@@ -14,11 +14,10 @@ from markupsafe import Markup
 
 from pipeline import __version__
 from pipeline.config.schema import Config
-from pipeline.quantities import show_seconds
 from pipeline.reports.page.advice import advice
 from pipeline.reports.page.checks import checks, headline, percent
 from pipeline.reports.page.classes import class_facts
-from pipeline.reports.page.figures import accuracies, students
+from pipeline.reports.page.figures import accuracies, students, verdict
 from pipeline.reports.page.gallery import choose_classes, make_gallery
 from pipeline.reports.page.run import Run, run_of_config
 from pipeline.reports.page.sections import (
@@ -27,6 +26,7 @@ from pipeline.reports.page.sections import (
     cost,
     learning_charts,
     loss_charts,
+    measure_lines,
     provenance_lines,
     rounds,
 )
@@ -36,6 +36,7 @@ from pipeline.synthesis.outputs import claim_output
 
 TEMPLATES = Path(__file__).parents[2] / "templates" / "report"
 INDEX = "index.html"
+NOTHING = "–"  # noqa: RUF001
 MOST_CLASS_ROWS = 1000  # of the table of classes
 
 
@@ -68,6 +69,7 @@ def render_run(run: Run) -> bytes:
         "run.html",
         run=run,
         headline=headline(run),
+        verdict=verdict(run),
         checks=checks(run, classes),
         advice=advice(run, classes),
         accuracies=accuracies(run),
@@ -82,6 +84,7 @@ def render_run(run: Run) -> bytes:
         confusions=confusions(run),
         rounds=rounds(run),
         cost=cost(run),
+        measures=measure_lines(run),
         provenance=provenance_lines(run),
         table=gallery.table,
     )
@@ -111,12 +114,19 @@ def _environment() -> jinja2.Environment:
         "version": __version__,
     }
     environment.filters |= {
-        "percent": lambda share, digits=1: "–" if share is None else percent(share, digits),  # noqa: RUF001
-        "whole": lambda number: f"{number:,}",
-        "seconds": show_seconds,
+        "percent": _percent,
+        "whole": _whole,
         "value": show_value,
     }
     return environment
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else percent(share)
+
+
+def _whole(number: int) -> str:
+    return f"{number:,}"
 
 
 def show_value(value: Any) -> str:

@@ -21,6 +21,9 @@ from pipeline.reports.tally import RecordTally
 from pipeline.storage import Location, digest_bytes, exists, location, read_bytes, read_many
 
 
+PARAMS = "params.yaml"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """What the page is made from.
@@ -76,60 +79,69 @@ def run_of_config(config: Config, name: str, verify: str = "dreamshard verify") 
     return _with_dataset(Run(name=name, parameters=kept, saved=saved, verify=verify), dataset)
 
 
-def open_run(text: str, settings: Mapping[str, Any] | None = None) -> Run:
+def is_params(text: str) -> bool:
+    """Whether a name is that of a parameter file."""
+    return text.endswith((".yaml", ".yml", ".json"))
+
+
+def open_run(text: str, config: Config | None = None) -> Run:
     """Open what the user names: a parameter file, a dataset, or a student.
 
     Args:
         text: a ``.yaml`` file, a student's ``.safetensors`` file, or the folder or URL of a
             dataset.
-        settings: replace parameters of a parameter file.
+        config: the parameters of the file, if they are loaded already.
 
     Raises:
         UserError: there is nothing of these kinds, or it is damaged.
     """
-    if text.endswith((".yaml", ".yml", ".json")):
-        config = _located(load_command_params(text, settings or {}), Path(text).parent)
-        return run_of_config(config, text, _command(text))
+    if is_params(text):
+        config = config or located(load_command_params(text, {}), Path(text))
+        return run_of_config(config, text, verify_command(text))
     if text.endswith(".safetensors"):
         return _run_of_student(text, location(text))
-    if not _is_dataset(location(text)):
+    root = location(text)
+    if not exists(root / PROVENANCE):
         raise UserError(
             f"{text} is neither a parameter file (.yaml), nor a student (.safetensors), nor the "
             f"folder of a finished dataset, which holds {PROVENANCE}: check the path"
         )
-    dataset = Dataset(location(text))
+    dataset = Dataset(root)
     parameters = _stated(_provenance(dataset)[0])
-    return _with_dataset(Run(name=_public(text), parameters=parameters), dataset)
+    return _with_dataset(Run(name=text, parameters=parameters), dataset)
 
 
-def _located(config: Config, folder: Path) -> Config:
-    """The parameters of a file in another folder, with its paths taken from there if it must be.
+def located(config: Config, params: Path) -> Config:
+    """The parameters of a file, with its paths taken from its own folder if it must be.
 
     Paths are relative to the folder in which a command runs, which was that of the file.
     """
     paths = config.paths.model_dump()
     moved = {
-        name: str(folder / text)
+        name: str(params.parent / text)
         for name, text in paths.items()
         if isinstance(location(text), Path) and not Path(text).is_absolute()
     }
-    if "dataset" not in moved or Path(paths["dataset"]).exists():
-        return config
-    if not Path(moved["dataset"]).exists():
+    here = "dataset" not in moved or Path(paths["dataset"]).exists()
+    if here or not Path(moved["dataset"]).exists():
         return config
     return config.model_copy(update={"paths": config.paths.model_copy(update=moved)})
 
 
-def _command(params: str) -> str:
-    return "dreamshard verify" + ("" if params == "params.yaml" else f" --params {_public(params)}")
+def verify_command(params: str, settings: Mapping[str, Any] | None = None) -> str:
+    """The command that verifies the dataset of a parameter file.
+
+    Args:
+        params: the file.
+        settings: what replaced its parameters.
+    """
+    words = ["dreamshard verify"] + ([f"--params {_public(params)}"] if params != PARAMS else [])
+    words += [f"--set {key}={redact(value, key)}" for key, value in (settings or {}).items()]
+    return " ".join(words)
 
 
 def _public(text: str) -> str:
     return str(redact(text))
-
-
-def _is_dataset(root: Location) -> bool:
-    return exists(root / PROVENANCE)
 
 
 def _with_dataset(run: Run, dataset: Dataset) -> Run:

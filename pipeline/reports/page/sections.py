@@ -13,9 +13,19 @@ from pipeline.objective.terms import TERMS
 from pipeline.quantities import show_seconds
 from pipeline.reports.page.charts import Line, line_chart
 from pipeline.reports.page.classes import TEACHER, matrix, student_answers, worst_pairs
+from pipeline.reports.page.figures import student_name
 from pipeline.reports.page.run import Run
+from pipeline.reports.page.saved import Curve
 
 MOST_LABELS = 20  # of a confusion matrix that is drawn
+SMOOTHED = 20  # a learning curve shows the mean of such a part of its points around each point
+ABOUT = {
+    "classification": "Cross-entropy of the teacher's answer and the intended class",
+    "tv": "Total variation: differences of neighbouring pixels",
+    "l2": "Norm of the image",
+    "feature": "Distance of the batch's statistics to those of the teacher's BatchNorm layers",
+    "compete": "High where teacher and round student agree",
+}
 BINS = ((0.0, "below 50 %"), (0.5, "50 to 90 %"), (0.9, "90 to 99 %"), (0.99, "99 % and more"))
 
 
@@ -41,8 +51,8 @@ class Confusion:
 
 def loss_charts(runs: Sequence[tuple[str, Run]]) -> list[Chart]:
     """One chart for each term of the objective, with a line for each run and round."""
-    about = {term.name: term.description for term in TERMS}
-    about["total"] = "weighted sum of the terms"
+    about = {term.name: ABOUT.get(term.name, term.description) for term in TERMS}
+    about["total"] = "The weighted sum of all terms, which the optimisation lowers"
     names: dict[str, list[Line]] = {}
     for prefix, run in runs:
         curves = run.tally.mean_curves()
@@ -57,30 +67,64 @@ def loss_charts(runs: Sequence[tuple[str, Run]]) -> list[Chart]:
                     if all(line.name != label for line in lines):
                         lines.append(Line(label, points))
     return [
-        _chart(name, about[name], "iteration", lines)
+        _chart(name, _with_weight(name, about[name], runs), "iteration", lines)
         for name, lines in names.items()
         if any(len(line.points) > 1 for line in lines)
     ]
 
 
-def learning_charts(runs: Sequence[tuple[str, Run]]) -> list[Chart]:
-    """Loss, agreement and accuracy over the steps, with a line for each student."""
+def _with_weight(name: str, about: str, runs: Sequence[tuple[str, Run]]) -> str:
+    """The caption of a term, with its weight in the objective where the provenance states it."""
+    weights = []
+    for prefix, run in runs:
+        definition = run.provenance.get("definition", {})
+        objective = definition.get("externalParameters", {}).get("objective", {})
+        if name in objective:
+            weights.append(f"{prefix} weight {objective[name]:g}".strip())
+    return f"{about} ({', '.join(weights)})" if weights else about
+
+
+def learning_charts(runs: Sequence[tuple[str, Run]], most_seeds: int | None = None) -> list[Chart]:
+    """Loss, agreement and accuracy over the steps, with a line for each student.
+
+    Args:
+        runs: a prefix for the names of the lines, and the run.
+        most_seeds: leave out the baselines, and more students than these of a run.
+    """
     captions = {
-        "loss": "distillation loss",
-        "agreement": "share of an augmented batch that student and teacher classify alike",
-        "accuracy": "share of an augmented batch that gets its label",
+        "loss": "The loss that the training lowers",
+        "agreement": "Share of a batch that student and teacher classify alike",
+        "accuracy": "Share of a batch to which the student gives its label",
     }
     found = []
     for name, caption in captions.items():
         lines = [
-            Line(f"{prefix} {student}".strip(), curves[name])
+            Line(f"{prefix} {student_name(student)}".strip(), smooth(curves[name]))
             for prefix, run in runs
-            for student, curves in run.saved.logs.items()
+            for student, curves in _chosen_logs(run, most_seeds)
             if name in curves
         ]
         if lines:
             found.append(_chart(name, caption, "step", lines, share=name != "loss"))
     return [chart for chart in found if chart.svg]
+
+
+def _chosen_logs(run: Run, most: int | None) -> list[tuple[str, Mapping[str, Curve]]]:
+    logs = list(run.saved.logs.items())
+    if most is None:
+        return logs
+    return [(name, curves) for name, curves in logs if name.startswith("student-")][:most]
+
+
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The running mean of a curve, over the twentieth part of it around each point."""
+    reach = len(points) // SMOOTHED // 2
+    values = [value for _, value in points]
+    found = []
+    for number, (x, _) in enumerate(points):
+        near = values[max(0, number - reach) : number + reach + 1]
+        found.append((x, sum(near) / len(near)))
+    return found
 
 
 def _chart(
@@ -194,6 +238,15 @@ def show_bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def measure_lines(run: Run) -> list[tuple[str, str]]:
+    """The measures of the dataset, by the names of ``measures.json``."""
+    return [
+        (name, f"{value:g}")
+        for name, value in run.saved.measures.items()
+        if isinstance(value, int | float)
+    ]
 
 
 def provenance_lines(run: Run) -> list[tuple[str, str]]:
