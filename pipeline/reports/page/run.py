@@ -20,7 +20,6 @@ from pipeline.reports.page.saved import Saved, parse_csv, parse_logs, read_saved
 from pipeline.reports.tally import RecordTally
 from pipeline.storage import Location, digest_bytes, exists, location, read_bytes, read_many
 
-
 PARAMS = "params.yaml"
 
 
