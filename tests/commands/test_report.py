@@ -102,7 +102,7 @@ def test_a_damaged_report_is_named(
     made: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(write_params(made, tmp_path / "job.yaml"))
-    assert main(["report", path]) == 0
+    assert printed(capsys, "report", path)
     for name, text in (("measures.json", "[]"), ("distillation.csv", "student\na\n")):
         (tmp_path / "reports" / name).write_text(text)
         assert f"reports/{name} is damaged" in refused(capsys, "report", path)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.params import parse_params
-from pipeline.reports.page.run import Run, run_of_config
+from pipeline.reports.page.run import Run, run_of_config, verify_command
 from pipeline.reports.page.saved import Saved
 from tests.conftest import Params
 
@@ -37,7 +37,7 @@ VERDICT = {"level": "usable", "reasons": ["the images are good"], "views": {}}
 @pytest.fixture
 def bare(made: Params) -> Run:
     """A dataset that nobody measured."""
-    return run_of_config(parse_params(made), "job.yaml")
+    return run_of_config(parse_params(made), "job.yaml", verify_command("job.yaml"))
 
 
 @pytest.fixture
