@@ -9,15 +9,13 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.distill import train_students
+from flows.measure import measure_all
 from flows.running import publish, run_as_flow
 from flows.synthesize import make_shards
 from pipeline.config.schema import Config
-from pipeline.evaluation.accuracy import evaluate_classes
-from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.inputs import check_evaluation
 from pipeline.params import load_command_params
-from pipeline.reports.files import report_evaluation, report_measures, summarise
-from pipeline.reports.page.page import write_page
+from pipeline.reports.summary import summarise
 from pipeline.stages.distillation_check import check_distillation
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
@@ -59,10 +57,7 @@ def run_all_stages(
     check_evaluation(config)
     run_as_flow("synthesize", lambda: make_shards(config, teacher, keep=keep), parameters)
     run_as_flow("distill", lambda: train_students(config, teacher, keep), parameters)
-    if config.evaluation.data is not None:
-        report_evaluation(config, *evaluate_classes(config, teacher))
-    report_measures(config, *measure(config, teacher))
-    write_page(config)
+    measure_all(config, teacher)
     summary = summarise(config)
     publish(lambda: create_markdown_artifact(key="summary", markdown=f"```\n{summary}\n```"))
     return summary

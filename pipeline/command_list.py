@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.argument_types import devices, positive, rate, shape
+from pipeline.reader_options import export_options, report_options
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,55 +133,6 @@ def _authenticate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="the directory or URL of the dataset")
-    parser.add_argument(
-        "--to", metavar="FORMAT", required=True, help="npz, imagefolder, parquet or hub"
-    )
-    parser.add_argument(
-        "out", metavar="OUT", help="a new directory; for hub the name ORG/NAME of a repository"
-    )
-    parser.add_argument(
-        "--images",
-        type=positive,
-        metavar="N",
-        help="only N images: the first ones of each class, the same number of each",
-    )
-    parser.add_argument(
-        "--normalised",
-        action="store_true",
-        help="npz: float32 as the teacher takes it, by its mean and std (default: uint8)",
-    )
-    parser.add_argument(
-        "--layout", metavar="LAYOUT", help="npz: nchw or nhwc (channels last); the default is nchw"
-    )
-    parser.add_argument("--public", action="store_true", help="hub: make the new repository public")
-
-
-def _report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "a",
-        nargs="?",
-        default="params.yaml",
-        metavar="A",
-        help="a parameter file, a dataset, or the .safetensors file of a student (default: "
-        "params.yaml)",
-    )
-    parser.add_argument("b", nargs="?", metavar="B", help="another one, to compare A with")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="replace one value of the parameter file A; may be repeated",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        help="the page to write (default: index.html, or comparison.html, in the reports of A)",
-    )
-
-
 def _status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", action="store_true", help="load the teacher, and compare it with the records"
@@ -272,7 +224,7 @@ COMMANDS = (
         "Parquet, or upload the dataset to the Hugging Face Hub. Each shard is checked against "
         "the provenance. Needs no parameters and no teacher. Nothing is overwritten.",
         example="export data/synthetic --to npz calibration --images 256 --normalised",
-        add=_export_options,
+        add=export_options,
         reads_params=False,
     ),
     Command(
@@ -325,7 +277,7 @@ COMMANDS = (
         "of a run, or of two runs next to each other. Reads the records and reports that exist, "
         "and needs no teacher. The page loads nothing from a network.",
         example="report params.yaml other/params.yaml",
-        add=_report_options,
+        add=report_options,
         reads_params=False,
     ),
 )

@@ -30,7 +30,7 @@ from pipeline.dataset.layout import record_name, rows_name, tar_name
 from pipeline.dataset.plan import ShardPlan, plan_of
 from pipeline.dataset.records import SCHEMA, ShardRecord, encode_rows, versions
 from pipeline.dataset.tar import Sample, write_tar
-from pipeline.reports.page.page import INDEX
+from pipeline.reports.files import PAGE
 from pipeline.storage import digest_json, json_bytes, write_json
 from pipeline.synthesis.outputs import claim_output
 from pipeline.synthesis.publish_shard import file_facts
@@ -55,7 +55,7 @@ def main() -> int:
         say(f"{options.images} images made in {time.monotonic() - started:.0f} s")
         finalize = measure(Path(place), params, "finalize")
         result = measure(Path(place), params, "report", str(Path(place) / "params.yaml"))
-        page = Path(params["paths"]["reports"]) / INDEX
+        page = Path(params["paths"]["reports"]) / PAGE
         result["page_bytes"] = page.stat().st_size if page.exists() else 0
     say(
         f"{result['seconds']:.1f} s ({result['cpu_seconds']:.1f} s of the core), "

@@ -186,7 +186,7 @@ def _write(directory: Path, files: dict[str, str], force: bool) -> list[Path]:
 
 def _dvc(inputs: list[str], evaluates: bool, teacher: str = "") -> str:
     listed = [f'"{name}"' for name in inputs]
-    evaluate = _part("evaluate_stage").rstrip("\n") if evaluates else ""
+    evaluate = _part("evaluate_stage") if evaluates else ""
     names = ("evaluation.json", "confusion.csv") if evaluates else ()
     results = "".join(f"      - ${{paths.reports}}/{name}\n" for name in names)
     filled = {"teacher": teacher, "evaluate": evaluate, "results": results}

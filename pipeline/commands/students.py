@@ -15,8 +15,8 @@ from pipeline.reports.files import (
     report_distillation,
     report_evaluation,
     report_measures,
-    summarise,
 )
+from pipeline.reports.summary import summarise
 from pipeline.stages.distill import distill_students
 from pipeline.synthesis.check import load_checked_teacher
 

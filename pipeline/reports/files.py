@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,9 +14,7 @@ from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
-from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import Answer
-from pipeline.evaluation.held_out import describe_held_out
 from pipeline.objective.terms import reported_names
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
@@ -32,8 +29,9 @@ from pipeline.reports.tally import RecordTally
 from pipeline.stages.final_students import STUDENT, weights_path
 from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.job import Made
-from pipeline.synthesis.outputs import GRIDS, claim_output
+from pipeline.synthesis.outputs import claim_output
 
+PAGE = "index.html"  # the report as one page
 log = logging.getLogger(__name__)
 BASELINE_TEXTS = {"noise": "noise", "procedural": "procedural pictures that the teacher selected"}
 
@@ -171,53 +169,6 @@ def report_evaluation(config: Config, report: dict[str, Any], answers: Sequence[
     write_json(reports / "evaluation.json", report)
     write_bytes(reports / "accuracy.csv", _csv(rows))
     write_bytes(reports / "confusion.csv", _csv([asdict(answer) for answer in answers]))
-
-
-def summarise(config: Config) -> str:
-    """Summarise a run in a few lines, from its reports.
-
-    Raises:
-        UserError: There is no report of a synthesis.
-    """
-    reports = Path(config.paths.reports)
-    if not (reports / "synthesis.json").is_file():
-        raise UserError(f"paths.reports {reports} has no synthesis.json: run synthesize first")
-    synthesis = json.loads((reports / "synthesis.json").read_bytes())
-    lines = [
-        f"dataset    {synthesis['images']} images, {synthesis['classes']} classes, "
-        f"{synthesis['shards']} shards in {config.paths.dataset}/",
-        f"labels     {synthesis['teacher_agreement']:.1%} confirmed by the teacher",
-    ]
-    if "verdict" in synthesis:
-        level, reasons = (synthesis["verdict"][key] for key in ("level", "reasons"))
-        why = "" if level == "usable" else f": {'; '.join(reasons)}"
-        lines.append(f"images     look {level}{why}")
-    if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
-        result = json.loads((reports / "evaluation.json").read_bytes())
-        lines.append(
-            f"teacher    {result['teacher_accuracy']:.1%} on {result['real_images']} real images"
-        )
-        if "student_accuracies" in result:
-            seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
-            lines.append(
-                f"student    {result['student_accuracy']:.1%} (mean of {seeds}), "
-                "trained on the synthetic images only"
-            )
-        lines += [
-            f"{kind:<10} {result[f'{kind}_baseline_accuracy']:.1%}, the same student trained on "
-            f"{text}"
-            for kind, text in BASELINE_TEXTS.items()
-            if f"{kind}_baseline_accuracy" in result
-        ]
-    if config.evaluation.data is None and (reports / "distillation.json").is_file():
-        trained = json.loads((reports / "distillation.json").read_bytes())
-        if "held_out" in trained:
-            lines.append(f"student    {describe_held_out(trained['held_out'])}")
-    lines += [
-        f"students   {config.paths.students}/",
-        f"look at    {reports / GRIDS / 'round-0.png'}",
-    ]
-    return "\n".join(lines)
 
 
 def _claimed_reports(config: Config) -> Path:

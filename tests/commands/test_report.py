@@ -103,7 +103,7 @@ def test_a_damaged_report_is_named(
 ) -> None:
     path = str(write_params(made, tmp_path / "job.yaml"))
     assert printed(capsys, "report", path)
-    for name, text in (("measures.json", "[]"), ("distillation.csv", "student\na\n")):
+    for name, text in (("measures.json", "[]"), ("distillation.csv", "student,step,loss\na,1,x\n")):
         (tmp_path / "reports" / name).write_text(text)
         assert f"reports/{name} is damaged" in refused(capsys, "report", path)
         (tmp_path / "reports" / name).unlink()

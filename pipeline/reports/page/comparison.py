@@ -10,7 +10,6 @@ from pipeline.reports.page.checks import percent, points
 from pipeline.reports.page.classes import ClassFacts, class_facts
 from pipeline.reports.page.figures import Accuracy, accuracies, find, verdict
 from pipeline.reports.page.gallery import Gallery, choose_classes, make_gallery, merge_tables
-from pipeline.reports.page.page import NOTHING, render, show_value
 from pipeline.reports.page.run import Run
 from pipeline.reports.page.sections import (
     confusions,
@@ -19,6 +18,7 @@ from pipeline.reports.page.sections import (
     provenance_lines,
     show_bytes,
 )
+from pipeline.reports.page.template import NOTHING, render, show_value
 from pipeline.reports.page.thumbnails import MOST_BYTES
 
 _Part = TypeVar("_Part")

@@ -9,8 +9,9 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.params import load_command_params
+from pipeline.reports.files import PAGE
 from pipeline.reports.page.comparison import render_comparison
-from pipeline.reports.page.page import INDEX, render_run, write_page
+from pipeline.reports.page.page import render_run, write_page
 from pipeline.reports.page.run import Run, is_params, located, open_run, verify_command
 from pipeline.storage import write_bytes
 from pipeline.synthesis.outputs import claim_output
@@ -46,7 +47,7 @@ def write_report(names: Sequence[str], settings: Mapping[str, Any], out: Path | 
         return write_page(config, verify_command(first, settings))
     runs = [open_run(first, config), *(open_run(name) for name in names[1:])]
     page = render_run(_with_images(first, runs[0])) if len(runs) == 1 else render_comparison(*runs)
-    path = out or _place(config) / (INDEX if len(runs) == 1 else COMPARISON)
+    path = out or _place(config) / (PAGE if len(runs) == 1 else COMPARISON)
     _check(path)
     write_bytes(path, page)
     return path

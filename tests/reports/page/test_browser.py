@@ -1,4 +1,4 @@
-"""The page as a person sees it: headless Chromium at two widths, in the light and the dark scheme."""
+"""The page as a person sees it: headless Chromium at two widths, in a light and a dark scheme."""
 
 from __future__ import annotations
 
