@@ -6,7 +6,7 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.accuracy import evaluate_classes
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.reports.files import report_evaluation, report_measures
-from pipeline.reports.page.page import write_page
+from pipeline.reports.page.write import write_page
 from pipeline.teachers.teacher import Teacher
 
 

@@ -1,17 +1,13 @@
-"""Write the page of one run: ``index.html`` in its reports."""
+"""The page of one run, as HTML."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pipeline.config.schema import Config
-from pipeline.reports.files import PAGE
 from pipeline.reports.page.advice import advice
 from pipeline.reports.page.checks import checks, headline
 from pipeline.reports.page.classes import class_facts
 from pipeline.reports.page.figures import accuracies, students, verdict
 from pipeline.reports.page.gallery import choose_classes, make_gallery
-from pipeline.reports.page.run import Run, run_of_config
+from pipeline.reports.page.run import Run
 from pipeline.reports.page.sections import (
     confidence_bins,
     confusions,
@@ -24,30 +20,8 @@ from pipeline.reports.page.sections import (
 )
 from pipeline.reports.page.template import render
 from pipeline.reports.page.thumbnails import data_uri
-from pipeline.storage import write_bytes
-from pipeline.synthesis.outputs import claim_output
 
 MOST_CLASS_ROWS = 1000  # of the table of classes
-
-
-def write_page(config: Config, verify: str = "dreamshard verify") -> Path:
-    """Write ``index.html`` into ``paths.reports``, from the records and reports that exist.
-
-    Args:
-        config: the parameters of the run.
-        verify: the command that verifies the dataset, which the page quotes.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: no shard is complete, or a report or a shard is damaged.
-    """
-    run = run_of_config(config, "", verify)
-    claim_output(config, "reports")
-    path = Path(config.paths.reports) / PAGE
-    write_bytes(path, render_run(run))
-    return path
 
 
 def render_run(run: Run) -> bytes:

@@ -11,14 +11,41 @@ from pipeline.errors import UserError
 from pipeline.params import load_command_params
 from pipeline.reports.files import PAGE
 from pipeline.reports.page.comparison import render_comparison
-from pipeline.reports.page.page import render_run, write_page
-from pipeline.reports.page.run import Run, is_params, located, open_run, verify_command
+from pipeline.reports.page.page import render_run
+from pipeline.reports.page.run import (
+    Run,
+    is_params,
+    located,
+    open_run,
+    run_of_config,
+    verify_command,
+)
 from pipeline.storage import write_bytes
 from pipeline.synthesis.outputs import claim_output
 
 COMPARISON = "comparison.html"
 _OURS = b'<meta name="generator" content="dreamshard'
 _HEAD = 2**12  # bytes of a page in which the line above stands
+
+
+def write_page(config: Config, verify: str = "dreamshard verify") -> Path:
+    """Write ``index.html`` into ``paths.reports``, from the records and reports that exist.
+
+    Args:
+        config: the parameters of the run.
+        verify: the command that verifies the dataset, which the page quotes.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: no shard is complete, or a report or a shard is damaged.
+    """
+    run = run_of_config(config, "", verify)
+    claim_output(config, "reports")
+    path = Path(config.paths.reports) / PAGE
+    write_bytes(path, render_run(run))
+    return path
 
 
 def write_report(names: Sequence[str], settings: Mapping[str, Any], out: Path | None) -> Path:

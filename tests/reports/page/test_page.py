@@ -16,8 +16,9 @@ import pytest
 from pipeline.params import parse_params
 from pipeline.reports.page.classes import ClassFacts, class_facts
 from pipeline.reports.page.gallery import choose_classes
-from pipeline.reports.page.page import render_run, write_page
+from pipeline.reports.page.page import render_run
 from pipeline.reports.page.run import Run
+from pipeline.reports.page.write import write_page
 from tests.conftest import Params, changed, make
 from tests.reports.page.conftest import LOGS
 
