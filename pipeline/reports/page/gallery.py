@@ -20,6 +20,8 @@ MOST_CLASSES, WORST = 20, 8  # classes on a page, and how many of them are the w
 MOST_IMAGES = 160  # of all classes and rounds together
 MOST_ROUNDS = 4
 DISTRUSTED = 24
+FIRST = ("key", "class_name", "teacher_prob", "teacher_pred", "teacher_entropy", "flaw", "replaced")
+"""Columns that a reader wants to see first, when a row is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,10 @@ def _cell(run: Run, number: int, picture: Thumbnail, rows: Rows, place: int) -> 
 
 
 def _table(pictures: Sequence[Thumbnail]) -> dict[str, Any]:
-    about = {
+    named = {
         field.name: (field.metadata or {}).get(b"description", b"").decode() for field in SCHEMA
     }
+    about = {name: named[name] for name in dict.fromkeys([*FIRST, *named])}
     return {
         "columns": list(about),
         "about": list(about.values()),

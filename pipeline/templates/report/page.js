@@ -18,7 +18,7 @@
     picture.src = source.src;
     picture.alt = source.alt;
     picture.className = source.className;
-    title.textContent = `${value("class_name")}: ${value("key")}`;
+    title.textContent = `Class ${value("class_name")}: ${value("key")}`;
     body.replaceChildren(
       ...table.columns.flatMap((name, index) => {
         if (row[index] === null) return [];
