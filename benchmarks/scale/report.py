@@ -130,7 +130,7 @@ def _files(
     tar = io.BytesIO()
     labels = shard.labels.tolist()
     samples = (
-        Sample(shard.key(prefix, index), images[index % DISTINCT], label, {"cls": label})
+        Sample(shard.key(prefix, index), images[index % DISTINCT], label, {"teacher_prob": 0.9})
         for index, label in enumerate(labels)
     )
     members = write_tar(tar, samples)

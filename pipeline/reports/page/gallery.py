@@ -19,6 +19,7 @@ from pipeline.reports.page.thumbnails import MOST_BYTES, Thumbnail, thumbnails
 MOST_CLASSES, WORST = 20, 8  # classes on a page, and how many of them are the worst ones
 MOST_IMAGES = 160  # of all classes and rounds together
 MOST_ROUNDS = 4
+IN_A_LINE = 10  # images of a class, of all rounds together
 DISTRUSTED = 24
 FIRST = ("key", "class_name", "teacher_prob", "teacher_pred", "teacher_entropy", "flaw", "replaced")
 """Columns that a reader wants to see first, when a row is shown."""
@@ -103,7 +104,7 @@ def make_gallery(
     """
     assert run.dataset is not None and run.rows is not None
     rows, rounds = run.rows, _rounds(run.rows)
-    each = min(10, max(2, images // max(1, len(chosen) * len(rounds))))
+    each = min(IN_A_LINE // len(rounds), max(2, images // max(1, len(chosen) * len(rounds))))
     places = {
         facts.label: {round_: rows.of_class(facts.label, round_, each) for round_ in rounds}
         for facts in chosen
