@@ -112,7 +112,7 @@ def _encode(image: Image.Image, side: int | None, quality: int | None) -> tuple[
     if quality is None:
         image.save(buffer, "PNG", optimize=True)
         return "png", buffer.getvalue()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return "jpeg", buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import BadShardError
@@ -74,3 +75,17 @@ def test_an_image_that_was_changed_is_not_shown(bare: Run, made: Params) -> None
     tar.write_bytes(data)
     with pytest.raises(BadShardError, match="was changed since it was made"):
         thumbnails(bare.dataset, found)
+
+
+@pytest.mark.parametrize("most", [10_000, 40_000, 4_000_000])
+def test_large_images_shrink_until_they_fit(
+    bare: Run, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Noise is the worst case of every format."""
+    assert bare.dataset is not None and bare.rows is not None
+    found = read_rows_at(bare.dataset, bare.rows, [0, 1])
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    monkeypatch.setattr("pipeline.reports.page.thumbnails._read", lambda *_: Image.fromarray(noise))
+    shown = thumbnails(bare.dataset, found, most)
+    assert sum(len(each.uri) for each in shown.values()) < 1.4 * most
+    assert not any(each.pixelated for each in shown.values())
