@@ -6,6 +6,7 @@ import argparse
 
 from pipeline.argument_types import devices, positive, rate, shape
 from pipeline.command import Command
+from pipeline.reader_options import export_options, report_options
 
 
 def _init_options(parser: argparse.ArgumentParser) -> None:
@@ -118,31 +119,6 @@ def _authenticate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="the directory or URL of the dataset")
-    parser.add_argument(
-        "--to", metavar="FORMAT", required=True, help="npz, imagefolder, parquet or hub"
-    )
-    parser.add_argument(
-        "out", metavar="OUT", help="a new directory; for hub the name ORG/NAME of a repository"
-    )
-    parser.add_argument(
-        "--images",
-        type=positive,
-        metavar="N",
-        help="only N images: the first ones of each class, the same number of each",
-    )
-    parser.add_argument(
-        "--normalised",
-        action="store_true",
-        help="npz: float32 as the teacher takes it, by its mean and std (default: uint8)",
-    )
-    parser.add_argument(
-        "--layout", metavar="LAYOUT", help="npz: nchw or nhwc (channels last); the default is nchw"
-    )
-    parser.add_argument("--public", action="store_true", help="hub: make the new repository public")
-
-
 def _status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", action="store_true", help="load the teacher, and compare it with the records"
@@ -234,7 +210,7 @@ COMMANDS = (
         "Parquet, or upload the dataset to the Hugging Face Hub. Each shard is checked against "
         "the provenance. Needs no parameters and no teacher. Nothing is overwritten.",
         example="export data/synthetic --to npz calibration --images 256 --normalised",
-        add=_export_options,
+        add=export_options,
         reads_params=False,
     ),
     Command(
@@ -287,5 +263,16 @@ COMMANDS = (
         summary="print the results in a few lines",
         description="Print the results of the last run in a few lines. Reads only the reports.",
         example="summary",
+    ),
+    Command(
+        name="report",
+        function="report.run_report",
+        summary="write the results as one HTML page, or compare two",
+        description="Write one HTML page with the images, figures, curves, doubts and provenance "
+        "of a run, or of two runs next to each other. Reads the records and reports that exist, "
+        "and needs no teacher. The page loads nothing from a network.",
+        example="report params.yaml other/params.yaml",
+        add=report_options,
+        reads_params=False,
     ),
 )

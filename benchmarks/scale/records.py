@@ -172,13 +172,23 @@ sys.exit(code)
 """
 
 
-def measure(place: Path, params: Params, command: str) -> dict[str, Any]:
-    """Measure wall seconds and peak memory of one command on one core."""
+def measure(
+    place: Path, params: Params, command: str, argument: str | None = None
+) -> dict[str, Any]:
+    """Measure wall seconds and peak memory of one command on one core.
+
+    Args:
+        place: a folder for the parameter file.
+        params: its content.
+        command: the command.
+        argument: what follows it; None for the option that names the parameter file.
+    """
     (place / "params.yaml").write_text(json.dumps(params))
+    words = ["--params", str(place / "params.yaml")] if argument is None else [argument]
     core = min(os.sched_getaffinity(0))
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
-        [sys.executable, "-c", RUN, command, "--params", str(place / "params.yaml")],
+        [sys.executable, "-c", RUN, command, *words],
         cwd=PROJECT,
         env=environment(OMP_NUM_THREADS="1"),
         capture_output=True,

@@ -186,8 +186,11 @@ def _write(directory: Path, files: dict[str, str], force: bool) -> list[Path]:
 
 def _dvc(inputs: list[str], evaluates: bool, teacher: str = "") -> str:
     listed = [f'"{name}"' for name in inputs]
-    evaluate = _part("evaluate_stage").rstrip("\n") if evaluates else ""
-    text = _filled(_part("stages"), {"teacher": teacher, "evaluate": evaluate})
+    evaluate = _part("evaluate_stage") if evaluates else ""
+    names = ("evaluation.json", "confusion.csv") if evaluates else ()
+    results = "".join(f"      - ${{paths.reports}}/{name}\n" for name in names)
+    filled = {"teacher": teacher, "evaluate": evaluate, "results": results}
+    text = _filled(_part("stages"), filled)
     values = {"inputs,": "".join(f"{name}, " for name in listed), "inputs": ", ".join(listed)}
     return _filled(text, values).rstrip("\n") + "\n"
 

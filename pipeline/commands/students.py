@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.config.schema import Config
-from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.accuracy import evaluate_classes
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.held_out import describe_held_out, held_out_agreement
 from pipeline.execution.runner import open_runner
@@ -15,8 +15,8 @@ from pipeline.reports.files import (
     report_distillation,
     report_evaluation,
     report_measures,
-    summarise,
 )
+from pipeline.reports.summary import summarise
 from pipeline.stages.distill import distill_students
 from pipeline.synthesis.check import load_checked_teacher
 
@@ -50,8 +50,8 @@ def run_measure(config: Config, options: argparse.Namespace) -> int:
 
 def run_evaluate(config: Config, options: argparse.Namespace) -> int:
     """Write the accuracies on real images into the reports, and print them."""
-    report = evaluate(config, load_checked_teacher(config))
-    report_evaluation(config, report)
+    report, answers = evaluate_classes(config, load_checked_teacher(config))
+    report_evaluation(config, report, answers)
     print(f"teacher {report['teacher_accuracy']:.1%} of {report['real_images']} real images")
     for seed, accuracy in report.get("student_accuracies", {}).items():
         print(f"student, seed {seed} {accuracy:.1%}")

@@ -6,7 +6,15 @@ from pipeline.config.fields import Section
 
 _NEED_LABELS = {
     "synthesis": (
-        *("images_per_class", "min_confidence", "confirmed", "soft_labels", "captions", "keep"),
+        *(
+            "images_per_class",
+            "min_confidence",
+            "confirmed",
+            "soft_labels",
+            "views",
+            "captions",
+            "keep",
+        ),
     ),
     "synthesis.objective": (*("classification", "classification_spread", "draws", "ambiguity"),),
     "adaptive": ("rounds",),

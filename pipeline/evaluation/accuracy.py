@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,36 @@ BATCH = 256
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How many real images of one class a network takes for another one, or for the right one.
+
+    Attributes:
+        model: ``teacher``, or the name of a student such as ``student-0``.
+        label: The class of the images.
+        predicted: The class that the network gives them.
+        images: Their number, above 0.
+    """
+
+    model: str
+    label: int
+    predicted: int
+    images: int
+
+
 def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
+    """Measure the top-1 accuracy of the teacher and of every student: :func:`evaluate_classes`."""
+    return evaluate_classes(config, teacher)[0]
+
+
+def evaluate_classes(config: Config, teacher: Teacher) -> tuple[dict[str, Any], list[Answer]]:
     """Measure the top-1 accuracy of the teacher and of every student, as fractions.
 
     Returns:
-        The report. ``student_accuracy`` is the mean over the seeds. ``agreement`` is the share of
-        real images to which the first student gives the same class as the teacher. Before the first
-        student is trained, the report holds the teacher's accuracy alone.
+        The report, and the answers of every network by class. ``student_accuracy`` is the mean over
+        the seeds. ``agreement`` is the share of real images to which the first student gives the
+        same class as the teacher. Before the first student is trained, the report holds the
+        teacher's accuracy alone.
 
     Raises:
         UserError: No real data is configured, or some students are missing.
@@ -59,8 +83,11 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
         "classes": config.teacher.classes,
         "real_images": len(labels),
     }
+    answers = _count("teacher", labels, teacher_says)
     if not students:
-        return report
+        return report, answers
+    for seed, classes in zip(config.distillation.seeds, says, strict=True):
+        answers += _count(f"{STUDENT}-{seed}", labels, classes)
     accuracies = [share(classes, labels) for classes in says]
     report |= {
         "student_accuracy": round(sum(accuracies) / len(accuracies), 6),
@@ -70,10 +97,20 @@ def evaluate(config: Config, teacher: Teacher) -> dict[str, Any]:
         "agreement": share(says[0], teacher_says),
     }
     for kind in config.distillation.baselines:
-        baseline = load_student(config, teacher, kind, config.distillation.seeds[0])
+        first = config.distillation.seeds[0]
+        baseline = load_student(config, teacher, kind, first)
         _, (baseline_says,) = _predictions([baseline], teacher, data)
         report[f"{kind}_baseline_accuracy"] = share(baseline_says, labels)
-    return report
+        answers += _count(f"{kind}-{first}", labels, baseline_says)
+    return report, answers
+
+
+def _count(model: str, labels: Tensor, classes: Tensor) -> list[Answer]:
+    pairs, counts = torch.stack([labels, classes], 1).unique(dim=0, return_counts=True)
+    return [
+        Answer(model, label, predicted, count)
+        for (label, predicted), count in zip(pairs.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def load_student(config: Config, teacher: Teacher, kind: str, seed: int) -> nn.Module:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
-from pipeline.dataset.records import ShardRecord
-from pipeline.errors import UserError
-from pipeline.evaluation.held_out import describe_held_out
+from pipeline.evaluation.accuracy import Answer
 from pipeline.objective.terms import reported_names
 from pipeline.quantities import fraction, six_digits
 from pipeline.reports.pictures import (
@@ -30,56 +25,15 @@ from pipeline.reports.pictures import (
     draw_synthesis_curves,
     read_log,
 )
+from pipeline.reports.tally import RecordTally
 from pipeline.stages.final_students import STUDENT, weights_path
 from pipeline.storage import write_bytes, write_json
 from pipeline.synthesis.job import Made
-from pipeline.synthesis.outputs import GRIDS, claim_output
+from pipeline.synthesis.outputs import claim_output
 
+PAGE = "index.html"  # the report as one page
 log = logging.getLogger(__name__)
 BASELINE_TEXTS = {"noise": "noise", "procedural": "procedural pictures that the teacher selected"}
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Sums over the records of all shards, each weighted by its number of images.
-
-    Records are added one at a time, because all of them may not fit into memory.
-    """
-
-    shards: int = 0
-    images: int = 0
-    agreement: float = 0.0
-    confidence: float = 0.0
-    counts: Counter[int] = field(default_factory=Counter)
-    replaced: Counter[str] = field(default_factory=Counter)
-    flaws: Counter[str] = field(default_factory=Counter)
-    round_images: Counter[int] = field(default_factory=Counter)
-    curves: dict[int, Curve] = field(default_factory=dict)
-
-    def add(self, record: ShardRecord) -> None:
-        self.shards += 1
-        self.images += record.images
-        self.agreement += (record.agreement or 0.0) * record.images
-        self.confidence += (record.confidence or 0.0) * record.images
-        self.counts.update({int(label): count for label, count in record.class_counts.items()})
-        self.replaced.update(record.replaced)
-        self.flaws.update(record.flaws)
-        self.round_images[record.round] += record.images
-        names = record.curve[0]
-        curve = {name: np.array([point[name] for point in record.curve]) for name in names}
-        sums = self.curves.setdefault(record.round, {"iteration": curve["iteration"]})
-        for name in curve.keys() - {"iteration"}:
-            sums[name] = sums.get(name, 0) + curve[name] * record.images
-
-    def mean_curves(self) -> dict[int, Curve]:
-        """Return the mean of each term over the images of a round, sorted by name."""
-        return {
-            round_: {
-                name: values if name == "iteration" else values / self.round_images[round_]
-                for name, values in sorted(sums.items())
-            }
-            for round_, sums in self.curves.items()
-        }
 
 
 def report_synthesis(
@@ -98,7 +52,7 @@ def report_synthesis(
     Returns:
         The grid of the first round.
     """
-    reports, tally = _claimed_reports(config), _Tally()
+    reports, tally = _claimed_reports(config), RecordTally()
     for record in Dataset.planned(config).records():
         tally.add(record)
     if tally.flaws:
@@ -197,12 +151,13 @@ def report_distillation(
     draw_distillation_curves(logs, reports / "distillation.png")
 
 
-def report_evaluation(config: Config, report: dict[str, Any]) -> None:
-    """Write ``evaluation.json``, and the accuracies as ``accuracy.csv`` for a bar chart.
+def report_evaluation(config: Config, report: dict[str, Any], answers: Sequence[Answer]) -> None:
+    """Write ``evaluation.json``, ``accuracy.csv`` for a bar chart, and ``confusion.csv``.
 
     Args:
         config: The configuration.
         report: All accuracies, as fractions.
+        answers: The answers of every network by class.
     """
     reports = _claimed_reports(config)
     rows = [{"model": "teacher", "accuracy": report["teacher_accuracy"]}]
@@ -217,61 +172,12 @@ def report_evaluation(config: Config, report: dict[str, Any]) -> None:
     ]
     write_json(reports / "evaluation.json", report)
     write_bytes(reports / "accuracy.csv", _csv(rows))
+    write_bytes(reports / "confusion.csv", _csv([asdict(answer) for answer in answers]))
 
 
 def report_calibration(config: Config, report: dict[str, Any]) -> None:
     """Write ``calibration.json``."""
     write_json(_claimed_reports(config) / "calibration.json", report)
-
-
-def summarise(config: Config) -> str:
-    """Summarise a run in a few lines, from its reports.
-
-    Raises:
-        UserError: There is no report of a synthesis.
-    """
-    reports = Path(config.paths.reports)
-    if not (reports / "synthesis.json").is_file():
-        raise UserError(f"paths.reports {reports} has no synthesis.json: run synthesize first")
-    synthesis = json.loads((reports / "synthesis.json").read_bytes())
-    lines = [
-        f"dataset    {synthesis['images']} images, {synthesis['classes'] or 'no'} classes, "
-        f"{synthesis['shards']} shards in {config.paths.dataset}/",
-    ]
-    if "teacher_agreement" in synthesis:
-        confirmed = synthesis["teacher_agreement"]
-        lines.append(f"labels     {confirmed:.1%} confirmed by the teacher")
-    if "verdict" in synthesis:
-        level, reasons = (synthesis["verdict"][key] for key in ("level", "reasons"))
-        why = "" if level == "usable" else f": {'; '.join(reasons)}"
-        lines.append(f"images     look {level}{why}")
-    if config.evaluation.data is not None and (reports / "evaluation.json").is_file():
-        result = json.loads((reports / "evaluation.json").read_bytes())
-        lines.append(
-            f"teacher    {result['teacher_accuracy']:.1%} on {result['real_images']} real images"
-        )
-        if "student_accuracies" in result:
-            seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
-            lines.append(
-                f"student    {result['student_accuracy']:.1%} (mean of {seeds}), "
-                "trained on the synthetic images only"
-            )
-        lines += [
-            f"{kind:<10} {result[f'{kind}_baseline_accuracy']:.1%}, the same student trained on "
-            f"{text}"
-            for kind, text in BASELINE_TEXTS.items()
-            if f"{kind}_baseline_accuracy" in result
-        ]
-    if config.evaluation.data is None and (reports / "distillation.json").is_file():
-        trained = json.loads((reports / "distillation.json").read_bytes())
-        if "held_out" in trained:
-            lines.append(f"student    {describe_held_out(trained['held_out'])}")
-    if config.teacher.labelled:
-        lines.append(f"students   {config.paths.students}/")
-    lines += [
-        f"look at    {reports / GRIDS / 'round-0.png'}",
-    ]
-    return "\n".join(lines)
 
 
 def _claimed_reports(config: Config) -> Path:

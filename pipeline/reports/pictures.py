@@ -173,11 +173,16 @@ def _grid(cells: Mapping[int, list[Cell]], names: Sequence[str] | None) -> Image
     return canvas
 
 
-def _cell(pixels: Pixels) -> Image.Image:
+def as_picture(pixels: Pixels) -> Image.Image:
+    """Pixels uint8 ``[C, H, W]`` as a grey or a colour picture of the same size."""
     array = pixels[0] if pixels.shape[0] == 1 else _colours(pixels).transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _cell(pixels: Pixels) -> Image.Image:
     large = max(pixels.shape[1:]) > SIDE
     how = Image.Resampling.LANCZOS if large else Image.Resampling.NEAREST
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB").resize((SIDE, SIDE), how)
+    return as_picture(pixels).convert("RGB").resize((SIDE, SIDE), how)
 
 
 def _colours(pixels: Pixels) -> Pixels:

@@ -41,7 +41,7 @@ def test_a_template_is_valid_and_has_what_dvc_asks_for(
     assert load_params(tmp_path / "mine/params.yaml").synthesis.images == 1000
     values = read(tmp_path / "mine/params.yaml")
     stages = read(tmp_path / "mine/dvc.yaml")["stages"]
-    assert list(stages) == ["synthesize", "distill", "measure"]
+    assert list(stages) == ["synthesize", "distill", "measure", "report"]
     asked = {section for stage in stages.values() for section in stage["params"]}
     assert asked == SECTIONS <= set(values)
     assert inputs_of(tmp_path / "mine") == ["${teacher.weights}"]
@@ -119,7 +119,7 @@ def test_the_example_is_the_default_job(capsys: pytest.CaptureFixture[str], tmp_
             config[section]["source"] = source.removeprefix("pipeline.")
     assert ours == default
     stages = read(tmp_path / "dvc.yaml")["stages"]
-    assert list(stages) == ["teacher", "synthesize", "distill", "measure", "evaluate"]
+    assert list(stages) == ["teacher", "synthesize", "distill", "measure", "evaluate", "report"]
 
 
 def test_the_stages_are_those_of_the_repository(
@@ -199,7 +199,7 @@ def test_dvc_runs_the_stages_of_a_teacher(
     assert (tmp_path / "data/synthetic/train/000000.tar").is_file()
     listing = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
     stages = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
-    assert stages == ["synthesize", "distill", "measure", "evaluate"]
+    assert stages == ["synthesize", "distill", "measure", "evaluate", "report"]
 
 
 def test_the_command_needs_no_parameter_file(

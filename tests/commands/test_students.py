@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 import tarfile
@@ -59,6 +60,7 @@ def test_a_run_from_teacher_to_accuracy(
     assert list(tree(reports)) == [
         "accuracy.csv",
         "classes.csv",
+        "confusion.csv",
         "distillation.csv",
         "distillation.json",
         "distillation.png",
@@ -72,6 +74,12 @@ def test_a_run_from_teacher_to_accuracy(
     ]
     report = json.loads((reports / "evaluation.json").read_bytes())
     assert report["teacher_accuracy"] > 0.9
+    rows = list(csv.DictReader((reports / "confusion.csv").open()))
+    models = ("teacher", "student-0", "student-1", "noise-0", "procedural-0")
+    for model in models:
+        assert sum(int(row["images"]) for row in rows if row["model"] == model) == 30
+    right = [r for r in rows if r["model"] == "teacher" and r["label"] == r["predicted"]]
+    assert sum(int(r["images"]) for r in right) == round(30 * report["teacher_accuracy"])
     assert set(report["student_accuracies"]) == {"0", "1"}
     mean = sum(report["student_accuracies"].values()) / 2
     assert report["student_accuracy"] == pytest.approx(mean, abs=1e-6)

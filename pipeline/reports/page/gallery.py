@@ -1,0 +1,181 @@
+"""The images that a page shows: some of each class and round, and those to distrust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset.records import SCHEMA
+from pipeline.reports.page.checks import percent
+from pipeline.reports.page.classes import ClassFacts
+from pipeline.reports.page.rows import Rows, read_rows_at
+from pipeline.reports.page.run import Run
+from pipeline.reports.page.thumbnails import MOST_BYTES, Thumbnail, thumbnails
+
+MOST_CLASSES, WORST = 20, 8  # classes on a page, and how many of them are the worst ones
+MOST_IMAGES = 160  # of all classes and rounds together
+MOST_ROUNDS = 4
+IN_A_LINE = 10  # images of a class, of all rounds together
+DISTRUSTED = 24
+FIRST = ("key", "class_name", "teacher_prob", "teacher_pred", "teacher_entropy", "flaw", "replaced")
+"""Columns that a reader wants to see first, when a row is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One picture of the page. ``number`` finds its row in the page's table of rows."""
+
+    number: int
+    picture: Thumbnail
+    caption: str
+    doubtful: bool
+
+    @property
+    def alt(self) -> str:
+        """What a reader hears who does not see the picture."""
+        row = self.picture.row
+        return f"image {row['key']}, class {row['class_name']}, {self.caption}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """The pictures of a class, by round."""
+
+    facts: ClassFacts
+    rounds: Mapping[int, Sequence[Cell]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """All pictures of a page.
+
+    Attributes:
+        classes: the shown classes, in the order of their numbers.
+        hidden: how many classes are not shown.
+        distrusted: the images to look at with doubt, the worst first.
+        table: the rows of all pictures, for the page's script.
+    """
+
+    classes: Sequence[ClassRow]
+    hidden: int
+    distrusted: Sequence[Cell]
+    table: Mapping[str, Any]
+
+
+def choose_classes(classes: Sequence[ClassFacts], most: int = MOST_CLASSES) -> list[ClassFacts]:
+    """All classes, or the worst ones and evenly spaced others, in the order of their numbers.
+
+    Args:
+        classes: the worst first.
+        most: how many to choose.
+    """
+    made = [facts for facts in classes if facts.images]
+    chosen = made[:WORST] if len(made) > most else made[:most]
+    others = sorted(made[len(chosen) :], key=lambda facts: facts.label)
+    if others and len(chosen) < most:
+        places = np.linspace(0, len(others) - 1, most - len(chosen)).round().astype(int)
+        chosen = [*chosen, *(others[place] for place in places)]
+    return sorted(chosen, key=lambda facts: facts.label)
+
+
+def make_gallery(
+    run: Run,
+    chosen: Sequence[ClassFacts],
+    classes: int,
+    images: int = MOST_IMAGES,
+    distrusted: int = DISTRUSTED,
+    most: int = MOST_BYTES,
+    first: int = 0,
+) -> Gallery:
+    """Read and encode the pictures. The same dataset gives the same pictures.
+
+    Args:
+        run: the run.
+        chosen: the classes to show.
+        classes: how many classes the dataset has.
+        images: how many pictures of classes there may be.
+        distrusted: how many images to distrust.
+        most: bytes of all pictures together.
+        first: the number of the first picture on the page.
+    """
+    assert run.dataset is not None and run.rows is not None
+    rows, rounds = run.rows, _rounds(run.rows)
+    each = min(IN_A_LINE // len(rounds), max(2, images // max(1, len(chosen) * len(rounds))))
+    places = {
+        facts.label: {round_: rows.of_class(facts.label, round_, each) for round_ in rounds}
+        for facts in chosen
+    }
+    doubted = rows.distrusted(distrusted)
+    wanted = [int(p) for by_round in places.values() for found in by_round.values() for p in found]
+    wanted = list(dict.fromkeys([*wanted, *doubted.tolist()]))
+    pictures = thumbnails(run.dataset, read_rows_at(run.dataset, rows, wanted), most)
+    cells = {
+        place: _cell(run, first + number, pictures[place], rows, place)
+        for number, place in enumerate(wanted)
+    }
+    return Gallery(
+        classes=[
+            ClassRow(
+                facts,
+                {
+                    round_: [cells[int(place)] for place in found]
+                    for round_, found in places[facts.label].items()
+                    if len(found)
+                },
+            )
+            for facts in chosen
+        ],
+        hidden=classes - len(chosen),
+        distrusted=[cells[int(place)] for place in doubted],
+        table=_table([cells[place].picture for place in wanted]),
+    )
+
+
+def merge_tables(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of several galleries as one table."""
+    merged: dict[str, Any] = {"columns": tables[0]["columns"], "about": tables[0]["about"]}
+    return {**merged, "rows": [row for table in tables for row in table["rows"]]}
+
+
+def _rounds(rows: Rows) -> list[int]:
+    """The rounds to show: the first, the last, and evenly spaced ones between."""
+    found = np.unique(rows.round)
+    places = np.linspace(0, len(found) - 1, min(len(found), MOST_ROUNDS)).round().astype(int)
+    return [int(round_) for round_ in found[places]]
+
+
+def _cell(run: Run, number: int, picture: Thumbnail, rows: Rows, place: int) -> Cell:
+    confidence, predicted = float(rows.confidence[place]), int(rows.predicted[place])
+    wrong = predicted != int(rows.label[place])
+    caption = percent(confidence, 0 if confidence < 0.995 else 1)
+    if wrong:
+        caption += f", teacher says {run.class_name(predicted)}"
+    flaw = picture.row.get("flaw")
+    if flaw:
+        caption += f", {flaw}"
+    return Cell(number, picture, caption, bool(wrong or flaw or confidence < 0.5))
+
+
+def _table(pictures: Sequence[Thumbnail]) -> dict[str, Any]:
+    named = {
+        field.name: (field.metadata or {}).get(b"description", b"").decode() for field in SCHEMA
+    }
+    about = {name: named[name] for name in dict.fromkeys([*FIRST, *named])}
+    return {
+        "columns": list(about),
+        "about": list(about.values()),
+        "rows": [[_plain(picture.row.get(name)) for name in about] for picture in pictures],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold, with at most six digits."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return str(value) if isinstance(value, int) and abs(value) > 2**53 else value
