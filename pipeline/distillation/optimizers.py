@@ -15,7 +15,7 @@ from pipeline.distillation.muon import Muon, hidden_weights
 
 CONNECTOR_RATE = 0.01  # The highest learning rate of Adam for the connectors of feature maps.
 # Adam's learning rate next to Muon, as a multiple of the learning rate.
-ADAM_RATE, ADAM_DECAY = 0.02, 0.95
+ADAM_RATE, ADAM_DECAY = 0.03, 0.95
 
 
 class Optimizer(Protocol):
