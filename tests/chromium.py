@@ -108,7 +108,7 @@ class Page:
         method, params = answer.get("method", ""), answer.get("params", {})
         self._events.add(method)
         if method == "Runtime.exceptionThrown":
-            self.messages.append(json.dumps(params["exceptionDetails"])[:500])
+            self.messages.append(json.dumps(params["exceptionDetails"])[:5000])
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.messages.append(params["entry"]["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):

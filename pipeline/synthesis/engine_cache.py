@@ -6,6 +6,7 @@ import functools
 
 from pipeline.config.student import StudentConfig
 from pipeline.device.precision import PrecisionChoice
+from pipeline.device.threads import use_threads
 from pipeline.errors import TryAgainError
 from pipeline.inversion.engine import Engine
 from pipeline.objective.presets import Objective
@@ -16,12 +17,15 @@ from pipeline.teachers.teacher import Teacher, cached_teacher
 
 
 def engine_of(job: ShardJob, device: str) -> Engine:
-    """The engine of the shard's round. A worker compiles it once and keeps it.
+    """The engine of the shard's round, and ``synthesis.threads`` threads to run it with.
+
+    A worker compiles the engine once and keeps it.
 
     Raises:
         TryAgainError: the teacher or the student changed since the run began.
     """
     config, competitor = job.config, job.competitor
+    use_threads(config.synthesis.threads)
     loaded = cached_teacher(config.teacher.model_dump_json(), job.spec["teacher"], device)
     return _cached_engine(
         loaded,

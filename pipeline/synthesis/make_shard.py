@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.dataset.plan import Batch, ShardPlan, plan_of
 from pipeline.dataset.run_markers import marked
-from pipeline.device.threads import use_threads
 from pipeline.execution.shown_loss import show_loss
 from pipeline.inversion.batch_parts import Report, invert_in_parts
 from pipeline.inversion.engine import Engine
@@ -35,7 +34,6 @@ def make_shard(job: ShardJob, device: str, report: Report) -> Made:
     if is_done(job):  # a worker that seemed lost has made it, or another run
         return Made(job.number, job.images, 0.0)
     config, shard = job.config, plan_of(job.config).shard(job.number)
-    use_threads(config.synthesis.threads)
     with marked(location(config.paths.dataset), job.number) as alive:
 
         def report_alive(images: float) -> None:

@@ -81,5 +81,5 @@ def test_a_deployed_flow_obeys_the_restriction(
         "teacher.arguments": {"cmd": f"touch {marker}"},
     }
     with pytest.raises(UserError, match="this deployment forbids it"):
-        synthesize.fn("params.yaml", evil)
+        synthesize.fn("params.yaml", overrides=evil)
     assert not marker.exists()

@@ -130,7 +130,7 @@ def test_a_deployment_makes_the_bytes_of_the_command_line(
 
     deployments = server.find("deployments", deployments={"name": {"any_": ["local"]}})
     assert {found["entrypoint"] for found in deployments} == {
-        f"flows/{flow}.py:{flow}" for flow in ("synthesize", "distill", "dream")
+        f"flows/{flow}.py:{flow}" for flow in ("synthesize", "distill", "dream", "calibrate")
     }
     assert not any(plan["active"] for found in deployments for plan in found["schedules"])
     assert {found["global_concurrency_limit"]["limit"] for found in deployments} == {1}

@@ -80,7 +80,7 @@ def test_no_other_module_names_a_scheme() -> None:
     owners = {Path(inspect.getfile(type(source))) for source in SOURCES.values()}
     owners.add(PIPELINE / "teachers" / "registry.py")
     # `hub` is a format of `export` too.
-    owners |= {PIPELINE / name for name in ("exporting/formats.py", "command_list.py")}
+    owners |= {PIPELINE / name for name in ("exporting/formats.py", "reader_options.py")}
     naming = {
         path.relative_to(PIPELINE)
         for path in PIPELINE.rglob("*.py")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from pipeline.dataset.layout import PROVENANCE
 from pipeline.objective.terms import TERMS
 from pipeline.quantities import show_seconds
 from pipeline.reports.page.charts import Line, line_chart
@@ -259,7 +260,7 @@ def provenance_lines(run: Run) -> list[tuple[str, str]]:
         if licence:
             lines.append((f"Licence of {part['name']}", licence))
     if run.digest:
-        lines.append(("SHA-256 of provenance.json, which names every file", run.digest))
+        lines.append((f"SHA-256 of {PROVENANCE}, which names every file", run.digest))
     lines.append(("Signature", "signed" if run.signed else "unsigned"))
     internal = definition.get("internalParameters", {})
     if internal:

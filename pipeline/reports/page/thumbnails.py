@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.dataset.dataset import Dataset
+from pipeline.dataset.layout import PNG
 from pipeline.dataset.tar import decode_image
 from pipeline.errors import BadShardError
 from pipeline.reports.pictures import as_picture
@@ -74,7 +75,7 @@ def thumbnails(
 
 def data_uri(png: bytes) -> str:
     """A PNG file as an address that holds it."""
-    return _uri("png", png)
+    return _uri(PNG, png)
 
 
 def _read(dataset: Dataset, row: Mapping[str, Any]) -> Image.Image:
@@ -111,7 +112,7 @@ def _encode(image: Image.Image, side: int | None, quality: int | None) -> tuple[
     buffer = io.BytesIO()
     if quality is None:
         image.save(buffer, "PNG", optimize=True)
-        return "png", buffer.getvalue()
+        return PNG, buffer.getvalue()
     image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return "jpeg", buffer.getvalue()
 
