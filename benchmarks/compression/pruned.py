@@ -31,8 +31,8 @@ from pipeline.dataset.tar import Pixels
 from pipeline.distillation.step import Training
 from pipeline.teachers.teacher import Teacher
 
-LEAST = 50  # pruning steps at most: each removes this part of all channels, the last ones excepted
-BATCH, BATCHES = 128, 4  # of each pruning step: their gradients decide which channels it removes
+MOST = 200  # pruning steps: each removes this part of all channels that may be pruned
+BATCH, BATCHES = 128, 2  # of each pruning step: their gradients decide which channels it removes
 
 
 def multiply_adds(network: nn.Module, teacher: Teacher) -> float:
@@ -54,11 +54,11 @@ def prune(teacher: Teacher, pixels: Pixels, share: float) -> nn.Module:
         global_pruning=True,
         pruning_ratio=1.0,
         max_pruning_ratio=0.9,
-        iterative_steps=LEAST,
+        iterative_steps=MOST,
         ignored_layers=[layer for layer in layers if layer not in inner],
     )
     batches = torch.from_numpy(pixels).split(BATCH)
-    for number in range(LEAST):
+    for number in range(MOST):
         network.zero_grad()
         for place in range(BATCHES):
             batch = batches[(number * BATCHES + place) % len(batches)].to(teacher.device)

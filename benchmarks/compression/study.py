@@ -146,9 +146,10 @@ class Rows:
                     key = self._key(variant, source, seed)
                     if key in self.known():
                         continue
-                    began, checkpoint = time.monotonic(), self.out / f"{key}.checkpoint"
+                    began, checkpoint = time.process_time(), self.out / f"{key}.checkpoint"
                     row = work(variant, source, seed, checkpoint)
-                    sys.stderr.write(f"{key}: {row} ({time.monotonic() - began:.0f} s)\n")
+                    spent = time.process_time() - began
+                    sys.stderr.write(f"{key}: {row} ({spent:.0f} s of CPU time)\n")
                     write_json(self.out / "rows.json", {**self.known(), key: row})
                     checkpoint.unlink(missing_ok=True)
 
