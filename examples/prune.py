@@ -1,8 +1,8 @@
 """Prune the example teacher with Torch-Pruning and its synthetic dataset, then train it again.
 
-    pip install -c constraints.txt -e '.[prune]'
-    dreamshard synthesize
-    python -m examples.prune params.yaml
+pip install -c constraints.txt -e '.[prune]'
+dreamshard synthesize
+python -m examples.prune params.yaml
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ what is quantised. BatchNorm keeps the statistics of the float network, unless `
 images`` is given.
 
 The last command is the full run: 18 rows (2 widths, 3 sources, 3 seeds) of 4,000 steps. A step
-takes about 0.55 s of CPU time, a row about 40 minutes, all rows about 12 hours; the 5,120 images about 15
-minutes. The rows of seed 0 come first. A stopped run loses at most 200 steps. For a trial of some
-minutes add ``--images 64 --batch 64 --steps 10 --seeds 0 --test 500``.
+takes about 0.55 s of CPU time, a row about 40 minutes, all rows about 12 hours. The 5,120 images
+take about 15 minutes. The rows of seed 0 come first. A stopped run loses at most 200 steps. For a
+trial of some minutes add ``--images 64 --batch 64 --steps 10 --seeds 0 --test 500``.
 """
 
 from __future__ import annotations
