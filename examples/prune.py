@@ -75,4 +75,4 @@ def main(params: str = "params.yaml", share: float = 0.3, steps: int = 300) -> P
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"wrote {main(*sys.argv[1:2])}\n")
+    sys.stdout.write(f"wrote {main(sys.argv[1] if len(sys.argv) > 1 else 'params.yaml')}\n")

@@ -87,7 +87,7 @@ def quantise(network: nn.Module, bits: tuple[int, int], images: Tensor) -> nn.Mo
 def _mark_activations(traced: fx.GraphModule) -> list[str]:
     """Insert an identity after each ReLU; returns their names."""
     modules = dict(traced.named_modules())
-    names = []
+    names: list[str] = []
     for node in list(traced.graph.nodes):
         is_layer = node.op == "call_module" and isinstance(modules[node.target], nn.ReLU)
         if not is_layer and node.target not in (F.relu, torch.relu, "relu", "relu_"):
