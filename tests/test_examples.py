@@ -1,4 +1,4 @@
-"""The examples of calibration, on a teacher and a dataset of digits."""
+"""The examples of calibration and of pruning, on a teacher and a dataset of digits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+import pipeline as ds
 from pipeline.cli import main
 from pipeline.dataset.stream import ordered_batches
 from pipeline.examples import digits
@@ -32,7 +33,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = root / "params.yaml"
     values = YAML(typ="safe").load(path)
     values["teacher"]["weights"] = str(root / values["teacher"]["weights"])
-    values["synthesis"] |= {"images": 60, "iterations": 10, "shard_size": 60, "batch_size": 60}
+    values["synthesis"] |= {"images": 200, "iterations": 20, "shard_size": 200, "batch_size": 200}
     values["paths"] = {name: str(root / name) for name in ("dataset", "students", "reports")}
     make(values)
     YAML(typ="safe").dump(values, path)
@@ -80,3 +81,27 @@ def test_the_quantised_teacher_answers_as_the_teacher(
     found = answer(images.numpy())
     assert not np.array_equal(found, expected)
     assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.9
+
+
+def test_the_pruned_teacher_is_smaller_and_recovers(params: Path) -> None:
+    import torch_pruning
+
+    from examples import prune
+
+    teacher, dataset = (
+        load_checked_teacher(load_params(params)),
+        ds.Dataset(params.parent / "dataset"),
+    )
+    ((pixels, labels),) = ordered_batches([params.parent / "data/digits/heldout.tar"], 540)
+    images = teacher.preprocessing.normalise(pixels)
+
+    def size_and_accuracy(network: torch.nn.Module) -> tuple[float, float]:
+        size = torch_pruning.utils.count_ops_and_params(network, images[:1])[0]
+        with torch.no_grad():
+            return size, (network.eval()(images).argmax(1) == labels).float().mean().item()
+
+    size, accuracy = size_and_accuracy(teacher.network)
+    before = size_and_accuracy(prune.prune(teacher, dataset, 0.3))
+    after = size_and_accuracy(torch.load(prune.main(str(params), 0.3, 60), weights_only=False))
+    assert before[0] == after[0] and 0.6 * size <= after[0] <= 0.7 * size
+    assert before[1] < after[1] and after[1] > accuracy - 0.1, (accuracy, before, after)

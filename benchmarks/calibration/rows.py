@@ -84,8 +84,8 @@ class Study:
                     ]
                     for source in self.sources
                 }
-                cells = [_cell(values) for values in found.values()]
-                gaps = [_gap(found[source], found["real"]) for source in ("synthetic", "noise")]
+                cells = [cell(values) for values in found.values()]
+                gaps = [gap(found[source], found["real"]) for source in ("synthetic", "noise")]
                 yield f"| {tool} | {_name(bits)} | {' | '.join(cells + gaps)} |"
 
     def _rows(
@@ -119,14 +119,16 @@ def _name(bits: Bits) -> str:
     return f"W{bits[0]}A{bits[1]}"
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
+    """The mean of the seeds, with the lowest and the highest."""
     if not values:
         return "-"
     mean = sum(values) / len(values)
     return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f}, {len(values)} seeds)"
 
 
-def _gap(values: Sequence[float], real: Sequence[float]) -> str:
+def gap(values: Sequence[float], real: Sequence[float]) -> str:
+    """The difference of the means."""
     if not values or not real:
         return "-"
     return f"{sum(values) / len(values) - sum(real) / len(real):+.2f}"
