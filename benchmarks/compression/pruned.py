@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> study.Rows:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = study.parser(__doc__, steps=2000, rate=0.02)
+    parser = study.parser(__doc__, steps=2000, rate=0.05)
     parser.add_argument("--share", type=float, default=0.3, help="of the multiply-adds to remove")
     parser.add_argument("--imitation", type=float, default=0.0, help="weight of feature maps")
     parser.add_argument("--adversarial", type=float, default=0.4, help="as for `distill`")
