@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline.reports.page.checks import percent, points
@@ -73,7 +73,7 @@ def render_comparison(a: Run, b: Run) -> bytes:
         same_parameters=_same(a, b),
         accuracies=(found_a, found_b),
         galleries=galleries,
-        classes=class_figures(*facts)[:MOST_CLASS_ROWS],
+        classes=class_figures(*_comparable(a, b, facts))[:MOST_CLASS_ROWS],
         losses=loss_charts(both) if galleries else [],
         learning=learning_charts(both, FIRST_SEEDS),
         confusions=(confusions(a)[-1:], confusions(b)[-1:]),
@@ -163,8 +163,12 @@ def _total(run: Run) -> float | None:
     return float(curves[max(curves)]["total"][-1]) if curves else None
 
 
-def _share(part: Callable[[Run], float]) -> Callable[[Run], float | None]:
-    return lambda run: part(run) / run.tally.images if run.tally.images else None
+def _of_labels(part: Callable[[Run], float]) -> Callable[[Run], float | None]:
+    return lambda run: part(run) / run.tally.images if run.tally.images and run.labelled else None
+
+
+def _flawed(run: Run) -> float | None:
+    return sum(run.tally.flaws.values()) / run.tally.images if run.tally.images else None
 
 
 def _number(value: float) -> str:
@@ -200,10 +204,12 @@ _MEASURES = (
     ),
     _Measure("images", lambda run: run.tally.images or None, _number),
     _Measure(
-        "labels that the teacher confirms", _share(lambda run: run.tally.agreement), percent, 1
+        "labels that the teacher confirms", _of_labels(lambda run: run.tally.agreement), percent, 1
     ),
-    _Measure("mean confidence of the teacher", _share(lambda run: run.tally.confidence), percent),
-    _Measure("flawed images", _share(lambda run: sum(run.tally.flaws.values())), percent, -1),
+    _Measure(
+        "mean confidence of the teacher", _of_labels(lambda run: run.tally.confidence), percent
+    ),
+    _Measure("flawed images", _flawed, percent, -1),
     _Measure("near-duplicates", _saved("measures", "near_duplicates"), percent, -1),
     _Measure("statistics gap", _saved("measures", "statistics_gap"), _short, -1),
     _Measure("total loss at the end", _total, _short),
@@ -258,6 +264,15 @@ def class_figures(
         )
         for first, second in pairs
     ]
+
+
+def _comparable(
+    a: Run, b: Run, facts: Sequence[Sequence[ClassFacts]]
+) -> Sequence[Sequence[ClassFacts]]:
+    """The classes, without students if those of A and B were judged on other kinds of images."""
+    if a.saved.judged == b.saved.judged:
+        return facts
+    return [[replace(each, student=None) for each in classes] for classes in facts]
 
 
 def _gap(first: float | None, second: float | None) -> float:
