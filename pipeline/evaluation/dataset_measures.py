@@ -14,7 +14,6 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.evaluation.accuracy import Answer, count_answers
 from pipeline.evaluation.features import MergedStatistics, Seen, look
 from pipeline.evaluation.inputs import foreign_images, load_verifier, real_data
 from pipeline.evaluation.similarity import (
@@ -25,7 +24,7 @@ from pipeline.evaluation.similarity import (
     nearest,
     vendi_score,
 )
-from pipeline.evaluation.student_measures import student_measures
+from pipeline.evaluation.student_measures import Answers, student_measures
 from pipeline.evaluation.verdict import judge_images
 from pipeline.inversion.fingerprints import centred
 from pipeline.quantities import six_digits
@@ -36,7 +35,7 @@ MOST_IMAGES = 20_000  # to look at; of a larger dataset, evenly spaced shards
 DUPLICATE = 0.95  # cosine of two images' centred pixels
 
 
-def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor, list[Answer]]:
+def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor, Answers]:
     """Compute all measures of the dataset. Without labels those that need one are left out.
 
     Returns:
@@ -64,11 +63,10 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor, l
     if (gap := statistics.gap()) is not None:
         report["statistics_gap"] = six_digits(gap)
     report["verdict"] = judge_images(teacher, seen.pixels, seen.labels).report()
-    answers: list[Answer] = []
+    answers: Answers = []
     if teacher.labelled:
-        compared, of_student = student_measures(config, teacher, seen, foreign)
+        compared, answers = student_measures(config, teacher, seen, foreign)
         report |= compared
-        answers = [*count_answers("teacher", seen.labels, seen.logits.argmax(1)), *of_student]
     if config.evaluation.verifier is not None:
         report |= _verified(config, teacher, seen)
     order = values.argsort(descending=True)[:40:2]  # each pair occurs twice

@@ -16,12 +16,13 @@ from pipeline.storage import exists
 from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher
 
+Answers = list[Answer]
 TEMPERATURE = 8.0  # of Eq. 1, the same for all students
 
 
 def student_measures(
     config: Config, teacher: Teacher, seen: Seen, foreign: Path | None
-) -> tuple[dict[str, float], list[Answer]]:
+) -> tuple[dict[str, float], Answers]:
     """Compare the first student with the teacher, on its dataset and on foreign images.
 
     Args:
@@ -32,12 +33,13 @@ def student_measures(
 
     Returns:
         The share of images to which student and teacher give different classes, with the values of
-        :func:`on_foreign`; and the student's answers to the dataset's images by class. Both are
-        empty if there is no student yet.
+        :func:`on_foreign`; and the answers of both to the dataset's images by class. There is
+        nothing of a student that is not trained yet.
     """
+    answers = count_answers("teacher", seen.labels, seen.logits.argmax(1))
     seed = config.distillation.seeds[0]
     if not exists(weights_path(config, STUDENT, seed)):
-        return {}, []
+        return {}, answers
     warn_of_others(config, teacher)
     student = load_student(config, teacher, STUDENT, seed)
     classes = predict(student, teacher.preprocessing, seen.pixels, BATCH).argmax(1)
@@ -45,7 +47,7 @@ def student_measures(
     report = {"student_disagreement": six_digits(differs.double().mean().item())}
     if foreign is not None:
         report |= on_foreign(student, teacher, foreign)
-    return report, count_answers(f"{STUDENT}-{seed}", seen.labels, classes)
+    return report, [*answers, *count_answers(f"{STUDENT}-{seed}", seen.labels, classes)]
 
 
 def on_foreign(student: nn.Module, teacher: Teacher, tar: Path) -> dict[str, float]:

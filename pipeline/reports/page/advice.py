@@ -69,7 +69,7 @@ def _of_the_verdict(run: Run) -> Iterator[Advice]:
     found = verdict(run)
     if not found:  # of a dataset without reports, the records still know this
         found = {"level": "", "confirmed": run.tally.agreement / run.tally.images}
-    if found["level"] == "usable" or not run.labelled and not found["level"]:
+    if found["level"] == "usable" or (not run.labelled and not found["level"]):
         return
     views = [found["views"][name] for name in STEADY if name in found.get("views", {})]
     values = {**found, "steady": sum(views) / len(views) if views else 1.0}

@@ -61,8 +61,9 @@ def render_comparison(a: Run, b: Run) -> bytes:
     """The page of two runs, as HTML."""
     both = (("A", a), ("B", b))
     facts = [class_facts(run) if run.dataset is not None else [] for run in (a, b)]
+    if a.saved.judged != b.saved.judged:  # students on other kinds of images compare with nothing
+        facts = [[replace(each, student=None) for each in classes] for classes in facts]
     galleries = _galleries(a, b, facts)
-    found_a, found_b = accuracies(a), accuracies(b)
     return render(
         "compare.html",
         a=a,
@@ -71,9 +72,9 @@ def render_comparison(a: Run, b: Run) -> bytes:
         figures=figures(a, b),
         parameters=parameters(a, b),
         same_parameters=_same(a, b),
-        accuracies=(found_a, found_b),
+        accuracies=(accuracies(a), accuracies(b)),
         galleries=galleries,
-        classes=class_figures(*_comparable(a, b, facts))[:MOST_CLASS_ROWS],
+        classes=class_figures(*facts)[:MOST_CLASS_ROWS],
         losses=loss_charts(both) if galleries else [],
         learning=learning_charts(both, FIRST_SEEDS),
         confusions=(confusions(a)[-1:], confusions(b)[-1:]),
@@ -163,7 +164,7 @@ def _total(run: Run) -> float | None:
     return float(curves[max(curves)]["total"][-1]) if curves else None
 
 
-def _of_labels(part: Callable[[Run], float]) -> Callable[[Run], float | None]:
+def _labels(part: Callable[[Run], float]) -> Callable[[Run], float | None]:
     return lambda run: part(run) / run.tally.images if run.tally.images and run.labelled else None
 
 
@@ -204,11 +205,9 @@ _MEASURES = (
     ),
     _Measure("images", lambda run: run.tally.images or None, _number),
     _Measure(
-        "labels that the teacher confirms", _of_labels(lambda run: run.tally.agreement), percent, 1
+        "labels that the teacher confirms", _labels(lambda run: run.tally.agreement), percent, 1
     ),
-    _Measure(
-        "mean confidence of the teacher", _of_labels(lambda run: run.tally.confidence), percent
-    ),
+    _Measure("mean confidence of the teacher", _labels(lambda run: run.tally.confidence), percent),
     _Measure("flawed images", _flawed, percent, -1),
     _Measure("near-duplicates", _saved("measures", "near_duplicates"), percent, -1),
     _Measure("statistics gap", _saved("measures", "statistics_gap"), _short, -1),
@@ -264,15 +263,6 @@ def class_figures(
         )
         for first, second in pairs
     ]
-
-
-def _comparable(
-    a: Run, b: Run, facts: Sequence[Sequence[ClassFacts]]
-) -> Sequence[Sequence[ClassFacts]]:
-    """The classes, without students if those of A and B were judged on other kinds of images."""
-    if a.saved.judged == b.saved.judged:
-        return facts
-    return [[replace(each, student=None) for each in classes] for classes in facts]
 
 
 def _gap(first: float | None, second: float | None) -> float:

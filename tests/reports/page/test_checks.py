@@ -125,6 +125,14 @@ def test_advice_names_what_is_missing(
     assert said.lower() in advised(with_reports(**reports)).lower()
 
 
+def test_the_records_alone_tell_of_unconfirmed_labels(bare: Run) -> None:
+    doubtful = replace(bare, tally=replace(bare.tally, agreement=10.0))
+    assert "The teacher confirms only 50% of the labels. Raise synthesis.iterations" in advised(
+        doubtful
+    )
+    assert "confirms only" not in advised(replace(bare, tally=replace(bare.tally, agreement=20.0)))
+
+
 def test_classes_are_sorted_by_the_students_then_by_the_teacher(full: Run, bare: Run) -> None:
     assert [facts.name for facts in class_facts(full)] == ["middle", "bottom", "top"]
     worst = class_facts(full)[0]
