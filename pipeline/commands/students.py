@@ -40,8 +40,8 @@ def run_distill(config: Config, options: argparse.Namespace) -> int:
 
 def run_measure(config: Config, options: argparse.Namespace) -> int:
     """Print the measures of the images' variety."""
-    report, pairs = measure(config, load_checked_teacher(config))
-    path = report_measures(config, report, pairs)
+    report, pairs, answers = measure(config, load_checked_teacher(config))
+    path = report_measures(config, report, pairs, answers)
     for name, value in report.items():
         print(f"{name:<30} {value}")
     print(f"most alike pairs: {path}")

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How many real images of one class a network takes for another one, or for the right one.
+    """How many images of one class a network takes for another one, or for the right one.
 
     Attributes:
         model: ``teacher``, or the name of a student such as ``student-0``.
@@ -83,11 +83,11 @@ def evaluate_classes(config: Config, teacher: Teacher) -> tuple[dict[str, Any], 
         "classes": config.teacher.classes,
         "real_images": len(labels),
     }
-    answers = _count("teacher", labels, teacher_says)
+    answers = count_answers("teacher", labels, teacher_says)
     if not students:
         return report, answers
     for seed, classes in zip(config.distillation.seeds, says, strict=True):
-        answers += _count(f"{STUDENT}-{seed}", labels, classes)
+        answers += count_answers(f"{STUDENT}-{seed}", labels, classes)
     accuracies = [share(classes, labels) for classes in says]
     report |= {
         "student_accuracy": round(sum(accuracies) / len(accuracies), 6),
@@ -101,11 +101,18 @@ def evaluate_classes(config: Config, teacher: Teacher) -> tuple[dict[str, Any], 
         baseline = load_student(config, teacher, kind, first)
         _, (baseline_says,) = _predictions([baseline], teacher, data)
         report[f"{kind}_baseline_accuracy"] = share(baseline_says, labels)
-        answers += _count(f"{kind}-{first}", labels, baseline_says)
+        answers += count_answers(f"{kind}-{first}", labels, baseline_says)
     return report, answers
 
 
-def _count(model: str, labels: Tensor, classes: Tensor) -> list[Answer]:
+def count_answers(model: str, labels: Tensor, classes: Tensor) -> list[Answer]:
+    """Count the answers of a network by class.
+
+    Args:
+        model: its name in the report.
+        labels: the class of each image, ``[N]``.
+        classes: the class that the network gives it, ``[N]``.
+    """
     pairs, counts = torch.stack([labels, classes], 1).unique(dim=0, return_counts=True)
     return [
         Answer(model, label, predicted, count)

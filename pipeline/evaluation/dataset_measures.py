@@ -24,7 +24,7 @@ from pipeline.evaluation.similarity import (
     nearest,
     vendi_score,
 )
-from pipeline.evaluation.student_measures import student_measures
+from pipeline.evaluation.student_measures import Answers, student_measures
 from pipeline.evaluation.verdict import judge_images
 from pipeline.inversion.fingerprints import centred
 from pipeline.quantities import six_digits
@@ -35,11 +35,12 @@ MOST_IMAGES = 20_000  # to look at; of a larger dataset, evenly spaced shards
 DUPLICATE = 0.95  # cosine of two images' centred pixels
 
 
-def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
+def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor, Answers]:
     """Compute all measures of the dataset. Without labels those that need one are left out.
 
     Returns:
-        The report, and the most similar pairs of images, uint8 ``[P, 2, C, H, W]``.
+        The report, the most similar pairs of images, uint8 ``[P, 2, C, H, W]``, and the answers of
+        the teacher and of the first student to the images by class; none without labels.
 
     Raises:
         UserError: a shard is missing, or ``evaluation.data``, ``evaluation.foreign`` or
@@ -62,12 +63,15 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor]:
     if (gap := statistics.gap()) is not None:
         report["statistics_gap"] = six_digits(gap)
     report["verdict"] = judge_images(teacher, seen.pixels, seen.labels).report()
+    answers: Answers = []
     if teacher.labelled:
-        report |= student_measures(config, teacher, seen, foreign)
+        compared, answers = student_measures(config, teacher, seen, foreign)
+        report |= compared
     if config.evaluation.verifier is not None:
         report |= _verified(config, teacher, seen)
     order = values.argsort(descending=True)[:40:2]  # each pair occurs twice
-    return report, torch.stack([seen.pixels[order], seen.pixels[partners[order]]], 1)
+    pairs = torch.stack([seen.pixels[order], seen.pixels[partners[order]]], 1)
+    return report, pairs, answers
 
 
 def _shards(config: Config) -> tuple[Location, ...]:

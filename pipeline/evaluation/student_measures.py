@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.config.schema import Config
 from pipeline.distillation.loss import distillation_loss
-from pipeline.evaluation.accuracy import load_student
+from pipeline.evaluation.accuracy import Answer, count_answers, load_student
 from pipeline.evaluation.features import BATCH, Seen, look
 from pipeline.quantities import six_digits
 from pipeline.stages.final_students import STUDENT, warn_of_others, weights_path
@@ -16,12 +16,13 @@ from pipeline.storage import exists
 from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher
 
+Answers = list[Answer]
 TEMPERATURE = 8.0  # of Eq. 1, the same for all students
 
 
 def student_measures(
     config: Config, teacher: Teacher, seen: Seen, foreign: Path | None
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Answers]:
     """Compare the first student with the teacher, on its dataset and on foreign images.
 
     Args:
@@ -31,18 +32,22 @@ def student_measures(
         foreign: a shard that other parameters made, or None.
 
     Returns:
-        The share of images to which student and teacher give different classes, and the values of
-        :func:`on_foreign`; nothing if there is no student yet.
+        The share of images to which student and teacher give different classes, with the values of
+        :func:`on_foreign`; and the answers of both to the dataset's images by class. There is
+        nothing of a student that is not trained yet.
     """
+    answers = count_answers("teacher", seen.labels, seen.logits.argmax(1))
     seed = config.distillation.seeds[0]
     if not exists(weights_path(config, STUDENT, seed)):
-        return {}
+        return {}, answers
     warn_of_others(config, teacher)
     student = load_student(config, teacher, STUDENT, seed)
-    answers = predict(student, teacher.preprocessing, seen.pixels, BATCH)
-    differs = answers.argmax(1) != seen.logits.argmax(1)
+    classes = predict(student, teacher.preprocessing, seen.pixels, BATCH).argmax(1)
+    differs = classes != seen.logits.argmax(1)
     report = {"student_disagreement": six_digits(differs.double().mean().item())}
-    return report if foreign is None else report | on_foreign(student, teacher, foreign)
+    if foreign is not None:
+        report |= on_foreign(student, teacher, foreign)
+    return report, [*answers, *count_answers(f"{STUDENT}-{seed}", seen.labels, classes)]
 
 
 def on_foreign(student: nn.Module, teacher: Teacher, tar: Path) -> dict[str, float]:

@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from pipeline.synthesis.job import Made
 from pipeline.synthesis.outputs import claim_output
 
 PAGE = "index.html"  # the report as one page
+CONFUSION, CONFUSION_SYNTHETIC = "confusion.csv", "confusion_synthetic.csv"
 log = logging.getLogger(__name__)
 BASELINE_TEXTS = {"noise": "noise", "procedural": "procedural pictures that the teacher selected"}
 
@@ -99,19 +100,25 @@ def report_synthesis(
     return draw_grids(config, reports)[0]
 
 
-def report_measures(config: Config, report: dict[str, Any], pairs: Tensor) -> Path:
-    """Write ``measures.json``, and a picture of the most similar pairs of images.
+def report_measures(
+    config: Config, report: dict[str, Any], pairs: Tensor, answers: Sequence[Answer]
+) -> Path:
+    """Write ``measures.json``, the confusion and a picture of the most similar pairs of images.
+
+    The confusion, ``confusion_synthetic.csv``, has no rows without labels.
 
     Args:
         config: The configuration.
         report: All measures.
         pairs: Images, uint8 ``[P, 2, C, H, W]``.
+        answers: The answers of teacher and student to the images by class.
 
     Returns:
         The picture.
     """
     reports = _claimed_reports(config)
     write_json(reports / "measures.json", report)
+    write_bytes(reports / CONFUSION_SYNTHETIC, _confusion(answers))
     path = reports / "alike.png"
     draw_pairs([(first, second) for first, second in pairs.numpy()], path)
     return path
@@ -172,7 +179,7 @@ def report_evaluation(config: Config, report: dict[str, Any], answers: Sequence[
     ]
     write_json(reports / "evaluation.json", report)
     write_bytes(reports / "accuracy.csv", _csv(rows))
-    write_bytes(reports / "confusion.csv", _csv([asdict(answer) for answer in answers]))
+    write_bytes(reports / CONFUSION, _confusion(answers))
 
 
 def report_calibration(config: Config, report: dict[str, Any]) -> None:
@@ -196,9 +203,14 @@ def _curve_rows(curves: Mapping[int, Curve]) -> list[dict[str, Any]]:
     return rows
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+def _confusion(answers: Sequence[Answer]) -> bytes:
+    names = [each.name for each in fields(Answer)]
+    return _csv([asdict(answer) for answer in answers], names)
+
+
+def _csv(rows: Sequence[dict[str, Any]], names: Sequence[str] | None = None) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=names or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()

@@ -31,6 +31,16 @@ def test_a_run_is_written_into_its_reports(
     assert "dreamshard verify --params job.yaml" in text and "seed 0" in text
 
 
+def test_without_real_images_measure_judges_the_first_student(
+    trained_run: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, "measure", "--params", str(tmp_path / "job.yaml"))
+    printed(capsys, "report", str(tmp_path / "job.yaml"))
+    text = (Path(trained_run["paths"]["reports"]) / "index.html").read_text()
+    assert "Confusion on synthetic images" in text and "Student, seed 0" in text
+    assert "of its synthetic images right" in text
+
+
 def test_a_dataset_alone_has_a_page_and_two_are_compared(
     trained_run: Params,
     tmp_path: Path,

@@ -86,7 +86,7 @@ def test_measures_of_a_dataset(made: Params, tmp_path: Path) -> None:
             "evaluation.verifier": made["teacher"],
         },
     )
-    report, pairs = measure(*load(judged))
+    report, pairs, answers = measure(*load(judged))
     assert report["images"] == 20
     assert pairs.shape[1:] == (2, 1, 8, 8)
     assert (
@@ -95,6 +95,9 @@ def test_measures_of_a_dataset(made: Params, tmp_path: Path) -> None:
     assert 0 < report["class_vendi_per_100"] <= 100
     assert report["statistics_gap"] > 0 and report["frechet_distance"] > 0
     assert "student_disagreement" not in report
+    assert {answer.model for answer in answers} == {"teacher"}
+    right = sum(answer.images for answer in answers if answer.label == answer.predicted)
+    assert right / 20 == report["teacher_agreement"]
 
     path = write_params(judged, tmp_path / "params.yaml")
     assert main(["measure", "--params", str(path)]) == 0
@@ -107,7 +110,7 @@ def test_a_student_on_images_of_another_recipe(made: Params, tmp_path: Path) -> 
     config, teacher = load(changed(made, {"evaluation.foreign": str(tar)}))
     assert "foreign_loss" not in measure(config, teacher)[0]  # there is no student yet
     assert main(["distill", "--params", str(write_params(made, tmp_path / "p.yaml"))]) == 0
-    report, _ = measure(config, teacher)
+    report, _, _ = measure(config, teacher)
     ((pixels, _),) = ordered_batches([tar], 99)
     images = teacher.preprocessing.normalise(pixels)
     student = load_student(config, teacher, STUDENT, config.distillation.seeds[0])
@@ -178,10 +181,16 @@ def test_what_is_said_of_a_student(made: Params, tmp_path: Path) -> None:
             return student(shown), teacher.network(shown), labels
 
     ours, theirs, labels = said(sorted((dataset(made) / "train").glob("*.tar")))
-    report, _ = measure(config, teacher)
+    report, _, answers = measure(config, teacher)
     differ = ours.argmax(1) != theirs.argmax(1)
     assert report["student_disagreement"] == pytest.approx(differ.double().mean().item(), rel=1e-5)
     assert 0 < report["student_disagreement"] != (ours.argmax(1) != labels).double().mean().item()
+    right = sum(
+        each.images
+        for each in answers
+        if each.model == "student-0" and each.label == each.predicted
+    )
+    assert right == int((ours.argmax(1) == labels).sum())
     chances = theirs.double().softmax(1).sort(1, descending=True).values
     assert report["teacher_margin"] == pytest.approx(
         (chances[:, 0] - chances[:, 1]).mean().item(), rel=1e-4

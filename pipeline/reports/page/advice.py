@@ -42,7 +42,7 @@ def advice(run: Run, classes: Sequence[ClassFacts]) -> list[Advice]:
         *_of_the_verdict(run),
         *_of_the_images(run),
         *_of_the_students(run),
-        *_of_the_classes(classes),
+        *_of_the_classes(run, classes),
         *_of_the_measurement(run),
     ]
 
@@ -67,7 +67,9 @@ def _of_the_dataset(run: Run) -> Iterator[Advice]:
 
 def _of_the_verdict(run: Run) -> Iterator[Advice]:
     found = verdict(run)
-    if not found or found["level"] == "usable":
+    if not found:  # of a dataset without reports, the records still know this
+        found = {"level": "", "confirmed": run.tally.agreement / run.tally.images}
+    if found["level"] == "usable" or (not run.labelled and not found["level"]):
         return
     views = [found["views"][name] for name in STEADY if name in found.get("views", {})]
     values = {**found, "steady": sum(views) / len(views) if views else 1.0}
@@ -109,7 +111,7 @@ def _of_the_images(run: Run) -> Iterator[Advice]:
 def _of_the_students(run: Run) -> Iterator[Advice]:
     found = accuracies(run)
     teacher, student = find(found, "teacher"), find(found, "student")
-    if run.saved.synthesis and not run.saved.logs:
+    if run.saved.synthesis and not run.saved.logs and run.labelled:
         yield Advice("No student was trained.", "Run dreamshard distill.")
     if not teacher or not student:
         return
@@ -147,7 +149,7 @@ def _still_learns(run: Run) -> bool:
     return bool(gains) and sum(gains) / len(gains) > 0.01
 
 
-def _of_the_classes(classes: Sequence[ClassFacts]) -> Iterator[Advice]:
+def _of_the_classes(run: Run, classes: Sequence[ClassFacts]) -> Iterator[Advice]:
     known = [each for each in classes if each.student is not None]
     if not known:
         return
@@ -156,7 +158,8 @@ def _of_the_classes(classes: Sequence[ClassFacts]) -> Iterator[Advice]:
     if weak:
         names = ", ".join(each.name for each in weak[:8]) + (" ..." if len(weak) > 8 else "")
         yield Advice(
-            f"Students are more than {points(BEHIND)} below their mean in these classes: {names}.",
+            f"On {run.saved.judged} images students are more than {points(BEHIND)} below their "
+            f"mean in these classes: {names}.",
             "Give them more images by a table in synthesis.images_per_class.",
         )
     counts = [each.images for each in classes]

@@ -61,6 +61,8 @@ def headline(run: Run) -> tuple[str, str]:
 
 
 def _of_students(run: Run) -> str:
+    if not run.labelled:
+        return "The images have no labels: they are for calibration and for losses of your own."
     found = accuracies(run)
     teacher, student = find(found, "teacher"), find(found, "student")
     if teacher and student:
@@ -91,12 +93,12 @@ def checks(run: Run, classes: Sequence[ClassFacts]) -> list[Check]:
     return [
         _complete(run),
         _usable(run),
-        _labels(run),
+        *([_labels(run)] if run.labelled else []),
         *_variety(run),
-        _student(run, found),
+        *([_student(run, found)] if run.labelled else []),
         *_baselines(found),
-        _sure(run, found),
-        *_worst(classes),
+        *([_sure(run, found)] if run.labelled else []),
+        *_worst(run, classes),
     ]
 
 
@@ -197,24 +199,29 @@ def _sure(run: Run, found: Sequence[Accuracy]) -> Check:
     return Check(question, text, "warn" if wide else "good")
 
 
-def _worst(classes: Sequence[ClassFacts]) -> Iterator[Check]:
+def _worst(run: Run, classes: Sequence[ClassFacts]) -> Iterator[Check]:
     if len(classes) < 2:
         return
     worst, question = classes[0], "Which class is worst?"
     if worst.student is not None:
-        text = f"Class {worst.name}: students get {percent(worst.student)} of its real images right"
+        own = run.saved.judged == "synthetic"
+        who, do = ("the first student", "s") if own else ("students", "")
+        right = percent(worst.student)
+        text = f"Class {worst.name}: {who} get{do} {right} of its {run.saved.judged} images right"
         if worst.confused:
             names = {each.label: each.name for each in classes}
             given, share = worst.confused
-            text += f" and take {percent(share)} of them for {names.get(given, given)}"
+            text += f" and take{do} {percent(share)} of them for {names.get(given, given)}"
         mean = sum(each.student or 0 for each in classes) / len(classes)
         state: State = "warn" if worst.student < mean - 0.05 else "good"
+        if own:
+            text += ". It learnt from these images; on real ones another class may be worst"
         yield Check(question, f"{text}.", state)
     elif worst.confidence is not None and worst.confirmed is not None:
         yield Check(
             question,
             f"Class {worst.name}: the teacher confirms {percent(worst.confirmed)} of its labels, "
             f"with a mean confidence of {percent(worst.confidence)}. Nobody measured students by "
-            "class: that needs real images.",
+            "class: run dreamshard measure after dreamshard distill.",
             "good" if worst.confirmed >= 0.9 else "warn",
         )

@@ -27,9 +27,9 @@ class ClassFacts:
         lowest: the lowest of these probabilities.
         flawed: images that are marked as flawed.
         replaced: images that took the place of a bad one.
-        teacher: accuracy of the teacher on real images of the class.
+        teacher: accuracy of the teacher on the images of the class that ``Saved.judged`` names.
         student: mean accuracy of the students on them.
-        real: the number of these real images.
+        judged: the number of these images.
         confused: the class that students most often give instead, with its share; None if none.
     """
 
@@ -43,7 +43,7 @@ class ClassFacts:
     replaced: int
     teacher: float | None
     student: float | None
-    real: int
+    judged: int
     confused: tuple[int, float] | None
 
     @property
@@ -55,7 +55,9 @@ class ClassFacts:
 
 
 def class_facts(run: Run) -> list[ClassFacts]:
-    """The facts of every class of the dataset, the worst first."""
+    """The facts of every class of the dataset, the worst first; none without labels."""
+    if not run.labelled:
+        return []
     counts, students = run.tally.counts, student_answers(run)
     labels = sorted({*counts, *(label for label, _ in students)})
     size = max(labels, default=0) + 1
@@ -91,7 +93,7 @@ def class_facts(run: Run) -> list[ClassFacts]:
                 replaced=int(sums["replaced"][label]),
                 teacher=teacher.get(label),
                 student=student.get(label),
-                real=sum(count for (true, _), count in first.items() if true == label),
+                judged=sum(count for (true, _), count in first.items() if true == label),
                 confused=_most_confused(students, label),
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline.reports.page.checks import percent, points
@@ -61,8 +61,9 @@ def render_comparison(a: Run, b: Run) -> bytes:
     """The page of two runs, as HTML."""
     both = (("A", a), ("B", b))
     facts = [class_facts(run) if run.dataset is not None else [] for run in (a, b)]
+    if a.saved.judged != b.saved.judged:  # students on other kinds of images compare with nothing
+        facts = [[replace(each, student=None) for each in classes] for classes in facts]
     galleries = _galleries(a, b, facts)
-    found_a, found_b = accuracies(a), accuracies(b)
     return render(
         "compare.html",
         a=a,
@@ -71,7 +72,7 @@ def render_comparison(a: Run, b: Run) -> bytes:
         figures=figures(a, b),
         parameters=parameters(a, b),
         same_parameters=_same(a, b),
-        accuracies=(found_a, found_b),
+        accuracies=(accuracies(a), accuracies(b)),
         galleries=galleries,
         classes=class_figures(*facts)[:MOST_CLASS_ROWS],
         losses=loss_charts(both) if galleries else [],
@@ -163,8 +164,12 @@ def _total(run: Run) -> float | None:
     return float(curves[max(curves)]["total"][-1]) if curves else None
 
 
-def _share(part: Callable[[Run], float]) -> Callable[[Run], float | None]:
-    return lambda run: part(run) / run.tally.images if run.tally.images else None
+def _labels(part: Callable[[Run], float]) -> Callable[[Run], float | None]:
+    return lambda run: part(run) / run.tally.images if run.tally.images and run.labelled else None
+
+
+def _flawed(run: Run) -> float | None:
+    return sum(run.tally.flaws.values()) / run.tally.images if run.tally.images else None
 
 
 def _number(value: float) -> str:
@@ -200,10 +205,10 @@ _MEASURES = (
     ),
     _Measure("images", lambda run: run.tally.images or None, _number),
     _Measure(
-        "labels that the teacher confirms", _share(lambda run: run.tally.agreement), percent, 1
+        "labels that the teacher confirms", _labels(lambda run: run.tally.agreement), percent, 1
     ),
-    _Measure("mean confidence of the teacher", _share(lambda run: run.tally.confidence), percent),
-    _Measure("flawed images", _share(lambda run: sum(run.tally.flaws.values())), percent, -1),
+    _Measure("mean confidence of the teacher", _labels(lambda run: run.tally.confidence), percent),
+    _Measure("flawed images", _flawed, percent, -1),
     _Measure("near-duplicates", _saved("measures", "near_duplicates"), percent, -1),
     _Measure("statistics gap", _saved("measures", "statistics_gap"), _short, -1),
     _Measure("total loss at the end", _total, _short),

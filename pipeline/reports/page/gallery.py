@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.dataset.records import SCHEMA
 from pipeline.reports.page.checks import percent
 from pipeline.reports.page.classes import ClassFacts
-from pipeline.reports.page.rows import Rows, read_rows_at
+from pipeline.reports.page.rows import NOBODY, Rows, read_rows_at
 from pipeline.reports.page.run import Run
 from pipeline.reports.page.thumbnails import MOST_BYTES, Thumbnail, thumbnails
 
@@ -20,6 +20,7 @@ MOST_CLASSES, WORST = 20, 8  # classes on a page, and how many of them are the w
 MOST_IMAGES = 160  # of all classes and rounds together
 MOST_ROUNDS = 4
 IN_A_LINE = 10  # images of a class, of all rounds together
+UNLABELLED = 40  # images of a dataset without labels
 DISTRUSTED = 24
 FIRST = ("key", "class_name", "teacher_prob", "teacher_pred", "teacher_entropy", "flaw", "replaced")
 """Columns that a reader wants to see first, when a row is shown."""
@@ -38,15 +39,21 @@ class Cell:
     def alt(self) -> str:
         """What a reader hears who does not see the picture."""
         row = self.picture.row
-        return f"image {row['key']}, class {row['class_name']}, {self.caption}"
+        name = None if row["cls"] is None else f"class {row['class_name']}"
+        return ", ".join(filter(None, (f"image {row['key']}", name, self.caption)))
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """The pictures of a class, by round."""
+    """The pictures of a class, or of a dataset without labels (``facts`` is None), by round."""
 
-    facts: ClassFacts
+    facts: ClassFacts | None
     rounds: Mapping[int, Sequence[Cell]]
+
+    @property
+    def label(self) -> int:
+        """The number of the class, or :data:`~pipeline.reports.page.rows.NOBODY`."""
+        return NOBODY if self.facts is None else self.facts.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ class Gallery:
     """All pictures of a page.
 
     Attributes:
-        classes: the shown classes, in the order of their numbers.
+        classes: the shown classes, in the order of their numbers; one line without labels.
         hidden: how many classes are not shown.
         distrusted: the images to look at with doubt, the worst first.
         table: the rows of all pictures, for the page's script.
@@ -95,7 +102,7 @@ def make_gallery(
 
     Args:
         run: the run.
-        chosen: the classes to show.
+        chosen: the classes to show; without labels there are none, and images are shown.
         classes: how many classes the dataset has.
         images: how many pictures of classes there may be.
         distrusted: how many images to distrust.
@@ -104,10 +111,12 @@ def make_gallery(
     """
     assert run.dataset is not None and run.rows is not None
     rows, rounds = run.rows, _rounds(run.rows)
-    each = min(IN_A_LINE // len(rounds), max(2, images // max(1, len(chosen) * len(rounds))))
+    lines = [*chosen] if run.labelled else [None]
+    each = min(IN_A_LINE // len(rounds), max(2, images // max(1, len(lines) * len(rounds))))
+    each = each if run.labelled else UNLABELLED
+    labels = [NOBODY if facts is None else facts.label for facts in lines]
     places = {
-        facts.label: {round_: rows.of_class(facts.label, round_, each) for round_ in rounds}
-        for facts in chosen
+        label: {round_: rows.of_class(label, round_, each) for round_ in rounds} for label in labels
     }
     doubted = rows.distrusted(distrusted)
     wanted = [int(p) for by_round in places.values() for found in by_round.values() for p in found]
@@ -123,11 +132,11 @@ def make_gallery(
                 facts,
                 {
                     round_: [cells[int(place)] for place in found]
-                    for round_, found in places[facts.label].items()
+                    for round_, found in places[label].items()
                     if len(found)
                 },
             )
-            for facts in chosen
+            for facts, label in zip(lines, labels, strict=True)
         ],
         hidden=classes - len(chosen),
         distrusted=[cells[int(place)] for place in doubted],
@@ -150,14 +159,14 @@ def _rounds(rows: Rows) -> list[int]:
 
 def _cell(run: Run, number: int, picture: Thumbnail, rows: Rows, place: int) -> Cell:
     confidence, predicted = float(rows.confidence[place]), int(rows.predicted[place])
-    wrong = predicted != int(rows.label[place])
-    caption = percent(confidence, 0 if confidence < 0.995 else 1)
+    wrong, flaw, words = predicted != int(rows.label[place]), picture.row.get("flaw"), []
+    if run.labelled:
+        words.append(percent(confidence, 0 if confidence < 0.9 else 1))
     if wrong:
-        caption += f", teacher says {run.class_name(predicted)}"
-    flaw = picture.row.get("flaw")
+        words.append(f"teacher says {run.class_name(predicted)}")
     if flaw:
-        caption += f", {flaw}"
-    return Cell(number, picture, caption, bool(wrong or flaw or confidence < 0.5))
+        words.append(flaw)
+    return Cell(number, picture, ", ".join(words), bool(wrong or flaw or confidence < 0.5))
 
 
 def _table(pictures: Sequence[Thumbnail]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pipeline.storage import read_many
 
 MOST_SHARDS = 2000  # whose rows are read; of more, evenly spaced ones
 CHUNK = 64  # Parquet files in memory at once
-NOBODY = -1  # stands for the answer of a student that does not exist
+NOBODY = -1  # stands for a label or an answer that does not exist
 _COLUMNS = (
     "cls",
     "round",
@@ -41,10 +41,10 @@ class Rows:
     Attributes:
         shard: the number of the shard.
         index: the place in the shard.
-        label: the intended class.
+        label: the intended class, or :data:`NOBODY` without labels.
         round: 0, or the adaptive round.
-        predicted: the teacher's class.
-        confidence: the teacher's probability of the intended class.
+        predicted: the teacher's class, or :data:`NOBODY` without labels.
+        confidence: the teacher's probability of the intended class; NaN without labels.
         flawed: whether a flaw is marked.
         replaced: whether the image took the place of a bad one.
         student: the class of the round's student, or :data:`NOBODY`.
@@ -81,10 +81,11 @@ class Rows:
         """The places of the images to look at with doubt, the worst first.
 
         Flawed images come first, then those whose label the teacher does not confirm, then those
-        with the lowest confidence.
+        with the lowest confidence. Without labels there are flawed ones only.
         """
         order = np.lexsort((self.confidence, self.confirmed, ~self.flawed))
-        return order[:most].astype(np.int64)
+        known = self.flawed | (self.label != NOBODY)
+        return order[known[order]][:most].astype(np.int64)
 
     def of_class(self, label: int, round_: int, most: int) -> Whole:
         """The places of evenly spaced images of a class in a round."""

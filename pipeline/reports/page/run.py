@@ -53,6 +53,11 @@ class Run:
     verify: str = "dreamshard verify"
     place: str = ""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have classes; a student always has them."""
+        return self.dataset is None or self.dataset.classes > 0
+
     def class_name(self, label: int) -> str:
         """The name of a class, or its number."""
         names = None if self.dataset is None else self.dataset.class_names

@@ -8,9 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import UserError
+from pipeline.reports.files import CONFUSION, CONFUSION_SYNTHETIC
 
 Curve = list[tuple[float, float]]
 """Pairs of a step and a value."""
@@ -27,7 +28,8 @@ class Saved:
         evaluation: ``evaluation.json``.
         measures: ``measures.json``.
         logs: the learning curves, by student and by quantity.
-        confusion: for each model the number of real images by class and by answer.
+        confusion: for each model the number of images by class and by answer.
+        judged: the images that the confusion is about: ``real`` ones, or the dataset's own.
         alike: the picture of the most similar pairs, a PNG file.
     """
 
@@ -37,6 +39,7 @@ class Saved:
     measures: Mapping[str, Any] = field(default_factory=dict)
     logs: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     confusion: Mapping[str, Mapping[tuple[int, int], int]] = field(default_factory=dict)
+    judged: Literal["real", "synthetic"] = "real"
     alike: bytes | None = None
 
 
@@ -52,13 +55,15 @@ def read_saved(reports: Path, evaluated: bool) -> Saved:
         UserError: a report is damaged.
     """
     alike = _read(reports / "alike.png")
+    confusion = _confusion(reports / CONFUSION) if evaluated else {}
     return Saved(
         synthesis=_json(reports / "synthesis.json"),
         distillation=_json(reports / "distillation.json"),
         evaluation=_json(reports / "evaluation.json") if evaluated else {},
         measures=_json(reports / "measures.json"),
         logs=parse_logs(_rows(reports / "distillation.csv"), reports / "distillation.csv"),
-        confusion=_confusion(reports / "confusion.csv") if evaluated else {},
+        confusion=confusion or _confusion(reports / CONFUSION_SYNTHETIC),
+        judged="real" if confusion else "synthetic",
         alike=alike,
     )
 

@@ -42,7 +42,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """The answers of a model on real images: a matrix, and the worst pairs in words."""
+    """The answers of a model: a matrix, and the worst pairs in words."""
 
     name: str
     labels: Sequence[str]
@@ -136,7 +136,12 @@ def _chart(
 
 
 def confidence_bins(run: Run) -> list[tuple[str, int, float]]:
-    """How many images have a confidence in each range: its name, the number, the share."""
+    """How many images have a confidence in each range: its name, the number, the share.
+
+    Without labels there are no ranges.
+    """
+    if not run.labelled:
+        return []
     assert run.rows is not None
     values = run.rows.confidence
     edges = [edge for edge, _ in BINS] + [np.inf]
@@ -149,11 +154,13 @@ def confidence_bins(run: Run) -> list[tuple[str, int, float]]:
 
 
 def confusions(run: Run) -> list[Confusion]:
-    """The confusion of the teacher and of all students together, on real images."""
+    """The confusion of the teacher and of the students, on the images of ``Saved.judged``."""
     found = []
+    seeds = [name for name in run.saved.confusion if name.startswith("student-")]
+    students = student_name(seeds[0]) if len(seeds) == 1 else "all seeds together"
     for name, answers in (
         ("Teacher", run.saved.confusion.get(TEACHER, {})),
-        ("Students, all seeds together", student_answers(run)),
+        (f"Student{'s' if len(seeds) > 1 else ''}, {students}", student_answers(run)),
     ):
         if not answers:
             continue

@@ -18,7 +18,8 @@
     picture.src = source.src;
     picture.alt = source.alt;
     picture.className = source.className;
-    title.textContent = `Class ${value("class_name")}: ${value("key")}`;
+    const name = value("class_name");
+    title.textContent = `${name === null ? "Image" : `Class ${name}`}: ${value("key")}`;
     body.replaceChildren(
       ...table.columns.flatMap((name, index) => {
         if (row[index] === null) return [];

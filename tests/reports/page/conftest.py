@@ -41,6 +41,14 @@ def bare(made: Params) -> Run:
 
 
 @pytest.fixture
+def without_labels(unlabelled_dataset: Params) -> Run:
+    """A dataset without labels, with the reports of its synthesis."""
+    run = run_of_config(parse_params(unlabelled_dataset), "job.yaml")
+    synthesis = {"images": 20, "classes": 0, "verdict": VERDICT}
+    return replace(run, saved=Saved(synthesis=synthesis, measures={"statistics_gap": 0.1}))
+
+
+@pytest.fixture
 def with_reports(bare: Run) -> Callable[..., Run]:
     """Call this with parts of :class:`Saved`: it gives a run with these reports."""
 

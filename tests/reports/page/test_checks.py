@@ -91,7 +91,10 @@ def test_advice_follows_from_the_figures(full: Run) -> None:
     text = advised(full)
     assert "20.0 % of the images have a near-duplicate" in text
     assert "5.0 points below its teacher. Make more images (synthesis.images, now 20)" in text
-    assert "more than 5.0 points below their mean in these classes: middle" in text
+    assert (
+        "On real images students are more than 5.0 points below their mean in these classes: middle"
+        in text
+    )
     assert "real images leave" in text
     assert "distillation.seeds" not in text and "baseline is missing" not in text
 
@@ -122,12 +125,34 @@ def test_advice_names_what_is_missing(
     assert said.lower() in advised(with_reports(**reports)).lower()
 
 
+def test_the_records_alone_tell_of_unconfirmed_labels(bare: Run) -> None:
+    doubtful = replace(bare, tally=replace(bare.tally, agreement=10.0))
+    assert "The teacher confirms only 50% of the labels. Raise synthesis.iterations" in advised(
+        doubtful
+    )
+    assert "confirms only" not in advised(replace(bare, tally=replace(bare.tally, agreement=20.0)))
+
+
 def test_classes_are_sorted_by_the_students_then_by_the_teacher(full: Run, bare: Run) -> None:
     assert [facts.name for facts in class_facts(full)] == ["middle", "bottom", "top"]
     worst = class_facts(full)[0]
-    assert worst.student == pytest.approx(0.82) and worst.teacher == 1.0 and worst.real == 50
+    assert worst.student == pytest.approx(0.82) and worst.teacher == 1.0 and worst.judged == 50
     confidences = [facts.confidence or 0 for facts in class_facts(bare) if facts.confirmed == 1]
     assert confidences == sorted(confidences)
+
+
+def test_without_real_images_the_first_student_names_the_worst_class(
+    with_reports: Reports,
+) -> None:
+    confusion = {name: CONFUSION[name] for name in ("teacher", "student-0")}
+    run = with_reports(confusion=confusion, judged="synthetic", logs=LOGS)
+    assert answer(run, "Which class is worst") == (
+        "Class middle: the first student gets 80.0 % of its synthetic images right and takes "
+        "20.0 % of them for bottom. It learnt from these images; on real ones another class may "
+        "be worst.",
+        "warn",
+    )
+    assert "On synthetic images students are more than 5.0 points below" in advised(run)
 
 
 def test_a_confusion_is_counted() -> None:

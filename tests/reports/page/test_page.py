@@ -148,7 +148,7 @@ def test_many_classes_are_chosen_from_the_worst_and_from_all() -> None:
     facts = [
         ClassFacts(
             label=label, name=str(label), images=1, confirmed=1.0, confidence=label / 1000,
-            lowest=0.0, flawed=0, replaced=0, teacher=None, student=None, real=0, confused=None,
+            lowest=0.0, flawed=0, replaced=0, teacher=None, student=None, judged=0, confused=None,
         )
         for label in range(1000)
     ]  # fmt: skip
