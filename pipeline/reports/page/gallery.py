@@ -161,7 +161,7 @@ def _cell(run: Run, number: int, picture: Thumbnail, rows: Rows, place: int) -> 
     confidence, predicted = float(rows.confidence[place]), int(rows.predicted[place])
     wrong, flaw, words = predicted != int(rows.label[place]), picture.row.get("flaw"), []
     if run.labelled:
-        words.append(percent(confidence, 0 if confidence < 0.9 else 1))
+        words.append(percent(confidence))
     if wrong:
         words.append(f"teacher says {run.class_name(predicted)}")
     if flaw:
