@@ -85,7 +85,8 @@ class Rows:
         """
         order = np.lexsort((self.confidence, self.confirmed, ~self.flawed))
         known = self.flawed | (self.label != NOBODY)
-        return order[known[order]][:most].astype(np.int64)
+        worst: Whole = order[known[order]][:most].astype(np.int64)
+        return worst
 
     def of_class(self, label: int, round_: int, most: int) -> Whole:
         """The places of evenly spaced images of a class in a round."""
