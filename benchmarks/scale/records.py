@@ -27,7 +27,6 @@ import numpy as np
 
 from benchmarks.faults.common import PROJECT, Params, changed, environment, load, parameters
 from benchmarks.faults.run import machine, say
-from pipeline.config.schema import Config
 from pipeline.dataset.layout import record_name, rows_name, tar_name
 from pipeline.dataset.plan import ShardPlan, plan_of
 from pipeline.dataset.records import ShardRecord, versions
@@ -116,22 +115,24 @@ def make_records(params: Params) -> None:
         }
         for name, data in files.items():
             (root / name).write_bytes(data)
-        record = _record(config, shard, shard_spec(of_round, shard), files, rng)
+        curve = [
+            dict(zip(TERMS, (float(f"{value:.6g}") for value in point), strict=True))
+            for point in rng.uniform(0.1, 10, (CURVE_POINTS, len(TERMS)))
+        ]
+        record = record_of(shard, shard_spec(of_round, shard), files, curve)
         (root / record_name(shard.number)).write_bytes(json_bytes(record.to_json()))
 
 
-def _record(
-    config: Config,
+def record_of(
     shard: ShardPlan,
     spec: dict[str, Any],
     files: dict[str, bytes],
-    rng: np.random.Generator,
+    curve: list[dict[str, float]],
+    agreement: float = 1.0,
+    confidence: float = 0.999991,
 ) -> ShardRecord:
+    """The record of a shard that no engine made."""
     labels, counts = np.unique(shard.labels, return_counts=True)
-    curve = [
-        dict(zip(TERMS, (float(f"{value:.6g}") for value in point), strict=True))
-        for point in rng.uniform(0.1, 10, (CURVE_POINTS, len(TERMS)))
-    ]
     return ShardRecord.of(
         shard=shard.name,
         round=shard.round,
@@ -143,8 +144,8 @@ def _record(
         class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
         batches=[batch.size for batch in shard.batches],
         precision="float32",
-        agreement=1.0,
-        confidence=0.999991,
+        agreement=agreement,
+        confidence=confidence,
         replaced={},
         flaws={},
         curve=curve,

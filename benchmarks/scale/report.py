@@ -24,16 +24,23 @@ from numpy.typing import NDArray
 
 from benchmarks.faults.common import Params, changed, load, parameters
 from benchmarks.faults.run import machine, say
-from benchmarks.scale.records import BYTES, CURVE_POINTS, FACTORY, SECONDS, TERMS, measure
+from benchmarks.scale.records import (
+    BYTES,
+    CURVE_POINTS,
+    FACTORY,
+    SECONDS,
+    TERMS,
+    measure,
+    record_of,
+)
 from pipeline.config.schema import Config
 from pipeline.dataset.layout import record_name, rows_name, tar_name
 from pipeline.dataset.plan import ShardPlan, plan_of
-from pipeline.dataset.records import SCHEMA, ShardRecord, encode_rows, versions
+from pipeline.dataset.records import SCHEMA, ShardRecord, encode_rows
 from pipeline.dataset.tar import Sample, write_tar
 from pipeline.reports.files import PAGE
-from pipeline.storage import digest_json, json_bytes, write_json
+from pipeline.storage import json_bytes, write_json
 from pipeline.synthesis.outputs import claim_output
-from pipeline.synthesis.publish_shard import file_facts
 from pipeline.synthesis.spec import round_spec, shard_spec
 
 PAGE_BYTES = 3_000_000
@@ -162,30 +169,12 @@ def _files(
 def _record(
     shard: ShardPlan, spec: dict[str, Any], files: dict[str, bytes], rng: np.random.Generator
 ) -> ShardRecord:
-    labels, counts = np.unique(shard.labels, return_counts=True)
     points = np.sort(rng.uniform(0.1, 10, (CURVE_POINTS, len(TERMS))), axis=0)[::-1]
     curve = [
         {"iteration": 10 * number, **dict(zip(TERMS, map(float, point), strict=True))}
         for number, point in enumerate(points)
     ]
-    return ShardRecord.of(
-        shard=shard.name,
-        round=shard.round,
-        first=shard.first,
-        images=len(shard.labels),
-        spec=spec,
-        spec_sha256=digest_json(spec),
-        files={name: file_facts(io.BytesIO(data)) for name, data in files.items()},
-        class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
-        batches=[batch.size for batch in shard.batches],
-        precision="float32",
-        agreement=0.99,
-        confidence=0.88,
-        replaced={},
-        flaws={},
-        curve=curve,
-        versions=versions(),
-    )
+    return record_of(shard, spec, files, curve, agreement=0.99, confidence=0.88)
 
 
 def _write_reports(config: Config) -> None:

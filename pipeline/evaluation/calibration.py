@@ -38,8 +38,15 @@ def calibrate(config: Config, teacher: Teacher) -> dict[str, Any]:
         The report.
 
     Raises:
-        UserError: a package is missing, or the dataset is not finished or has too few images.
+        UserError: the teacher has no logits, a package is missing, or the dataset is not finished
+            or has too few images.
     """
+    if not teacher.labelled:
+        raise UserError(
+            "calibrate compares the classes of the teacher with those of its copies, and "
+            "teacher.labels is none: calibrate your network with your tool and the images of "
+            "dreamshard export, and compare its own outputs"
+        )
     source, rest = _split(config)
     chosen, held_out = (_images(source, mask) for mask in (source.chosen, rest))
     noise = np.random.default_rng(config.calibration.seed).integers(
@@ -61,14 +68,15 @@ def calibrate(config: Config, teacher: Teacher) -> dict[str, Any]:
         if real is not None:
             real_expected = logits(model, real).argmax(1)
             report["real_images"] = len(real_expected)
-            report["teacher_accuracy"] = _share(real_expected, real.labels())
+            labels = real.labels()
+            report["teacher_accuracy"] = _share(real_expected, labels)
         for name, images in sets.items():
             quantise(model, copy, images, how)
             report[name] = {"agreement": _share(logits(copy, held_out).argmax(1), expected)}
             if real is not None:
                 classes = logits(copy, real).argmax(1)
                 report[name] |= {
-                    "accuracy": _share(classes, real.labels()),
+                    "accuracy": _share(classes, labels),
                     "real_agreement": _share(classes, real_expected),
                 }
     return report

@@ -156,6 +156,7 @@ def test_the_commands(
     assert "R_feature" in probed
     for command, message in (
         ("distill", "distill trains students on the teacher's logits"),
+        ("calibrate", "calibrate compares the classes of the teacher"),
         ("evaluate", "evaluate measures accuracies"),
     ):
         assert message in refused(capsys, command, "--params", path)
