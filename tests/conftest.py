@@ -162,6 +162,8 @@ def parameters(teacher: Path, root: Path) -> Params:
         "warmup": 2,
         "shift": 1,
         "flip": False,
+        "procedural": 0.0,
+        "adversarial": 0.0,
         "precision": "float32",
         "compile": False,
         "shuffle": 8,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.inversion.procedural import procedural_pictures
+from pipeline.procedural import procedural_pictures
 from pipeline.teachers.preprocessing import NATURAL_DEVIATION, NATURAL_MEAN
 
 PICTURE = Path("docs/procedural.png")

@@ -68,9 +68,14 @@ class DistillationConfig(Section):
     cutout: Count = 0
     """Side of a square that is blanked in each image, in pixels, at least 0. 0: off."""
 
-    adversarial: Weight = 0.0
-    """Largest distance by which every second image is moved to where student and teacher differ
-    more, in units of a quarter of the range from black to white; such as 0.3. 0: off."""
+    procedural: Fraction = 0.5
+    """Probability that an image is replaced by a new procedural picture of random textures and
+    shapes in a step, 0 to 1. The pictures cost little and never repeat. 0: off."""
+
+    adversarial: Weight = 0.4
+    """Largest distance by which every second image is changed so that student and teacher differ
+    more, in units of a quarter of the range from black to white. 0: off; a step then takes two
+    thirds of the time."""
 
     ema: Decay = 0.0
     """Decay of the moving average of the weights, from 0 to below 1. Above 0 the average is
@@ -108,7 +113,10 @@ class DistillationConfig(Section):
     @model_validator(mode="after")
     def _two_halves(self) -> Self:
         if self.batch_size < self.fewest_images:
-            raise ValueError("adversarial moves half a batch: batch_size must be 4 or more")
+            raise ValueError(
+                "adversarial changes half of a batch: set batch_size to 4 or more, "
+                "or adversarial to 0"
+            )
         return self
 
 

@@ -43,6 +43,7 @@ STUDENT_CODE = (
     "execution/torchrun.py",
     "local_files.py",
     "objective",
+    "procedural.py",
     "redaction.py",
     "source_digest.py",
     "storage.py",

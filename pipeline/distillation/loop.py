@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.config.distillation import DistillationConfig
 from pipeline.dataset.stream import Batch, ImageStream, Place
@@ -129,7 +129,7 @@ def train(
             progress.step, (progress.epoch, progress.position) = progress.step + 1, place
             last = progress.step == config.steps
             if last or progress.step % max(1, config.steps // LOG_POINTS) == 0:
-                progress.log.append(_log_row(progress.step, step, training.student, labels))
+                progress.log.append(_log_row(progress.step, step, training, pixels, labels))
                 track(progress.log)
             report(config.batch_size)
             if is_first() and not last and progress.step % config.checkpoint_every == 0:
@@ -145,16 +145,19 @@ def _remaining_batches(
     return islice(stream.endless(progress.epoch, progress.position), left)
 
 
-def _log_row(number: int, step: Step, student: nn.Module, labels: Tensor) -> dict[str, float]:
+def _log_row(
+    number: int, step: Step, training: Training, pixels: Tensor, labels: Tensor
+) -> dict[str, float]:
     """Compute one row of the log, averaged over the processes.
 
     ``agreement`` is the share of the augmented batch that student and teacher classify alike.
     ``accuracy`` is the share of the batch before augmentation that the student, in eval mode,
     assigns to the intended class.
     """
-    student.eval()
+    student = training.student.eval()
     with torch.no_grad():
-        correct = (student(step.clean).argmax(1).cpu() == labels).float().mean()
+        answers = student(training.network_input(pixels)).argmax(1).cpu()
+    correct = (answers == labels).float().mean()
     agreement = (step.logits.argmax(1) == step.target.argmax(1)).float().mean()
     values = average(torch.stack([step.loss.cpu(), agreement.cpu(), correct])).tolist()
     if not math.isfinite(values[0]):

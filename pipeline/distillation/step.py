@@ -18,6 +18,7 @@ from pipeline.distillation.augmentation import augment
 from pipeline.distillation.feature_maps import FeatureMaps, Imitation
 from pipeline.distillation.loss_gradient import LossGradient
 from pipeline.distillation.optimizers import WeightAverage, create_optimizers, learning_rate
+from pipeline.distillation.procedural_share import replace_images
 from pipeline.distillation.shared_batchnorm import share_batchnorm
 from pipeline.execution.torchrun import average_gradients, own_share
 from pipeline.teachers.teacher import Teacher
@@ -27,19 +28,17 @@ from pipeline.teachers.teacher import Teacher
 class Step:
     """The results of one training step.
 
-    The next step may overwrite all tensors except ``clean``.
+    The next step may overwrite the tensors.
 
     Attributes:
         loss: The training loss, a scalar.
         logits: The student's logits on the augmented images, ``[B, K]``.
         target: The teacher's logits on the augmented images, ``[B, K]``.
-        clean: The networks' input for the images before augmentation, ``[B, C, H, W]``.
     """
 
     loss: Tensor
     logits: Tensor
     target: Tensor
-    clean: Tensor
 
 
 class Training:
@@ -116,15 +115,17 @@ class Training:
             pixels: This process's share of the batch, uint8 ``[B, C, H, W]``.
 
         Returns:
-            The loss, the logits of both networks and the images.
+            The loss and the logits of both networks.
         """
         device, config = self._teacher.device, self._config
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
+        pictures = torch.Generator().manual_seed(derive_seed(self._seed, number, 0))
+        pixels = replace_images(pixels, config.procedural, pictures, self._share)
         if device.type == "cuda":
             pixels = pixels.pin_memory()  # A copy from other memory would wait for the GPU.
         pixels = pixels.to(device, non_blocking=True)
-        clean = self._space.pixels.normalise(pixels)
-        images = augment(clean, config, generator, self._share)
+        images = self._space.pixels.normalise(pixels)
+        images = augment(images, config, generator, self._share)
         distances = draw_distances(len(images), config.adversarial, generator, self._share)
         distances = distances.to(device, non_blocking=True)
         self.student.train()
@@ -136,7 +137,16 @@ class Training:
             optimizer.step(learning_rate(config, number))
         if self._average is not None:
             self._average.update(self.student, number)
-        return Step(loss, logits, target, self._space.network_input(clean))
+        return Step(loss, logits, target)
+
+    def network_input(self, pixels: Tensor) -> Tensor:
+        """The input of student and teacher for images without augmentation.
+
+        Args:
+            pixels: uint8 ``[B, C, H, W]``.
+        """
+        images = self._space.pixels.normalise(pixels.to(self._teacher.device))
+        return self._space.network_input(images)
 
     def published(self) -> nn.Module:
         """Return the trained network: the average of the weights where ``config.ema`` is set."""

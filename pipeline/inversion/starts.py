@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.inversion.procedural import procedural_pictures
+from pipeline.procedural import procedural_pictures
 
 
 def starting_images(
@@ -25,7 +25,7 @@ def starting_images(
             coloured blobs: Gaussian noise on a grid of about one cell for five pixels, interpolated
             to full size, plus weak white noise. ``grey`` is a tenth of ``low-frequency``, so the
             gradient has little to undo. ``varied`` is :func:`varied_noise`, ``procedural`` is
-            :func:`~pipeline.inversion.procedural.procedural_pictures`.
+            :func:`~pipeline.procedural.procedural_pictures`.
         generator: The source of the random draws, on the CPU.
         device: Where the images are computed. The draws are made on the CPU.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.distillation import PROCEDURAL
+from pipeline.config.distillation import NOISE, PROCEDURAL
 from pipeline.config.schema import Config
 from pipeline.dataset.plan import plan_of
 from pipeline.execution.runner import Runner
@@ -34,8 +34,12 @@ def baseline_config(config: Config, kind: str) -> Config:
     # All images are kept: no rule applies to them.
     update |= {"images_per_class": None, "keep": 1.0}
     update |= {"min_confidence": 0.0, "confirmed": False, "max_similarity": None}
+    training = config.distillation
+    if kind == NOISE:  # the student of noise sees nothing else
+        training = training.model_copy(update={"procedural": 0.0})
     return config.model_copy(
         update={
+            "distillation": training,
             "synthesis": config.synthesis.model_copy(update=update),
             "adaptive": config.adaptive.model_copy(update={"rounds": 0}),
             "paths": config.paths.model_copy(

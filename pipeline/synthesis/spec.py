@@ -25,6 +25,7 @@ SHARD_CODE = (
     "synthesis",
     "teachers",
     "local_files.py",
+    "procedural.py",
     "redaction.py",
     "source_digest.py",
     "storage.py",

@@ -170,5 +170,5 @@ def test_a_killed_student_goes_on_to_the_same_bytes(
 
 
 def test_half_a_batch_has_to_be_more_than_one_image() -> None:
-    with pytest.raises(ValueError, match="batch_size must be 4 or more"):
+    with pytest.raises(ValueError, match="set batch_size to 4 or more"):
         DistillationConfig(adversarial=0.3, batch_size=2)

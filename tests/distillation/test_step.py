@@ -32,6 +32,7 @@ def plain(**changes: Any) -> Training:
     settings = {
         "steps": 6, "batch_size": 4, "optimizer": "sgd", "compile": False, "shift": 0,
         "flip": False, "mixup": 0.0, "cutmix": 0.0, "warmup": 2, "precision": "float32",
+        "procedural": 0.0, "adversarial": 0.0,
     }  # fmt: skip
     student = changes.pop("student", network())
     return Training(frozen, student, DistillationConfig(**{**settings, **changes}), seed=0)
@@ -90,7 +91,7 @@ def test_students_with_few_classes_or_many_features_do_not_diverge(
     )  # fmt: skip
     config = DistillationConfig(
         steps=60, batch_size=16, compile=False, shift=0, flip=False, mixup=0.0, cutmix=0.0,
-        warmup=10, precision="float32", optimizer="muon",
+        warmup=10, precision="float32", optimizer="muon", procedural=0.0, adversarial=0.0,
     )  # fmt: skip
     made = Training(frozen, student, config, seed=0)
     pixels = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)
@@ -111,3 +112,15 @@ def test_everything_else_moves_by_nesterovs_momentum_and_decays() -> None:
         sgd.step()
     for own, weight in zip(expected, made.student.parameters(), strict=True):
         torch.testing.assert_close(own.detach(), weight.detach())
+
+
+def test_a_step_replaces_a_share_of_its_images_and_leaves_the_callers_batch() -> None:
+    pixels = batch(0)
+    before = pixels.clone()
+    with plain() as without:
+        unchanged = without.step(0, pixels).target.clone()
+    with plain(procedural=1.0) as all_new:
+        first, second, again = (all_new.step(n, pixels).target.clone() for n in (0, 1, 0))
+    assert torch.equal(pixels, before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second) and not torch.equal(first, unchanged)

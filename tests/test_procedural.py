@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.inversion.procedural import (
+from pipeline.procedural import (
     LAYERS,
     MASKS,
     Draws,
@@ -44,8 +44,8 @@ def test_many_large_pictures_are_made_a_few_at_a_time(monkeypatch: pytest.Monkey
         sizes.append(count)
         return made(count, shape, source)
 
-    monkeypatch.setattr("pipeline.inversion.procedural.CHUNK", 3 * 16 * 16)
-    monkeypatch.setattr("pipeline.inversion.procedural.LAYERS", (counted,))
+    monkeypatch.setattr("pipeline.procedural.CHUNK", 3 * 16 * 16)
+    monkeypatch.setattr("pipeline.procedural.LAYERS", (counted,))
     assert pictures(7, (1, 16, 16)).shape == (7, 1, 16, 16)
     assert max(sizes) == 3 and sum(sizes) == 2 * 7
     assert pictures(0, (1, 16, 16)).shape == (0, 1, 16, 16)

@@ -1,8 +1,9 @@
 """Procedural pictures: random textures and shapes from formulas, without any network or data.
 
 A picture has edges, regions, textures and colours as photographs have, and costs almost nothing.
-Inversions can start from such pictures. Pictures that are only selected by the teacher's answers
-are the baseline that inverted images have to beat. The ideas:
+Students learn from new pictures in every step, next to the dataset. Inversions can start from such
+pictures. Pictures that are only selected by the teacher's answers are the baseline that inverted
+images have to beat. The ideas:
 
 - Dead leaves, random shapes that occlude each other, with a power law of sizes: Lee, Mumford and
   Huang, "Occlusion Models for Natural Images", IJCV 2001.
@@ -63,6 +64,13 @@ def procedural_pictures(
     parts = [_pictures(size, shape, draws) for size in sizes]
     pixels = torch.cat(parts) if parts else torch.zeros(0, *shape, device=device)
     return (pixels - NATURAL_MEAN) / NATURAL_DEVIATION
+
+
+def procedural_pixels(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
+    """Draw pictures as :func:`procedural_pictures` does, as pixels: uint8 ``[B, C, H, W]``."""
+    pictures = procedural_pictures(count, shape, generator)
+    shares = NATURAL_DEVIATION * pictures + NATURAL_MEAN
+    return (255 * shares).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
