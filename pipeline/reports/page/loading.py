@@ -60,7 +60,7 @@ def network_lines(run: Run) -> list[tuple[str, str]]:
     values = run.parameters
     if "teacher.input.mean" in values:
         mean, std = (show_value(values[f"teacher.input.{key}"]) for key in ("mean", "std"))
-        found.append(("Pixels become", f"(pixel / 255 - mean) / std, mean {mean}, std {std}"))
+        found.append(("Input", f"(pixel / 255 - mean) / std, mean {mean}, std {std}"))
     return found
 
 

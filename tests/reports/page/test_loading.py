@@ -48,7 +48,7 @@ def test_images_without_labels_are_read_too(
     monkeypatch.chdir(folder.parent)
     batches = loaded(loading_code(without_labels))
     assert sum(len(images) for images, _ in batches) == 20
-    assert [name for name, _ in network_lines(without_labels)] == ["Teacher", "Pixels become"]
+    assert [name for name, _ in network_lines(without_labels)] == ["Teacher", "Input"]
 
 
 def test_a_dataset_behind_a_url_is_read_by_the_package(bare: Run) -> None:
