@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.verdict import LIMITS, STEADY
 from pipeline.reports.page.charts import is_falling
-from pipeline.reports.page.checks import LITTLE, REPEATS, percent, points
+from pipeline.reports.page.checks import LITTLE, REPEATS, UNEVEN, percent, points
 from pipeline.reports.page.classes import ClassFacts
 from pipeline.reports.page.figures import accuracies, find, verdict
 from pipeline.reports.page.run import Run
@@ -163,7 +163,7 @@ def _of_the_classes(run: Run, classes: Sequence[ClassFacts]) -> Iterator[Advice]
             "Give them more images by a table in synthesis.images_per_class.",
         )
     counts = [each.images for each in classes]
-    if min(counts) < max(counts) / 2:
+    if min(counts) * UNEVEN < max(counts):
         least = min(classes, key=lambda each: each.images)
         yield Advice(
             f"Class {least.name} has {least.images:,} images, and the largest class has "

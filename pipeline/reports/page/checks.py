@@ -12,6 +12,7 @@ from pipeline.reports.page.run import Run
 
 State = Literal["good", "warn", "bad", "unknown"]
 MUCH, LITTLE = 0.1, 0.02  # distance of a student from its teacher
+UNEVEN = 2  # the largest class may have so many times the images of the smallest
 REPEATS = 0.05  # share of near-duplicates from which on they are named
 WORDS: dict[State, str] = {
     "good": "good",
@@ -55,7 +56,10 @@ def headline(run: Run) -> tuple[str, str]:
     teacher, student = find(found, "teacher"), find(found, "student")
     short = f"The {images} look {level}" if level else f"Nobody judged the {images} yet"
     if teacher and student:
-        reached = f"students trained on them reach {percent(student.value)}, the teacher "
+        who = "students trained on them reach"
+        if len(student.seeds) == 1:
+            who = "a student trained on them reaches"
+        reached = f"{who} {percent(student.value)}, the teacher "
         short += f"{': ' if level else '; '}{reached}{percent(teacher.value)}"
     return f"{short}.", _of_students(run)
 
@@ -66,8 +70,10 @@ def _of_students(run: Run) -> str:
     found = accuracies(run)
     teacher, student = find(found, "teacher"), find(found, "student")
     if teacher and student:
+        one = len(student.seeds) == 1
+        who, was = ("student", "was") if one else ("students", "were")
         text = (
-            f"The students learnt from the synthetic images alone and were measured on "
+            f"The {who} learnt from the synthetic images alone and {was} measured on "
             f"{run.saved.evaluation['real_images']:,} real ones."
         )
         others = [
@@ -92,6 +98,7 @@ def checks(run: Run, classes: Sequence[ClassFacts]) -> list[Check]:
     found = accuracies(run)
     return [
         _complete(run),
+        _unchanged(run),
         _usable(run),
         *([_labels(run)] if run.labelled else []),
         *_variety(run),
@@ -99,6 +106,7 @@ def checks(run: Run, classes: Sequence[ClassFacts]) -> list[Check]:
         *_baselines(found),
         *([_sure(run, found)] if run.labelled else []),
         *_worst(run, classes),
+        *_balance(classes),
     ]
 
 
@@ -110,6 +118,19 @@ def _complete(run: Run) -> Check:
         return Check(question, f"No: {planned - made:,} of {planned:,} images are missing.", "bad")
     shards = f"{run.tally.shards:,} shard{'s' if run.tally.shards != 1 else ''}"
     return Check(question, f"Yes: {made:,} images in {shards}, each with its record.", "good")
+
+
+def _unchanged(run: Run) -> Check:
+    text = (
+        "The images of this page have the digests that their rows state. dreamshard verify "
+        "compares every byte of the dataset"
+    )
+    text += (
+        ", and dreamshard authenticate checks its signature."
+        if run.signed
+        else ". The dataset is unsigned: a change that rewrote the digests too would go unseen."
+    )
+    return Check("Is it unchanged since it was made?", text, "unknown")
 
 
 def _usable(run: Run) -> Check:
@@ -188,7 +209,7 @@ def _sure(run: Run, found: Sequence[Accuracy]) -> Check:
         return Check(question, f"There is no accuracy on real images{images}.", "unknown")
     images, reach = run.saved.evaluation["real_images"], (student.high - student.low) / 2
     text = f"With {images:,} real images it is {percent(student.low)} to {percent(student.high)}"
-    text += " (95 % interval). "
+    text += " (95\u00a0% interval). "
     if len(student.seeds) > 1:
         low, high = min(student.seeds), max(student.seeds)
         text += f"The {len(student.seeds)} seeds reach {percent(low)} to {percent(high)}."
@@ -202,10 +223,13 @@ def _sure(run: Run, found: Sequence[Accuracy]) -> Check:
 def _worst(run: Run, classes: Sequence[ClassFacts]) -> Iterator[Check]:
     if len(classes) < 2:
         return
+    assert run.rows is not None
     worst, question = classes[0], "Which class is worst?"
     if worst.student is not None:
         own = run.saved.judged == "synthetic"
-        who, do = ("the first student", "s") if own else ("students", "")
+        one = sum(name.startswith("student-") for name in run.saved.confusion) == 1
+        who = "the first student" if own else "the student" if one else "students"
+        do = "s" if own or one else ""
         right = percent(worst.student)
         text = f"Class {worst.name}: {who} get{do} {right} of its {run.saved.judged} images right"
         if worst.confused:
@@ -222,6 +246,21 @@ def _worst(run: Run, classes: Sequence[ClassFacts]) -> Iterator[Check]:
             question,
             f"Class {worst.name}: the teacher confirms {percent(worst.confirmed)} of its labels, "
             f"with a mean confidence of {percent(worst.confidence)}. Nobody measured students by "
-            "class: run dreamshard measure after dreamshard distill.",
+            f"class: run dreamshard measure after dreamshard distill. {run.rows.read_from}".strip(),
             "good" if worst.confirmed >= 0.9 else "warn",
         )
+
+
+def _balance(classes: Sequence[ClassFacts]) -> Iterator[Check]:
+    if len(classes) < 2:
+        return
+    counts = [each.images for each in classes]
+    least, most = min(counts), max(counts)
+    if least == most:
+        text = f"Yes: each of the {len(counts):,} classes has {most:,} images."
+    else:
+        few = next(each.name for each in classes if each.images == least)
+        many = next(each.name for each in classes if each.images == most)
+        text = f"They have from {least:,} (class {few}) to {most:,} images (class {many})."
+    even = least * UNEVEN >= most
+    yield Check("Are the classes balanced?", text, "good" if even else "warn")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from pipeline.reports.page.checks import percent, points
 from pipeline.reports.page.classes import ClassFacts, class_facts
-from pipeline.reports.page.figures import Accuracy, accuracies, find, verdict
+from pipeline.reports.page.differences import Figure, class_figures, figures, may_be_chance
+from pipeline.reports.page.figures import accuracies, find, verdict
 from pipeline.reports.page.gallery import Gallery, choose_classes, make_gallery, merge_tables
 from pipeline.reports.page.run import Run
 from pipeline.reports.page.sections import (
@@ -16,45 +17,13 @@ from pipeline.reports.page.sections import (
     learning_charts,
     loss_charts,
     provenance_lines,
-    show_bytes,
 )
 from pipeline.reports.page.template import NOTHING, render, show_value
 from pipeline.reports.page.thumbnails import MOST_BYTES
 
-_Part = TypeVar("_Part")
 MOST_CLASS_ROWS = 200
 MOST_CLASSES, MOST_IMAGES, DISTRUSTED = 12, 80, 12  # of each of the two
 FIRST_SEEDS = 2  # students of each of the two in the learning curves
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of a table: the values of A and B, their difference, and how B differs from A.
-
-    ``state`` is ``better``, ``worse`` or ``differs``, and empty where A and B are the same.
-    """
-
-    name: str
-    a: str
-    b: str
-    difference: str = ""
-    state: str = ""
-
-    @property
-    def mark(self) -> str:
-        """The state in a word or a sign, for readers who do not see its colour."""
-        return {"better": "B better", "worse": "B worse", "differs": "differs"}.get(self.state, "")
-
-
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    """A figure of a run: its name, its value, its form, and whether more is better (1), worse (-1)
-    or neither (0)."""
-
-    name: str
-    value: Callable[[Run], float | None]
-    show: Callable[[float], str]
-    better: int = 0
 
 
 def render_comparison(a: Run, b: Run) -> bytes:
@@ -95,126 +64,13 @@ def comparison_headline(a: Run, b: Run) -> str:
         text = f"The students of A reach {percent(first.value)}, those of B {percent(second.value)}"
         if gap == 0:
             return f"{text}."
-        if _overlap(first, second):
+        if may_be_chance(a, b):
             return f"{text}: a difference of {points(gap)} that may be chance."
         return f"{text}: B is {points(gap)} {'better' if gap > 0 else 'worse'}."
     levels = [verdict(run).get("level") for run in (a, b)]
     if all(levels):
         return f"The images of A look {levels[0]}, those of B {levels[1]}."
     return "A and B next to each other."
-
-
-def _overlap(first: Accuracy, second: Accuracy) -> bool:
-    return first.low <= second.high and second.low <= first.high
-
-
-def figures(a: Run, b: Run) -> list[Figure]:
-    """The figures that at least one of the two runs has."""
-    found = []
-    for measure in _MEASURES:
-        values = (measure.value(a), measure.value(b))
-        if values != (None, None):
-            found.append(_figure(measure, *values))
-    levels = _both(a, b, lambda run: str(verdict(run).get("level", NOTHING)))
-    if levels != (NOTHING, NOTHING):
-        found.insert(0, Figure("verdict", *levels, "", "differs" if levels[0] != levels[1] else ""))
-    return found
-
-
-def _figure(measure: _Measure, first: float | None, second: float | None) -> Figure:
-    shown = _both(first, second, lambda value: NOTHING if value is None else measure.show(value))
-    if first is None or second is None or first == second:
-        differs = first != second
-        return Figure(measure.name, *shown, "", "differs" if differs else "")
-    gap = second - first
-    sign = "+" if gap > 0 else "\N{MINUS SIGN}"
-    size = points(gap) if measure.show is percent else measure.show(abs(gap))
-    state = "differs" if not measure.better else "better" if gap * measure.better > 0 else "worse"
-    return Figure(measure.name, *shown, f"{sign}{size}", state)
-
-
-def _both(a: _Part, b: _Part, show: Callable[[_Part], str]) -> tuple[str, str]:
-    return show(a), show(b)
-
-
-def _saved(part: str, name: str) -> Callable[[Run], float | None]:
-    def value(run: Run) -> float | None:
-        found: float | None = getattr(run.saved, part).get(name)
-        return found
-
-    return value
-
-
-def _speed(run: Run) -> float | None:
-    made = run.saved.synthesis.get("made_now", {})
-    return made["images"] / made["worker_seconds"] if made.get("worker_seconds") else None
-
-
-def _last(run: Run, name: str) -> float | None:
-    values = [
-        curves[name][-1][1]
-        for student, curves in run.saved.logs.items()
-        if student.startswith("student-") and curves.get(name)
-    ]
-    return sum(values) / len(values) if values else None
-
-
-def _total(run: Run) -> float | None:
-    curves = run.tally.mean_curves()
-    return float(curves[max(curves)]["total"][-1]) if curves else None
-
-
-def _labels(part: Callable[[Run], float]) -> Callable[[Run], float | None]:
-    return lambda run: part(run) / run.tally.images if run.tally.images and run.labelled else None
-
-
-def _flawed(run: Run) -> float | None:
-    return sum(run.tally.flaws.values()) / run.tally.images if run.tally.images else None
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}"
-
-
-_MEASURES = (
-    _Measure("accuracy of the students", _saved("evaluation", "student_accuracy"), percent, 1),
-    _Measure("accuracy of the teacher", _saved("evaluation", "teacher_accuracy"), percent),
-    _Measure("... of a student of noise", _saved("evaluation", "noise_baseline_accuracy"), percent),
-    _Measure(
-        "... of a student of procedural pictures",
-        _saved("evaluation", "procedural_baseline_accuracy"),
-        percent,
-    ),
-    _Measure("real images", _saved("evaluation", "real_images"), _number),
-    _Measure(
-        "agreement on new synthetic images",
-        lambda run: run.saved.distillation.get("held_out", {}).get("agreement"),
-        percent,
-        1,
-    ),
-    _Measure("last loss of the students", lambda run: _last(run, "loss"), _short, -1),
-    _Measure(
-        "last agreement of the students in training",
-        lambda run: _last(run, "agreement"),
-        percent,
-        1,
-    ),
-    _Measure("images", lambda run: run.tally.images or None, _number),
-    _Measure(
-        "labels that the teacher confirms", _labels(lambda run: run.tally.agreement), percent, 1
-    ),
-    _Measure("mean confidence of the teacher", _labels(lambda run: run.tally.confidence), percent),
-    _Measure("flawed images", _flawed, percent, -1),
-    _Measure("near-duplicates", _saved("measures", "near_duplicates"), percent, -1),
-    _Measure("statistics gap", _saved("measures", "statistics_gap"), _short, -1),
-    _Measure("total loss at the end", _total, _short),
-    _Measure("images a second and worker", _speed, _short, 1),
-    _Measure("bytes on disk", lambda run: run.tally.stored or None, show_bytes),
-)
 
 
 def parameters(a: Run, b: Run) -> list[Figure]:
@@ -238,35 +94,6 @@ def _section(name: str) -> str:
 
 def _value(values: Mapping[str, Any], name: str) -> str:
     return show_value(values[name]) if name in values else "not set"
-
-
-def class_figures(
-    a: Sequence[ClassFacts], b: Sequence[ClassFacts]
-) -> list[tuple[str, Figure | None, Figure]]:
-    """For each class of both: its name, the students' accuracies and the teacher's confidences.
-
-    The classes that differ most come first.
-    """
-    others = {facts.label: facts for facts in b}
-    pairs = [(facts, others[facts.label]) for facts in a if facts.label in others]
-    accuracy = _Measure("accuracy", lambda run: None, percent, 1)
-    confidence = _Measure("confidence", lambda run: None, percent)
-    pairs.sort(key=lambda pair: (-_gap(pair[0].student, pair[1].student),
-                                 -_gap(pair[0].confidence, pair[1].confidence)))  # fmt: skip
-    return [
-        (
-            first.name,
-            _figure(accuracy, first.student, second.student)
-            if (first.student, second.student) != (None, None)
-            else None,
-            _figure(confidence, first.confidence, second.confidence),
-        )
-        for first, second in pairs
-    ]
-
-
-def _gap(first: float | None, second: float | None) -> float:
-    return 0.0 if first is None or second is None else abs(first - second)
 
 
 def _galleries(a: Run, b: Run, facts: Sequence[Sequence[ClassFacts]]) -> list[Gallery]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,21 @@ FIRST = ("key", "class_name", "teacher_prob", "teacher_pred", "teacher_entropy",
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One picture of the page. ``number`` finds its row in the page's table of rows."""
+    """One picture of the page.
+
+    Attributes:
+        number: finds its row in the page's table of rows.
+        picture: the picture.
+        caption: what the teacher says of it, and its flaw.
+        doubtful: whether the caption is a reason for doubt.
+        title: its class, where the page does not name it around the picture.
+    """
 
     number: int
     picture: Thumbnail
     caption: str
     doubtful: bool
+    title: str = ""
 
     @property
     def alt(self) -> str:
@@ -139,7 +148,7 @@ def make_gallery(
             for facts, label in zip(lines, labels, strict=True)
         ],
         hidden=classes - len(chosen),
-        distrusted=[cells[int(place)] for place in doubted],
+        distrusted=[_with_class(run, cells[int(place)]) for place in doubted],
         table=_table([cells[place].picture for place in wanted]),
     )
 
@@ -167,6 +176,14 @@ def _cell(run: Run, number: int, picture: Thumbnail, rows: Rows, place: int) -> 
     if flaw:
         words.append(flaw)
     return Cell(number, picture, ", ".join(words), bool(wrong or flaw or confidence < 0.5))
+
+
+def _with_class(run: Run, cell: Cell) -> Cell:
+    """The picture with the name of its class, which a number alone would not explain."""
+    if not run.labelled:
+        return cell
+    name = str(cell.picture.row["class_name"])
+    return replace(cell, title=f"class {name}" if name.isdecimal() else name)
 
 
 def _table(pictures: Sequence[Thumbnail]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pipeline.reports.page.checks import checks, headline
 from pipeline.reports.page.classes import class_facts
 from pipeline.reports.page.figures import accuracies, students, verdict
 from pipeline.reports.page.gallery import choose_classes, make_gallery
+from pipeline.reports.page.loading import loading_code, network_lines, student_code
 from pipeline.reports.page.run import Run
 from pipeline.reports.page.sections import (
     confidence_bins,
@@ -50,5 +51,8 @@ def render_run(run: Run) -> bytes:
         cost=cost(run),
         measures=measure_lines(run),
         provenance=provenance_lines(run),
+        networks=network_lines(run),
+        loading=loading_code(run),
+        student_code=student_code(run),
         table=gallery.table,
     )

@@ -72,6 +72,13 @@ class Rows:
         return len(self.label)
 
     @property
+    def read_from(self) -> str:
+        """Which rows were read, as a sentence; empty if they are those of all shards."""
+        if self.shards == self.total:
+            return ""
+        return f"Read from the rows of {self.shards:,} of {self.total:,} shards."
+
+    @property
     def confirmed(self) -> NDArray[np.bool_]:
         """Whether the teacher gives the intended class."""
         found: NDArray[np.bool_] = self.predicted == self.label

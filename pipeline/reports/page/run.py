@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Run:
         signed: whether the dataset has a signature.
         verify: the command that verifies the dataset.
         place: the dataset's folder or URL, without private parts.
+        students: the folder or URL of its students likewise; empty if it is unknown.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Run:
     signed: bool = False
     verify: str = "dreamshard verify"
     place: str = ""
+    students: str = ""
 
     @property
     def labelled(self) -> bool:
@@ -80,7 +82,9 @@ def run_of_config(config: Config, name: str, verify: str = "dreamshard verify") 
     parameters = _flat(redact(config.model_dump(mode="json")))
     hidden = ("paths.", "execution.")
     kept = {key: value for key, value in parameters.items() if not key.startswith(hidden)}
-    return _with_dataset(Run(name=name, parameters=kept, saved=saved, verify=verify), dataset)
+    students = redact_text(_public(config.paths.students))
+    run = Run(name=name, parameters=kept, saved=saved, verify=verify, students=students)
+    return _with_dataset(run, dataset)
 
 
 def is_params(text: str) -> bool:
@@ -112,7 +116,8 @@ def open_run(text: str, config: Config | None = None) -> Run:
         )
     dataset = Dataset(root)
     parameters = _stated(_provenance(dataset)[0])
-    return _with_dataset(Run(name=text, parameters=parameters), dataset)
+    verify = "dreamshard verify --params FILE  # the parameter file of this dataset"
+    return _with_dataset(Run(name=text, parameters=parameters, verify=verify), dataset)
 
 
 def located(config: Config, params: Path) -> Config:
@@ -155,17 +160,15 @@ def _with_dataset(run: Run, dataset: Dataset) -> Run:
     if not tally.images:
         raise UserError(f"{dataset.root} has no complete shard: run synthesize first")
     provenance, digest = _provenance(dataset)
-    return Run(
+    return replace(
+        run,
         name=_public(run.name),
-        parameters=run.parameters,
-        saved=run.saved,
         dataset=dataset,
         tally=tally,
         rows=read_columns(dataset),
         provenance=provenance,
         digest=digest,
         signed=exists(dataset.root / SIGNATURE),
-        verify=run.verify,
         place=redact_text(_public(str(dataset.root))),
     )
 

@@ -198,7 +198,7 @@ def rounds(run: Run) -> list[dict[str, Any]]:
         found.append(
             {
                 "round": number,
-                "images": int(here.sum()),
+                "images": run.tally.round_images[number],
                 "confirmed": float(rows.confirmed[here].mean()),
                 "confidence": float(rows.confidence[here].mean()),
                 "divergence": float(rows.divergence[known].mean()) if known.any() else None,
@@ -226,12 +226,11 @@ def cost(run: Run) -> list[tuple[str, str]]:
         lines.append(("Images of the last run", "none: all shards were complete already"))
     trained = run.saved.distillation.get("made_now", {})
     if trained.get("students"):
-        lines.append(
-            (
-                "Students of the last run",
-                f"{trained['students']} in {show_seconds(trained['worker_seconds'])} of one worker",
-            )
-        )
+        seconds = show_seconds(trained["worker_seconds"])
+        text = f"{trained['students']} in {seconds} of one worker"
+        lines.append(("Students of the last run", text))
+    elif run.saved.distillation:
+        lines.append(("Students of the last run", "none: all students were complete already"))
     stored, images = run.tally.stored, max(1, run.tally.images)
     lines.append(
         ("Dataset on disk", f"{show_bytes(stored)}, {show_bytes(stored / images)} an image")

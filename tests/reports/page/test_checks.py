@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,33 @@ def test_every_question_is_answered(full: Run) -> None:
         "bottom.",
         "warn",
     )
+    assert answer(full, "Is it unchanged") == (
+        "The images of this page have the digests that their rows state. dreamshard verify "
+        "compares every byte of the dataset. The dataset is unsigned: a change that rewrote the "
+        "digests too would go unseen.",
+        "unknown",
+    )
+    assert "authenticate" in answer(replace(full, signed=True), "Is it unchanged")[0]
+
+
+def test_the_balance_of_the_classes_is_told(full: Run) -> None:
+    for counts, said in (
+        ((7, 7, 7), ("Yes: each of the 3 classes has 7 images.", "good")),
+        ((6, 4, 8), ("They have from 4 (class middle) to 8 images (class bottom).", "good")),
+        ((6, 3, 8), ("They have from 3 (class middle) to 8 images (class bottom).", "warn")),
+    ):
+        tally = replace(full.tally, counts=Counter(dict(enumerate(counts))))
+        assert answer(replace(full, tally=tally), "Are the classes balanced") == said
+
+
+def test_one_student_is_one(with_reports: Reports) -> None:
+    evaluation = {**EVALUATION, "student_accuracies": {"0": 0.9}}
+    confusion = {name: CONFUSION[name] for name in ("teacher", "student-0")}
+    run = with_reports(evaluation=evaluation, confusion=confusion)
+    short, long = map(plain, headline(run))
+    assert "a student trained on them reaches 90.0 %" in short
+    assert "The student learnt from the synthetic images alone and was measured" in long
+    assert "the student gets 80.0 %" in answer(run, "Which class is worst")[0]
 
 
 def test_a_gain_within_chance_is_called_so(with_reports: Reports) -> None:

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 from pipeline.reports.page.classes import class_facts
 from pipeline.reports.page.comparison import (
-    class_figures,
     comparison_headline,
-    figures,
     parameters,
     render_comparison,
 )
+from pipeline.reports.page.differences import class_figures, figures
 from pipeline.reports.page.run import Run
 from pipeline.reports.page.saved import Saved
 from tests.reports.page.conftest import CONFUSION, EVALUATION, LOGS
@@ -42,6 +41,16 @@ def test_the_headline_tells_chance_from_a_difference(full: Run) -> None:
     assert comparison_headline(full, better(full)).endswith("B is 4.0 points better.")
     close = replace(full.saved, evaluation={**EVALUATION, "student_accuracy": 0.905})
     assert "may be chance" in comparison_headline(full, replace(full, saved=close))
+
+
+def test_a_difference_within_chance_is_no_worse(full: Run) -> None:
+    close = replace(full.saved, evaluation={**EVALUATION, "student_accuracy": 0.895})
+    found = {each.name: each for each in figures(full, replace(full, saved=close))}
+    assert found["accuracy of the students"].mark == "may be chance"
+    few = {**CONFUSION, "student-0": {(1, 1): 42, (1, 2): 8}}
+    run = replace(full, saved=replace(full.saved, confusion=few))
+    students = [each for _, each, _ in class_figures(class_facts(full), class_facts(run)) if each]
+    assert "may be chance" in {each.mark for each in students if each.name and each.difference}
 
 
 def test_only_parameters_that_differ_are_listed(full: Run) -> None:

@@ -69,7 +69,7 @@ def test_every_part_has_its_place(full: Run) -> None:
     ids = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
     assert ids >= {
         *("accuracy", "trust", "better", "images", "doubt", "classes", "students", "confusion"),
-        *("losses", "cost", "provenance"),
+        *("losses", "cost", "load", "provenance"),
     }
     links = [a["href"] or "" for tag, a in reader.tags if tag == "a"]
     assert links and all(link.removeprefix("#") in ids for link in links)

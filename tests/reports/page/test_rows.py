@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ from PIL import Image
 from pipeline.dataset.dataset import Dataset
 from pipeline.errors import BadShardError
 from pipeline.params import parse_params
+from pipeline.reports.page.checks import checks
+from pipeline.reports.page.classes import class_facts
+from pipeline.reports.page.comparison import render_comparison
+from pipeline.reports.page.page import render_run
 from pipeline.reports.page.rows import NOBODY, Rows, read_columns, read_rows_at
 from pipeline.reports.page.run import Run
 from pipeline.reports.page.thumbnails import thumbnails
@@ -58,6 +63,28 @@ def test_a_shard_without_rows_is_counted(made: Params) -> None:
     (dataset(made) / "metadata/000001.parquet").unlink()
     rows = read_columns(Dataset.planned(parse_params(made)))
     assert (rows.shards, rows.missing, len(rows)) == (1, 1, 12)
+
+
+def test_the_page_says_that_it_read_some_shards_only(
+    full: Run, made: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert full.rows is not None and full.rows.read_from == ""
+    assert "Read from the rows" not in render_run(full).decode()
+    monkeypatch.setattr("pipeline.reports.page.rows.MOST_SHARDS", 1)
+    rows = read_columns(Dataset.planned(parse_params(made)))
+    said = "Read from the rows of 1 of 2 shards."
+    assert rows.read_from == said and (rows.shards, rows.missing) == (1, 0)
+    part = replace(full, rows=rows)
+    page = render_run(part).decode()
+    for place in ("images", "doubt", "classes"):  # also below the bars of the confidence
+        section = page.partition(f'<section id="{place}">')[2].partition("</section>")[0]
+        assert said in section, place
+    assert "The columns to its right are estimates." in page
+    assert (
+        f"B</span> The confidence is an estimate. {said}" in render_comparison(full, part).decode()
+    )
+    without = replace(part, saved=replace(part.saved, confusion={}))
+    assert any(said in check.answer for check in checks(without, class_facts(without)))
 
 
 def test_damaged_rows_are_named(made: Params) -> None:

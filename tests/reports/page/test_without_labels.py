@@ -43,7 +43,11 @@ def test_images_and_losses_are_shown_and_classes_are_left_out(without_labels: Ru
 def test_no_question_is_about_labels_or_students(without_labels: Run) -> None:
     assert class_facts(without_labels) == []
     questions = [check.question for check in checks(without_labels, [])]
-    assert questions == ["Is the dataset complete?", "Do the images look usable?"]
+    assert questions == [
+        "Is the dataset complete?",
+        "Is it unchanged since it was made?",
+        "Do the images look usable?",
+    ]
     assert headline(without_labels) == (
         "The 20 images look usable.",
         "The images have no labels: they are for calibration and for losses of your own.",
