@@ -87,6 +87,7 @@ def measure(options: argparse.Namespace) -> study.Rows:
         learning_rate=options.rate,
         imitation=options.imitation,
         adversarial=options.adversarial,
+        procedural=options.procedural,
         precision="float32",
         compile=False,
     )
@@ -102,7 +103,7 @@ def measure(options: argparse.Namespace) -> study.Rows:
             study.take_steps(training, pixels, options.steps, options.batch, seed, checkpoint)
         return {**row, "accuracy": images.accuracy(training.published())}
 
-    names = ("share", "imitation", "adversarial")
+    names = ("share", "imitation", "adversarial", "procedural")
     rows = study.Rows(options.out, study.settings(options, *names))
     rows.measure(["pruned"], options.sources, options.seeds, work)
     sys.stdout.write(f"unpruned: {images.accuracy(teacher.network):.2f}\n")
@@ -114,6 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.3, help="of the multiply-adds to remove")
     parser.add_argument("--imitation", type=float, default=0.0, help="weight of feature maps")
     parser.add_argument("--adversarial", type=float, default=0.4, help="as for `distill`")
+    parser.add_argument("--procedural", type=float, default=0.5, help="as for `distill`")
     options = parser.parse_args(arguments)
     rows = measure(options)
     for field in ("multiply-adds", "before", "accuracy"):

@@ -128,6 +128,8 @@ def row(teacher: Teacher, text: str, real: Real, options: argparse.Namespace) ->
         threads=options.threads,
         optimizer=options.optimizer,
         temperature=options.temperature,
+        procedural=0.0,  # the images alone teach
+        adversarial=0.0,
     )
     return {
         "teacher": options.teacher,

@@ -75,6 +75,8 @@ def measure(options: argparse.Namespace, shards: list[Path]) -> dict[str, list[f
         batch_size=options.batch,
         precision="float32" if options.eager else "auto",
         compile=not options.eager,
+        procedural=0.0,
+        adversarial=0.0,
     )
     torch.manual_seed(0)
     training = Training(make_teacher(), resnet(3), config, 0)

@@ -53,6 +53,12 @@ KEYS = ("row", "images", "steps", "seed", "device")  # The fields that identify 
 
 log = logging.getLogger(__name__)
 
+RECIPE = (
+    "distillation.temperature=50 distillation.adversarial=0.4 distillation.imitation=50 "
+    "distillation.procedural=0.5"
+)
+SELECTED = 'synthesis.objective={"start":"procedural","draws":20}'
+
 ROWS: dict[str, str] = {
     "spread": "",  # The file itself, with the settings of `common`.
     "plain": "synthesis.objective={}",
@@ -66,14 +72,15 @@ ROWS: dict[str, str] = {
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",
     "adversarial": "distillation.adversarial=0.4",
-    "recipe": "distillation.adversarial=0.4 distillation.temperature=50 distillation.imitation=50",
+    "recipe": RECIPE,
+    "recipe-unmixed": f"{RECIPE} distillation.procedural=0",
+    "recipe-procedural": f"synthesis.iterations=0 {SELECTED} {RECIPE}",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',
     "noise-selected": "synthesis.iterations=0 "
     'synthesis.objective={"start":"white","units":"teacher","draws":20}',
     "procedural": 'synthesis.iterations=0 synthesis.objective={"start":"procedural"}',
-    "procedural-selected": "synthesis.iterations=0 "
-    'synthesis.objective={"start":"procedural","draws":20}',
+    "procedural-selected": f"synthesis.iterations=0 {SELECTED}",
     "procedural-starts": "synthesis.objective.start=procedural",
     "selected-starts": "synthesis.objective.start=procedural synthesis.objective.draws=20",
     "deepdream": 'synthesis.objective={"preset":"deepdream-cifar10"} synthesis.iterations=2000',
@@ -91,7 +98,8 @@ def common(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "distillation.steps": options.steps,
         "distillation.threads": options.threads,
         "execution.device": options.device,
-        "distillation.adversarial": 0.0,  # A step takes 1.5 times as long. See other rows.
+        "distillation.procedural": 0.0,  # These three are parts of the row `recipe`.
+        "distillation.adversarial": 0.0,
         "distillation.imitation": 0.0,
         "distillation.temperature": 8.0,  # All rows except those about the temperature.
     }

@@ -4,8 +4,8 @@
 
 The script makes the dataset of the parameter file PARAMS in OUT, with the largest of the numbers of
 views. It trains ``examples/train_from_shards.py`` on the first 1, 2, 4 ... views of each image, and
-`distill` with adversarial images off and as PARAMS says, for the same number of steps. OUT keeps
-all of it; a result that OUT/results.json has is not computed again. Each line has the accuracy on
+`distill` for the same number of steps: plain, which is without procedural pictures, adversarial
+images and imitation, and as PARAMS says. OUT keeps all of it; a result that OUT/results.json has is not computed again. Each line has the accuracy on
 ``evaluation.data``, and the bytes of the views as a share of the bytes of the images: of their
 contents, and of the members of the tar with headers and padding.
 """
@@ -112,14 +112,14 @@ def main(arguments: list[str] | None = None) -> int:
             synthesize(config, load_checked_teacher(config), run)
         use_threads(config.distillation.threads)
         tars = sorted((out / "dataset" / "train").glob("*.tar"))
-        adversarial, imitation = config.distillation.adversarial, config.distillation.imitation
+        names = ("procedural", "adversarial", "imitation")
+        plain = dict.fromkeys(names, 0.0)
+        asked = {name: getattr(config.distillation, name) for name in names}
         rows: dict[str, Callable[[], float]] = {
-            f"distill, adversarial {reach:g}, imitation {weight:g}": functools.partial(
-                by_distill, config, tars, data, out, adversarial=reach, imitation=weight
+            "distill, " + ", ".join(f"{name} {value:g}" for name, value in changes.items()): (
+                functools.partial(by_distill, config, tars, data, out, **changes)
             )
-            for reach, weight in dict.fromkeys(
-                ((0.0, 0.0), (0.0, imitation), (adversarial, imitation))
-            )
+            for changes in (plain, asked)
         }
         for number in views:
             copies, plain, padded = first_views(tars, out / f"views-{number}", number)
