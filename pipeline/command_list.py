@@ -226,7 +226,7 @@ COMMANDS = (
         name="distill",
         function="students.run_distill",
         summary="train the students on the dataset",
-        description="Train the students that are missing or stale, on the synthetic images alone. "
+        description="Train the students that are missing or stale. No student sees a real image. "
         "A stopped run continues from its last checkpoint when the command runs again.",
         example="distill --set distillation.steps=1000",
         add=_distill_options,

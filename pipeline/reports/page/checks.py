@@ -73,7 +73,7 @@ def _of_students(run: Run) -> str:
         one = len(student.seeds) == 1
         who, was = ("student", "was") if one else ("students", "were")
         text = (
-            f"The {who} learnt from the synthetic images alone and {was} measured on "
+            f"The {who} learnt without real images and {was} measured on "
             f"{run.saved.evaluation['real_images']:,} real ones."
         )
         others = [

@@ -93,7 +93,7 @@ def test_one_student_is_one(with_reports: Reports) -> None:
     run = with_reports(evaluation=evaluation, confusion=confusion)
     short, long = map(plain, headline(run))
     assert "a student trained on them reaches 90.0 %" in short
-    assert "The student learnt from the synthetic images alone and was measured" in long
+    assert "The student learnt without real images and was measured" in long
     assert "the student gets 80.0 %" in answer(run, "Which class is worst")[0]
 
 
