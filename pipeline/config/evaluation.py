@@ -26,6 +26,11 @@ class EvaluationConfig(Section):
     teacher, if ``data`` is null. It makes fewer for a small dataset: a twentieth of it, at least
     16. 0: none."""
 
+    trial_steps: Annotated[int, Field(ge=0, le=100_000)] = 200
+    """Steps of a student that ``measure`` trains on up to 2,048 images of the dataset, to judge
+    what the images teach. It needs no real image. 0: none. Images of more than 128 x 128 pixels
+    have no such student on a CPU."""
+
     verifier: TeacherConfig | None = None
     """An independent network of the same classes and input size, with the fields of ``teacher``. It
     counts how many labels it confirms. Null: none."""

@@ -44,6 +44,8 @@ class Signs:
         perturbed: Share of the labels that a changed teacher confirms, for each change; empty
             without labels.
         gap: R_feature, normalised, of the images; None without BatchNorm.
+        taught: What a student learned from the images in a few steps, from
+            :func:`pipeline.evaluation.trial_student.trial_agreement`; None where none was trained.
     """
 
     brightness: float
@@ -53,6 +55,7 @@ class Signs:
     views: dict[str, float]
     perturbed: dict[str, float]
     gap: float | None
+    taught: float | None = None
 
 
 def measure_signs(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Signs:

@@ -7,7 +7,7 @@ The limits were chosen on datasets whose worth is known from what students learn
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any, Literal
 
@@ -71,6 +71,11 @@ LIMITS = (
         complaint="the teacher sees the class in only {:.0%} of slightly changed images (crop, "
         "shift, blur, noise, contrast)",
     ),
+    Limit(
+        name="taught", doubtful=0.1, unusable=0.03, low=True,
+        complaint="a student learned little from them in a few steps: on procedural pictures its "
+        "agreement with the teacher is {:.0%} of the way from chance to full agreement",
+    ),
 )  # fmt: skip
 
 
@@ -117,9 +122,15 @@ def judge(signs: Signs) -> Verdict:
     return Verdict("usable", tuple(_praise(values)), signs)
 
 
-def judge_images(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Verdict:
-    """Judge images, uint8 ``[N, C, H, W]``, that have the labels ``[N]``."""
-    return judge(measure_signs(teacher, pixels, labels))
+def judge_images(
+    teacher: Teacher, pixels: Tensor, labels: Tensor, taught: float | None = None
+) -> Verdict:
+    """Judge images, uint8 ``[N, C, H, W]``, that have the labels ``[N]``.
+
+    ``taught`` is what a student learned from them
+    (:func:`pipeline.evaluation.trial_student.trial_agreement`), if one was trained.
+    """
+    return judge(replace(measure_signs(teacher, pixels, labels), taught=taught))
 
 
 def sign_values(signs: Signs) -> dict[str, float]:
@@ -128,7 +139,8 @@ def sign_values(signs: Signs) -> dict[str, float]:
     if signs.confirmed is not None:
         values["confirmed"] = signs.confirmed
         values["steady"] = mean(signs.views[name] for name in STEADY)
-    return values if signs.gap is None else {**values, "gap": signs.gap}
+    others = {"gap": signs.gap, "taught": signs.taught}
+    return values | {name: value for name, value in others.items() if value is not None}
 
 
 def dataset_verdict(config: Config, teacher: Teacher) -> Verdict:
@@ -160,3 +172,5 @@ def _praise(values: dict[str, float]) -> Iterator[str]:
         yield f"the teacher sees the class in {values['steady']:.0%} of slightly changed images"
     if "gap" in values:
         yield f"the BatchNorm statistics are close to the teacher's (gap {values['gap']:.2g})"
+    if "taught" in values:
+        yield "a student learned from them in a few steps"
