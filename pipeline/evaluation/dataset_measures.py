@@ -25,16 +25,13 @@ from pipeline.evaluation.similarity import (
     vendi_score,
 )
 from pipeline.evaluation.student_measures import Answers, student_measures
-from pipeline.evaluation.trial_student import trial_agreement
-from pipeline.evaluation.verdict import judge_images
+from pipeline.evaluation.trial_student import verdict_with_trial
 from pipeline.inversion.fingerprints import centred
 from pipeline.quantities import six_digits
 from pipeline.storage import Location, exists
 from pipeline.teachers.teacher import Teacher
 
 MOST_IMAGES = 20_000  # to look at; of a larger dataset, evenly spaced shards
-TRIAL_IMAGES = 2048  # that a trial student learns from, at most
-SLOW_PIXELS = 128 * 128  # of an image: on a CPU larger ones have no trial student
 DUPLICATE = 0.95  # cosine of two images' centred pixels
 
 
@@ -65,8 +62,7 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor, A
         report |= _certainty(seen)
     if (gap := statistics.gap()) is not None:
         report["statistics_gap"] = six_digits(gap)
-    taught = _taught(config, teacher, seen)
-    report["verdict"] = judge_images(teacher, seen.pixels, seen.labels, taught).report()
+    report["verdict"] = verdict_with_trial(config, teacher, seen.pixels, seen.labels).report()
     answers: Answers = []
     if teacher.labelled:
         compared, answers = student_measures(config, teacher, seen, foreign)
@@ -76,16 +72,6 @@ def measure(config: Config, teacher: Teacher) -> tuple[dict[str, Any], Tensor, A
     order = values.argsort(descending=True)[:40:2]  # each pair occurs twice
     pairs = torch.stack([seen.pixels[order], seen.pixels[partners[order]]], 1)
     return report, pairs, answers
-
-
-def _taught(config: Config, teacher: Teacher, seen: Seen) -> float | None:
-    """What a student of ``evaluation.trial_steps`` learns, or None where none is trained."""
-    _, height, width = teacher.shape
-    slow = teacher.device.type == "cpu" and height * width > SLOW_PIXELS
-    few = len(seen.labels) < config.distillation.fewest_images
-    if slow or few or not teacher.labelled or not config.evaluation.trial_steps:
-        return None
-    return trial_agreement(config, teacher, seen.pixels[:: -(-len(seen.pixels) // TRIAL_IMAGES)])
 
 
 def _shards(config: Config) -> tuple[Location, ...]:

@@ -12,15 +12,39 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from pipeline.device.seeding import seed_all
 from pipeline.distillation.step import Training
+from pipeline.evaluation.verdict import Verdict, judge_images
 from pipeline.procedural import procedural_pixels
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.predict import predict
 from pipeline.teachers.teacher import Teacher
 
+MOST_IMAGES = 2048  # that a trial student learns from
+SLOW_PIXELS = 128 * 128  # of an image: on a CPU larger ones have no trial student
 MOST_PIXELS = 2**23  # of all pictures that are drawn: 8,192 of 32 x 32
 PER_CLASS = 100
 CHUNK = 250
 PLAIN = {"procedural": 0.0, "adversarial": 0.0, "imitation": 0.0, "compile": False}
+
+
+def verdict_with_trial(config: Config, teacher: Teacher, pixels: Tensor, labels: Tensor) -> Verdict:
+    """Judge images by their signs and by what a trial student learns from up to ``MOST_IMAGES``.
+
+    There is no trial student without labels, with ``evaluation.trial_steps: 0``, from fewer images
+    than a step needs, and for large images on a CPU.
+
+    Args:
+        config: The parameters.
+        teacher: The teacher.
+        pixels: Images of the dataset, uint8 ``[N, C, H, W]``.
+        labels: ``[N]``.
+    """
+    _, height, width = teacher.shape
+    slow = teacher.device.type == "cpu" and height * width > SLOW_PIXELS
+    few = len(labels) < config.distillation.fewest_images
+    if slow or few or not teacher.labelled or not config.evaluation.trial_steps:
+        return judge_images(teacher, pixels, labels)
+    taught = trial_agreement(config, teacher, pixels[:: -(-len(pixels) // MOST_IMAGES)])
+    return judge_images(teacher, pixels, labels, taught)
 
 
 def trial_agreement(config: Config, teacher: Teacher, pixels: Tensor) -> float:

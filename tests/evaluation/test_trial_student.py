@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.evaluation import dataset_measures
+from pipeline.evaluation import trial_student
 from pipeline.evaluation.dataset_measures import measure
 from pipeline.evaluation.trial_student import trial_agreement
 from tests.conftest import Params, changed, load, make
@@ -34,5 +34,5 @@ def test_measure_has_a_trial_student_where_it_is_asked_for_and_quick(
     assert isinstance(measure(config, teacher)[0]["verdict"]["taught"], float)
     without, _ = load(changed(tiny, {"evaluation.trial_steps": 0}))
     assert measure(without, teacher)[0]["verdict"]["taught"] is None
-    monkeypatch.setattr(dataset_measures, "SLOW_PIXELS", 63)
+    monkeypatch.setattr(trial_student, "SLOW_PIXELS", 63)
     assert measure(config, teacher)[0]["verdict"]["taught"] is None
