@@ -6,8 +6,9 @@ The script makes the dataset of the parameter file PARAMS in OUT, with the large
 views. It trains ``examples/train_from_shards.py`` on the first 1, 2, 4 ... views of each image, and
 `distill` for the same number of steps: plain, which is without procedural pictures, adversarial
 images and imitation, and as PARAMS says. OUT keeps all of it; a result that OUT/results.json has is
-not computed again. Each line has the accuracy on ``evaluation.data``, and the bytes of the views as a share of the bytes of the images: of their
-contents, and of the members of the tar with headers and padding.
+not computed again. Each line has the accuracy on ``evaluation.data``, and the bytes of the views as
+a share of the bytes of the images: of their contents, and of the members of the tar with headers
+and padding.
 """
 
 from __future__ import annotations

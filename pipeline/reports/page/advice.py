@@ -24,8 +24,8 @@ _AGAINST = {
     "gap": "raise synthesis.batch_size or synthesis.objective.feature, or try more iterations",
     "steady": "raise synthesis.objective.jitter, or set zoom and colour, so that the class "
     "survives small changes",
-    "taught": "look at the images: noise, or the same few images again and again, teach little. Try "
-    "more images or iterations",
+    "taught": "look at the images: noise, or the same few images again and again, teach little. "
+    "Try more images or iterations",
 }
 
 
