@@ -149,8 +149,8 @@ def confirmations(
     The verdict has all its signs.
     """
     judge = judge_of(name)
-    made = _images(list(Dataset.planned(config).paths.tars))
-    real = _images([test_tar(options.teachers, MEMBERS[name].on)])
+    made = images_of(list(Dataset.planned(config).paths.tars))
+    real = images_of([test_tar(options.teachers, MEMBERS[name].on)])
     answers = predict(teacher.network, teacher.preprocessing, made[0], CHUNK).argmax(1)
     says = [judged(judge, name, pixels, options.teachers) for pixels, _ in (made, real)]
     return {
@@ -187,7 +187,7 @@ def is_done(name: str, options: argparse.Namespace) -> bool:
     return all(found.get(key) == value for key, value in asked(options).items())
 
 
-def _images(tars: list[Any]) -> tuple[Tensor, Tensor]:
+def images_of(tars: list[Any]) -> tuple[Tensor, Tensor]:
     pixels, labels = zip(*ordered_batches(tars, CHUNK), strict=True)
     return torch.cat(pixels), torch.cat(labels)
 
