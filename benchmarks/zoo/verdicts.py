@@ -2,11 +2,11 @@
 
     python -m benchmarks.zoo.verdicts TEACHERS OUT [NAME ...] [--half development]
 
-``OUT`` is the folder of ``python -m benchmarks.zoo.study``, whose datasets are judged as ``measure``
-judges them. For each member there are four datasets of as many images: ``inverted`` is a part of
-the dataset, ``brief`` was made with 12 iterations, ``repeats`` has 32 of its images again and
-again, and ``noise`` is white noise. A student of the teacher's architecture learns from the images
-alone. Real images judge the student. A second call continues, and prints the tables.
+``OUT`` is the folder of ``python -m benchmarks.zoo.study``. Its datasets get the verdict that
+``measure`` gives. Each member has four datasets of as many images: ``inverted`` is a part of the
+dataset in ``OUT``, ``brief`` was made with 12 iterations, ``repeats`` has 32 of the inverted images
+again and again, and ``noise`` is white noise. A student of the teacher's architecture learns from
+the images alone. Real images judge the student. A second call continues, and prints the table.
 """
 
 from __future__ import annotations

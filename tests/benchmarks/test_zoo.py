@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.zoo import data, members, report, study, train
+from benchmarks.zoo import data, members, report, study, train, verdicts
 from benchmarks.zoo.members import DEVELOPMENT, MEMBERS, UNSEEN, halves
 from pipeline.device.seeding import restored_generators
 from pipeline.objective.bn_statistics import batchnorm_layers
@@ -144,6 +144,12 @@ def test_a_toy_run_of_the_study_reports_and_continues(
     shown = capsys.readouterr().out
     assert f"| {name} | fashion | yes |" in shown
     assert "own architecture, with BatchNorm | 1 |" in shown
+    small = ["--images", "12", "--made", TOY[TOY.index("--images") + 1], "--steps", "2"]
+    trial = ["--set", "evaluation.trial_steps=2", *TOY[TOY.index("--set") :]]
+    assert verdicts.main([str(teachers), str(tmp_path), name, *small, *trial]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"| {name} | {kind} |" in shown for kind in verdicts.KINDS)
+    assert "Spearman, all:" in shown and "of 4" in shown
     made: list[str] = []
     monkeypatch.setattr(study, "study", lambda each, _: made.append(each) or facts)
     assert study.main(call) == 0
