@@ -69,8 +69,8 @@ class DistillationConfig(Section):
     """Side of a square that is blanked in each image, in pixels, at least 0. 0: off."""
 
     procedural: Fraction = 0.5
-    """Probability that an image is replaced by a new procedural picture of random textures and
-    shapes in a step, 0 to 1. The pictures cost little and never repeat. 0: off."""
+    """Part of the images of a step that is replaced by new procedural pictures of random textures
+    and shapes, 0 to 1. The pictures cost little and never repeat. 0: off."""
 
     adversarial: Weight = 0.4
     """Largest distance by which every second image is changed so that student and teacher differ

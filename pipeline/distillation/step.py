@@ -18,7 +18,7 @@ from pipeline.distillation.augmentation import augment
 from pipeline.distillation.feature_maps import FeatureMaps, Imitation
 from pipeline.distillation.loss_gradient import LossGradient
 from pipeline.distillation.optimizers import WeightAverage, create_optimizers, learning_rate
-from pipeline.distillation.procedural_share import replace_images
+from pipeline.distillation.procedural_share import ProceduralShare
 from pipeline.distillation.shared_batchnorm import share_batchnorm
 from pipeline.execution.torchrun import average_gradients, own_share
 from pipeline.teachers.teacher import Teacher
@@ -88,9 +88,13 @@ class Training:
         self._gradient = LossGradient(
             teacher, self.student, self._imitation, config, self.precision, graphs
         )
+        self._pictures = ProceduralShare(
+            config.procedural, derive_seed(seed, 0, 0), self._share, teacher.device.type == "cuda"
+        )
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> Training:
+        self._hooks.callback(self._pictures.close)
         if self._imitation is not None:
             self._hooks.enter_context(self._imitation.teacher)
             self._hooks.enter_context(self._imitation.student)
@@ -119,8 +123,7 @@ class Training:
         """
         device, config = self._teacher.device, self._config
         generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
-        pictures = torch.Generator().manual_seed(derive_seed(self._seed, number, 0))
-        pixels = replace_images(pixels, config.procedural, pictures, self._share)
+        pixels = self._pictures.replace(number, pixels)
         if device.type == "cuda":
             pixels = pixels.pin_memory()  # A copy from other memory would wait for the GPU.
         pixels = pixels.to(device, non_blocking=True)
