@@ -65,9 +65,9 @@ def take_softmax_off(graph: Any, place: str) -> str:
         last = makers.get(last.input[0])
     if last is not None and last.op_type == "Sigmoid":
         raise UserError(
-            f"{place} ends in a sigmoid, so it answers each class by itself: a teacher needs one "
-            "logit for each class, of which one is right. If it is such a network, save a file "
-            "that ends before the sigmoid"
+            f"{place} ends in a sigmoid, as networks with several labels an image do. A teacher "
+            "needs images with one label each. If the network was trained with one label an image, "
+            "save a file that ends before the sigmoid"
         )
     if last is None or last.op_type not in _SOFTMAX:
         return ""

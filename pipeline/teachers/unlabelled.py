@@ -52,9 +52,9 @@ def check_statistics(
     layers = batchnorm_layers(network)
     if not layers:
         raise UserError(
-            "the teacher has no BatchNorm layer with running statistics, and with teacher.labels: "
-            "none its images follow from these alone: name a network with BatchNorm that was not "
-            "folded into the convolutions, or a classifier with labels: class"
+            "the teacher has no BatchNorm layer with running statistics. With teacher.labels: none "
+            "its images follow from these statistics alone: name a network whose BatchNorm layers "
+            "were not folded into the convolutions, or a classifier with teacher.labels: class"
         )
     if any(layer.training for layer in layers):
         raise UserError(
