@@ -4,7 +4,9 @@
     dreamshard synthesize
     python -m examples.calibrate_onnxruntime
 
-With a teacher of your own, name its parameter file: ``python -m examples... mine/params.yaml``.
+For your own teacher, name its parameter file:
+
+    python -m examples.calibrate_onnxruntime mine/params.yaml
 """
 
 from __future__ import annotations
@@ -23,14 +25,22 @@ from pipeline.synthesis.check import load_checked_teacher
 
 
 def main(params: str = "params.yaml", images: int = 256) -> Path:
-    """Write the teacher as ``teacher.onnx`` and ``teacher-int8.onnx`` into ``paths.reports``."""
+    """Write the teacher as ``teacher.onnx``, and its 8-bit copy as ``teacher-int8.onnx``.
+
+    Args:
+        params: the parameter file.
+        images: how many synthetic images calibrate, at least 1.
+
+    Returns:
+        The 8-bit file in ``paths.reports``.
+    """
     config = ds.load_params(params)
     teacher = load_checked_teacher(config)
     folder = Path(config.paths.reports)
     folder.mkdir(parents=True, exist_ok=True)
     whole, model, int8 = (folder / f"teacher{end}.onnx" for end in ("-whole", "", "-int8"))
 
-    # The network, with a batch of any size. The second step folds BatchNorm into convolutions.
+    # The exported network takes batches of any size. quant_pre_process folds its BatchNorm layers.
     batch = torch.export.Dim("batch")
     inputs, shapes = (torch.zeros(2, *teacher.shape),), ({0: batch},)
     torch.onnx.export(

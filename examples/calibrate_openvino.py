@@ -4,8 +4,11 @@
     dreamshard synthesize
     python -m examples.calibrate_openvino
 
-With a teacher of your own, name its parameter file: ``python -m examples... mine/params.yaml``.
-NNCF sends statistics of its use to its maker unless ``NNCF_CI`` is set, as here.
+For your own teacher, name its parameter file:
+
+    python -m examples.calibrate_openvino mine/params.yaml
+
+NNCF sends usage statistics to its maker. This example turns that off by the variable ``NNCF_CI``.
 """
 
 from __future__ import annotations
@@ -27,7 +30,15 @@ from pipeline.synthesis.check import load_checked_teacher
 
 
 def main(params: str = "params.yaml", images: int = 256) -> Path:
-    """Write the quantised teacher as ``teacher-int8.xml`` into ``paths.reports``."""
+    """Write the quantised teacher as ``teacher-int8.xml``.
+
+    Args:
+        params: the parameter file.
+        images: how many synthetic images calibrate, at least 1.
+
+    Returns:
+        The file in ``paths.reports``.
+    """
     config = ds.load_params(params)
     teacher = load_checked_teacher(config)
     folder = Path(config.paths.reports)

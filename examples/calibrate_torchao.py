@@ -4,7 +4,9 @@
     dreamshard synthesize
     python -m examples.calibrate_torchao
 
-With a teacher of your own, name its parameter file: ``python -m examples... mine/params.yaml``.
+For your own teacher, name its parameter file:
+
+    python -m examples.calibrate_torchao mine/params.yaml
 """
 
 from __future__ import annotations
@@ -26,13 +28,21 @@ from pipeline.synthesis.check import load_checked_teacher
 
 
 def main(params: str = "params.yaml", images: int = 256) -> Path:
-    """Write the quantised teacher as ``teacher-int8.pt2`` into ``paths.reports``."""
+    """Write the quantised teacher as ``teacher-int8.pt2``.
+
+    Args:
+        params: the parameter file.
+        images: how many synthetic images calibrate, at least 1.
+
+    Returns:
+        The file in ``paths.reports``.
+    """
     config = ds.load_params(params)
     teacher = load_checked_teacher(config)
     folder = Path(config.paths.reports)
     folder.mkdir(parents=True, exist_ok=True)
 
-    # The graph of the network, with a batch of any size.
+    # The graph takes batches of any size.
     inputs, shapes = (torch.zeros(2, *teacher.shape),), ({0: torch.export.Dim("batch")},)
     graph = torch.export.export(teacher.network.cpu(), inputs, dynamic_shapes=shapes).module()
 

@@ -58,7 +58,10 @@ def resnet(blocks: int = 3, classes: int = 10) -> nn.Module:
     """Build the network.
 
     Args:
-        blocks: Blocks in each of the three stages: 3 for ResNet-20, 5 for ResNet-32.
+        blocks: Blocks in each of the three stages, at least 1: 3 for ResNet-20, 5 for ResNet-32.
         classes: Number of classes.
+
+    Returns:
+        A network with new weights. It takes ``[N, 3, H, W]`` and returns logits ``[N, classes]``.
     """
     return ResNet(blocks, classes)

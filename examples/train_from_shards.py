@@ -1,10 +1,10 @@
-"""Train a student from shards with stored views: no teacher, and nothing of dreamshard.
+"""Train a student from shards with stored views, without the teacher and without dreamshard.
 
     python examples/train_from_shards.py 'data/synthetic/train/*.tar' NETWORK STEPS weights.pt
 
 NETWORK is a function that builds the student, such as torchvision.models:resnet18. The student
-takes images `(pixel / 255 - 0.45) / 0.25`. docs/consumers.md says what a stored view is. It needs
-webdataset, and PyTorch from 2.9 on for Muon.
+takes images `(pixel / 255 - 0.45) / 0.25`. docs/consumers.md explains stored views. This script
+needs webdataset, and PyTorch from 2.9 on for Muon.
 """
 
 import glob
@@ -22,7 +22,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 
 def read(tar: str, channels: int) -> list[tuple[Tensor, int, Tensor]]:
-    """All images of the shard, the number of one, and its view: nine numbers and the logits."""
+    """For each view of a shard: all images of the shard, the number of its image, and the view."""
     data = wds.WebDataset(tar, shardshuffle=False).decode("torchrgb", only=["png", "views.npy"])
     pictures, views = zip(*data.to_tuple("png", "views.npy"), strict=True)
     images = torch.stack(pictures)[:, :channels]

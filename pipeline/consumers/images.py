@@ -1,4 +1,4 @@
-"""The images of a calibration: a balanced, seeded subset, normalised as the teacher sees it."""
+"""The images of a calibration: a balanced subset, drawn with a seed and normalised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CalibrationImages:
     Attributes:
         pixels: uint8 ``[N, C, H, W]``.
         preprocessing: turns pixels into the input of the teacher.
-        batch: images in a batch. The last batch may be smaller.
+        batch: images in a batch, at least 1. The last batch may be smaller.
 
     Example:
         >>> images = calibration_images(Dataset("data/synthetic"), 256, batch=32)
@@ -52,18 +52,26 @@ class CalibrationImages:
 def calibration_images(
     dataset: Dataset, images: int = 256, *, seed: int = 0, batch: int = 1
 ) -> CalibrationImages:
-    """Read images of a finished dataset, the same number of each class, or one more of some.
+    """Read a balanced subset of a finished dataset.
 
-    Every shard is compared with the digest in the provenance before it is used.
+    Each class has the same number of images, or one more. Before a shard is used, it is compared
+    with its digest in the provenance.
 
     Args:
         dataset: the dataset.
-        images: how many images.
-        seed: draws the images of each class. The same seed draws the same images.
-        batch: images in a batch. Leave it at 1 for a network whose input has a fixed batch of 1.
+        images: how many images, from 1 to all images of the dataset.
+        seed: draws the images of each class, at least 0. The same seed draws the same images.
+        batch: images in a batch, at least 1. Leave it at 1 if the network takes only batches of 1.
+
+    Returns:
+        The images. Each iteration yields float32 arrays ``[B, C, H, W]``.
 
     Raises:
         UserError: a value is wrong, the dataset has too few images, or a shard was changed.
+
+    Example:
+        >>> for images in calibration_images(Dataset("data/synthetic"), 256, batch=32):
+        ...     network(torch.from_numpy(images))
     """
     whole_number("seed", seed)
     whole_number("batch", batch, least=1)

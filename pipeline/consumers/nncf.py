@@ -10,17 +10,24 @@ from pipeline.consumers.packages import import_tool
 
 
 def nncf_dataset(images: CalibrationImages, transform: Callable[[Batch], Any] | None = None) -> Any:
-    """The images as ``nncf.Dataset``, for ``nncf.quantize``.
+    """Give the images as an ``nncf.Dataset``, for ``nncf.quantize``.
 
-    NNCF counts batches: its ``subset_size`` of 300 means 300 batches. Its ranges are means over
-    batches, so that a batch of one image is the usual choice.
+    NNCF counts batches: its ``subset_size`` of 300 means 300 batches. NNCF also takes the mean of
+    the ranges of all batches. So batches of one image are the usual choice.
 
     Args:
-        images: the images.
+        images: the images. Each batch is float32 ``[B, C, H, W]``.
         transform: turns a batch into the input of the model: ``torch.from_numpy`` for a model of
             PyTorch. None gives NumPy arrays, which models of OpenVINO take.
 
+    Returns:
+        The ``nncf.Dataset``.
+
     Raises:
         UserError: NNCF is not installed.
+
+    Example:
+        >>> images = calibration_images(Dataset("data/synthetic"), 256)
+        >>> quantised = nncf.quantize(model, nncf_dataset(images), subset_size=256)
     """
     return import_tool("nncf").Dataset(images, transform)

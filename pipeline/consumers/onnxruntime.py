@@ -11,19 +11,26 @@ from pipeline.consumers.packages import import_tool
 
 
 def data_reader(images: CalibrationImages, input_name: str) -> Any:
-    """The images as a ``CalibrationDataReader``, for ``quantize_static``.
+    """Give the images as a ``CalibrationDataReader``, for ``quantize_static``.
 
     Args:
-        images: the images.
+        images: the images. Each batch is float32 ``[B, C, H, W]``.
         input_name: the name of the model's input.
+
+    Returns:
+        The reader. Its ``rewind`` starts again with the first batch.
 
     Raises:
         UserError: ONNX Runtime is not installed.
+
+    Example:
+        >>> images = calibration_images(Dataset("data/synthetic"), 256)
+        >>> quantize_static("teacher.onnx", "int8.onnx", data_reader(images, "images"))
     """
     base = import_tool("onnxruntime.quantization").CalibrationDataReader
 
     class Reader(base):  # type: ignore[misc, valid-type]
-        """Reads the batches one after the other; ``rewind`` starts again."""
+        """Reads the batches one after the other."""
 
         def __init__(self) -> None:
             self.rewind()

@@ -1,4 +1,4 @@
-"""Import a tool that is installed only where it is used."""
+"""Import the packages of the extra ``calibrate``, which are optional."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from pipeline.errors import UserError
 def import_tool(name: str) -> Any:
     """Import a module of the extra ``calibrate``.
 
+    Args:
+        name: the dotted name of the module.
+
+    Returns:
+        The module.
+
     Raises:
-        UserError: the package is not installed, or it misses another package.
+        UserError: the package, or another package that it needs, is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -1,9 +1,9 @@
 """Quantise a network with ONNX Runtime, and compute the logits of an ONNX file.
 
-A network with 4-bit values has no integer kernels on a CPU. So the operators between QuantizeLinear
-and DequantizeLinear are computed in float32 for all bit widths, without the optimisations of a
-graph. The logits are then those of the quantised values on every machine. Integer kernels of 8 bits
-may differ: those of CPUs without VNNI saturate.
+ONNX Runtime has no integer kernels for 4-bit values on a CPU. So the optimisation of the graph is
+off, and all operators between the rounded values are computed in float32, for all bit widths. The
+logits are then the same on every machine. The 8-bit integer kernels of an optimised graph may give
+other logits: those of CPUs without VNNI saturate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.consumers.onnxruntime import data_reader
 from pipeline.consumers.packages import import_tool
 
 INPUT = "images"
-OPSET = 21  # the first that has integers of 4 bits
+OPSET = 21  # the first opset with 4-bit integers
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
@@ -33,9 +33,9 @@ def export_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> 
     """Write a network as an ONNX file for inference, with BatchNorm folded into convolutions.
 
     Args:
-        network: in eval mode, on the CPU.
+        network: a network in eval mode, on the CPU. It takes ``[N, C, H, W]``.
         shape: channels, height and width of an image.
-        path: the file.
+        path: the file to write. A file with the ending ``.whole.onnx`` next to it is temporary.
 
     Raises:
         UserError: a package of the extra ``calibrate`` is missing.
@@ -61,13 +61,13 @@ def export_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> 
 
 
 def quantise(model: Path, out: Path, images: CalibrationImages, how: CalibrationConfig) -> None:
-    """Write a quantised copy of an ONNX file, with the ranges that the images give.
+    """Write a quantised copy of an ONNX file. The images decide the ranges of its activations.
 
     Args:
-        model: a file of :func:`export_onnx`.
+        model: a file that :func:`export_onnx` wrote.
         out: the file to write.
         images: the images of the calibration.
-        how: bits and method. Its number of images and its seed are not used.
+        how: the bit widths and the method. Its number of images and its seed are not used.
 
     Raises:
         UserError: ONNX Runtime is not installed.
@@ -86,7 +86,14 @@ def quantise(model: Path, out: Path, images: CalibrationImages, how: Calibration
 
 
 def logits(model: Path, batches: Iterable[Batch]) -> NDArray[np.float32]:
-    """The answers of an ONNX file to images, float32 ``[N, K]``, computed with one thread.
+    """Compute the logits of an ONNX file with one thread.
+
+    Args:
+        model: a file of :func:`export_onnx` or :func:`quantise`.
+        batches: images, float32 ``[B, C, H, W]`` each.
+
+    Returns:
+        Logits, float32 ``[N, classes]``.
 
     Raises:
         UserError: ONNX Runtime is not installed.
@@ -102,7 +109,7 @@ def logits(model: Path, batches: Iterable[Batch]) -> NDArray[np.float32]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the tools print and log, but no error."""
+    """Hide the output and the log lines of the tools, but not their errors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Calibration of a network that torchao's PT2E has prepared."""
+"""Calibrate a network that torchao's PT2E has prepared."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ def calibrate(prepared: Callable[[Tensor], Any], images: CalibrationImages) -> N
     """Run the result of ``prepare_pt2e`` on every batch, so that its observers see the images.
 
     Args:
-        prepared: the network with observers. Its input has the batch of ``images``, or a dynamic
-            one.
-        images: the images.
+        prepared: the network with observers. It takes batches of any size, or of the size that
+            ``images`` has.
+        images: the images. Each batch is given as a float32 tensor ``[B, C, H, W]``.
+
+    Example:
+        >>> prepared = prepare_pt2e(graph, quantizer)
+        >>> calibrate(prepared, calibration_images(Dataset("data/synthetic"), 256, batch=32))
+        >>> quantised = convert_pt2e(prepared)
     """
     with torch.no_grad():
         for batch in images:

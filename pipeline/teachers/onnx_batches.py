@@ -1,7 +1,7 @@
 """Free a converted graph from the batch size of its export.
 
-Exporters write the size of a batch into reshapes and into constants that are joined to each image.
-A run with one batch and a run with a batch twice as large show where.
+Exporters write the size of a batch into reshapes, and into constants that are joined to each image.
+To find these places, the graph runs with one batch, and then with a batch twice as large.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Sizes = dict[fx.Node, tuple[int, ...]]
 
 
 class Reshape(nn.Module):
-    """Reshapes to sizes of which one, the batch, is -1."""
+    """Reshapes to fixed sizes. One of them, that of the batch, is -1."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class Join(nn.Module):
 
 
 class Measured(fx.Interpreter):
-    """Runs a graph and records the size of each value, and the values that no image changes.
+    """Runs a graph, and records the size of each value and the values that no image changes.
 
     Attributes:
         sizes: The sizes of the values, by the nodes that compute them.
         constants: The values that do not depend on the images.
-        whole: All values of whole numbers, as sizes are.
+        whole: All values that are whole numbers, such as sizes.
     """
 
     def __init__(self, body: fx.GraphModule) -> None:
@@ -68,15 +68,15 @@ class Measured(fx.Interpreter):
 
 
 class BatchFinder(Measured):
-    """Runs a batch twice as large, and finds the modules that any batch needs.
+    """Runs a graph with a batch twice as large, and finds modules that work for any batch.
 
     Args:
         body: The graph.
         before: The sizes of its values for one batch.
-        fixed: Whether the file fixes the batch, so that its constants hold it.
+        fixed: Whether the file fixes the size of a batch, so that its constants hold this size.
 
     Attributes:
-        modules: The modules that replace those of the nodes.
+        modules: For some nodes, the module that replaces the node's own.
     """
 
     def __init__(self, body: fx.GraphModule, before: Sizes, fixed: bool) -> None:
@@ -85,7 +85,7 @@ class BatchFinder(Measured):
         self.modules: dict[fx.Node, nn.Module] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node, as its replacement would do it."""
+        """Run one node. If it needs a replacement, make and run the replacement."""
         kind = module_kind(self.module, n)
         module: nn.Module | None = None
         if kind == "OnnxReshape":
@@ -135,12 +135,12 @@ def batch_free(
     """The sizes of a reshape for any batch, where the file fixes them for one batch.
 
     Args:
-        one: The sizes of its input for one batch.
-        two: The same for a batch twice as large.
+        one: The sizes of the reshape's input for one batch.
+        two: The sizes of its input for a batch twice as large.
         result: The sizes of its output for one batch.
 
     Returns:
-        ``result`` with -1 in the place of the batch; None where no place fits.
+        ``result`` with -1 in the place of the batch; None if no place fits.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Read an ONNX file and its external data, each once, and refuse what cannot be a teacher.
+"""Read an ONNX file and its external data, each once, and refuse files that cannot be teachers.
 
 Nothing in the file is executed: it is a protocol buffer of tensors and operator names.
 """
@@ -40,7 +40,7 @@ def read_onnx(path: Path, role: str) -> OnnxFile:
     """Read an ONNX file and check that it is one classifier of float numbers.
 
     Args:
-        path: The file. Its external data lie in the same folder.
+        path: The file. Its external data must lie in the same folder.
         role: The section of the parameters that error messages name.
 
     Raises:

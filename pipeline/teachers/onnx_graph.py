@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 
 LAYOUTS = ("nchw", "nhwc")
 _TO_NCHW = [0, 3, 1, 2]
-_FEW = 4  # channels of an image, at most, where only the sizes can tell the layout
+_FEW = 4  # most channels of an image, if the layout must be guessed from the sizes
 _COPIES = ("Cast", "Identity")
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 _NORMALISATIONS = (
@@ -56,11 +56,11 @@ class GraphInput:
 
 
 def graph_input(graph: Any, arguments: Mapping[str, Any], place: str) -> GraphInput:
-    """Read what images a graph takes.
+    """Read the channels, size and layout of the images that a graph takes.
 
     Args:
         graph: An ``onnx.GraphProto``.
-        arguments: ``layout``, ``height`` and ``width``, where the file does not say them.
+        arguments: ``layout``, ``height`` and ``width``, if the file does not state them.
         place: The words that begin an error message and name the file.
 
     Raises:
@@ -105,13 +105,17 @@ def graph_input(graph: Any, arguments: Mapping[str, Any], place: str) -> GraphIn
 
 
 def scaling(graph: Any, facts: GraphInput) -> tuple[float, float] | None:
-    """The mean and std of pixels / 255 that a graph takes, where it says so itself.
+    """The mean and std of pixels / 255 that a graph takes, if the graph itself shows them.
 
     A graph that begins with its own normalisation, ``(x - a) / b``, takes values of 0 to 1 or of
-    0 to 255. The size of its factors tells which.
+    0 to 255. The size of ``a`` and ``b`` tells which.
+
+    Args:
+        graph: An ``onnx.GraphProto``.
+        facts: Its input.
 
     Returns:
-        ``(0, 1)``, ``(0, 1 / 255)``, or None where the graph says nothing.
+        ``(0, 1)`` or ``(0, 1 / 255)``; None if the graph does not show them.
     """
     if facts.whole:
         return 0.0, 1 / 255
@@ -160,7 +164,7 @@ def _layout(arguments: Mapping[str, Any], place: str) -> str | None:
 
 
 def _is_channels_last(graph: Any, name: str, dims: list[int], layout: str | None) -> bool:
-    """Whether the channels come last: as told, or transposed at once, or by the sizes."""
+    """Whether the channels come last, by ``layout``, by the first operators, or by the sizes."""
     if layout is not None:
         return layout == "nhwc"
     for node in _start(graph, name):
@@ -172,7 +176,7 @@ def _is_channels_last(graph: Any, name: str, dims: list[int], layout: str | None
 
 
 def _start(graph: Any, name: str) -> list[Any]:
-    """The nodes from the input on, as long as each value has one user that changes it alone."""
+    """The first nodes of a graph, as long as they form a chain without other changing inputs."""
     chain: list[Any] = []
     weights = {each.name for each in graph.initializer}
     value = name

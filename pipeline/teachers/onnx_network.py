@@ -21,7 +21,7 @@ class OnnxNetwork(nn.Module):
     """Takes images ``[N, C, H, W]`` and returns logits ``[N, classes]``.
 
     Attributes:
-        origin: The files that were read, and what to tell the user.
+        origin: The files that were read, and the notes and warnings for the user.
     """
 
     def __init__(self, body: nn.Module, channels_last: bool, origin: Origin) -> None:
@@ -39,7 +39,7 @@ class OnnxNetwork(nn.Module):
 
 
 class Slice(nn.Module):
-    """Takes fixed parts of a tensor, one for each dimension."""
+    """Takes a fixed slice of each dimension of a tensor."""
 
     def __init__(self, parts: tuple[slice, ...]) -> None:
         super().__init__()
@@ -70,8 +70,11 @@ def convert(model: Any, facts: GraphInput, place: str) -> fx.GraphModule:
         facts: Its input.
         place: The words that begin an error message and name the file.
 
+    Returns:
+        The network, for batches of any size.
+
     Raises:
-        UserError: The graph cannot be converted, or takes no other batches.
+        UserError: The graph cannot be converted, or takes batches of one size only.
     """
     import onnx2torch
 
@@ -189,7 +192,7 @@ def _constant(body: nn.Module, node: Any) -> Any:
 
 
 def _register_gelu() -> None:
-    """Teach onnx2torch the operator Gelu, which is newer than it."""
+    """Register a converter for the operator Gelu, which onnx2torch does not know."""
     from onnx2torch.node_converters import registry
     from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 

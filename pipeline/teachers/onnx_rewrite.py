@@ -1,4 +1,4 @@
-"""Rewrite an ONNX graph into one that onnx2torch converts: same logits, fewer kinds of operators.
+"""Rewrite an ONNX graph so that onnx2torch can convert it: same logits, fewer kinds of operators.
 
 All functions change the graph that they are given.
 """
@@ -19,7 +19,7 @@ _AXES_WERE_AN_ATTRIBUTE = tuple(
     for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 )
 _NEWER = ("Gelu",)  # newer than OPSET, and registered by :mod:`pipeline.teachers.onnx_network`
-_CHANGED = ("Resize", "GroupNormalization")  # other operators under the same name before
+_CHANGED = ("Resize", "GroupNormalization")  # before, other operators had these names
 
 
 def simplify(model: Any, place: str) -> None:
@@ -28,6 +28,9 @@ def simplify(model: Any, place: str) -> None:
     Args:
         model: An ``onnx.ModelProto`` without control flow.
         place: The words that begin an error message and name the file.
+
+    Raises:
+        UserError: The model has sparse tensors.
     """
     graph = model.graph
     if graph.sparse_initializer:
@@ -39,12 +42,16 @@ def simplify(model: Any, place: str) -> None:
         if node.op_type == "BatchNormalization":  # exported in training mode
             del node.output[1:]
             _drop(node, "training_mode")
-        if node.op_type == "Reshape":  # whose zeros are the sizes of empty tensors
+        if node.op_type == "Reshape":  # allowzero only concerns empty tensors
             _drop(node, "allowzero")
 
 
 def take_softmax_off(graph: Any, place: str) -> str:
     """Let the graph end before a final softmax.
+
+    Args:
+        graph: An ``onnx.GraphProto``.
+        place: The words that begin an error message and name the file.
 
     Returns:
         The name of the operator that was taken off, or an empty text.
@@ -58,9 +65,9 @@ def take_softmax_off(graph: Any, place: str) -> str:
         last = makers.get(last.input[0])
     if last is not None and last.op_type == "Sigmoid":
         raise UserError(
-            f"{place} ends in a sigmoid, so it answers each class by itself: a teacher needs one "
-            "logit for each class, of which one is right. If it is such a network, save a file "
-            "that ends before the sigmoid"
+            f"{place} ends in a sigmoid, as networks with several labels an image do. A teacher "
+            "needs images with one label each. If the network was trained with one label an image, "
+            "save a file that ends before the sigmoid"
         )
     if last is None or last.op_type not in _SOFTMAX:
         return ""
@@ -70,6 +77,10 @@ def take_softmax_off(graph: Any, place: str) -> str:
 
 def lower_opset(model: Any, place: str) -> None:
     """Write newer operators as those of ``OPSET``.
+
+    Args:
+        model: An ``onnx.ModelProto``.
+        place: The words that begin an error message and name the file.
 
     Raises:
         UserError: An operator has no older form, or none that onnx2torch converts.
@@ -100,6 +111,10 @@ def lower_opset(model: Any, place: str) -> None:
 
 def fix_shapes(model: Any, facts: GraphInput) -> Any:
     """Fix the input's size and type, infer all other sizes, and write "same" padding as numbers.
+
+    Args:
+        model: An ``onnx.ModelProto``.
+        facts: Its input.
 
     Returns:
         The model with the inferred sizes.
@@ -142,7 +157,7 @@ def prune(graph: Any) -> None:
 
 
 def _plain_constants(graph: Any) -> None:
-    """Turn constants, and copies of weights, into weights."""
+    """Turn constants and copies of weights into weights."""
     from onnx import helper, numpy_helper
 
     weights = {each.name: each for each in graph.initializer}

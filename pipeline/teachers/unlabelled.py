@@ -1,6 +1,6 @@
 """Teachers without labels: networks that are no classifiers and may return anything.
 
-Their images follow from the BatchNorm statistics, which hooks see during the forward pass.
+Their images follow from BatchNorm statistics. Hooks read these statistics in the forward pass.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pipeline.objective.bn_statistics import FeatureStatistics, LayerStatistics,
 from pipeline.teachers.user_code import taking_images
 
 _COUNT = 2  # images of the check
-_SAME = 1e-4  # largest difference of the statistics of the same images, as a share of the largest
+_SAME = 1e-4  # two forward passes may differ by this share of the largest mean
 
 
 class Unlabelled(nn.Module):
-    """A network that is no classifier, as a classifier of one class.
+    """Wraps a network that is no classifier, as a classifier of one class.
 
-    The forward pass runs the network and drops what it returns. Each image gets the logit 0, so
-    that the one class has the probability 1 and the cross-entropy no gradient.
+    The forward pass runs the network and drops its output. Each image gets the logit 0. So the one
+    class has the probability 1, and the cross-entropy has no gradient.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -30,7 +30,7 @@ class Unlabelled(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Run the network on ``[B, C, H, W]``; returns zeros, ``[B, 1]``."""
+        """Run the network on images ``[B, C, H, W]``, and return zeros ``[B, 1]``."""
         self.network(images)
         return images.new_zeros(len(images), 1)
 
@@ -38,12 +38,12 @@ class Unlabelled(nn.Module):
 def check_statistics(
     network: nn.Module, shape: tuple[int, int, int], normalise: Callable[[Tensor], Tensor]
 ) -> None:
-    """Check that the BatchNorm statistics of images are fixed, and have a gradient to the images.
+    """Check that the same images always give the same BatchNorm statistics, with a gradient.
 
     Args:
         network: A network in eval mode, on the CPU.
         shape: Channels, height and width of an image.
-        normalise: From uint8 pixels to the network's input.
+        normalise: Turns uint8 pixels ``[B, C, H, W]`` into the network's input.
 
     Raises:
         UserError: The network has no BatchNorm layer, does not take the images, or its statistics
@@ -52,9 +52,9 @@ def check_statistics(
     layers = batchnorm_layers(network)
     if not layers:
         raise UserError(
-            "the teacher has no BatchNorm layer with running statistics, and with teacher.labels: "
-            "none its images follow from these alone: name a network with BatchNorm that was not "
-            "folded into the convolutions, or a classifier with labels: class"
+            "the teacher has no BatchNorm layer with running statistics. With teacher.labels: none "
+            "its images follow from these statistics alone: name a network whose BatchNorm layers "
+            "were not folded into the convolutions, or a classifier with teacher.labels: class"
         )
     if any(layer.training for layer in layers):
         raise UserError(

@@ -1,1 +1,1 @@
-"""Live logging: the values of a student's training, sent to a logger such as TensorBoard."""
+"""Live logging: send the values of a student's training to a logger such as TensorBoard."""

@@ -1,4 +1,4 @@
-"""DVCLive: ``dvc metrics show``, ``dvc plots show`` and DVC Studio follow a training."""
+"""DVCLive: follow a training with ``dvc metrics show``, ``dvc plots show`` or DVC Studio."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Live(Live):
 
 
 class DVCLiveTracker:
-    """Writes ``metrics/NAME.json`` with the last values, and a table of each value's course."""
+    """Writes the last values into ``metrics/NAME.json``, and all values into ``plots``."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -44,7 +44,13 @@ class DVCLiveTracker:
 
 
 def begin(folder: str, name: str, run: str) -> DVCLiveTracker:
-    """Begin the log of a student. It replaces what an earlier training of this name wrote."""
+    """Begin the log of a student. It replaces the log of an earlier training with this name.
+
+    Args:
+        folder: The folder ``live`` of ``paths.reports``.
+        name: Name of the student.
+        run: Digest of all that determines the training. Not used here.
+    """
     for place in ("metrics", "plots"):
         (Path(folder) / place).mkdir(parents=True, exist_ok=True)
     return DVCLiveTracker(_Live(folder, name))

@@ -20,7 +20,7 @@ Row = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """Where the values of one training go."""
+    """The receiver of the values of one training, such as a file or a server."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log named values at a step. Steps come in ascending order."""
@@ -31,7 +31,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tracking:
-    """Which logger a student has. Picklable, because the training may run in another process.
+    """Which logger a student has. It can be pickled, since a training may run in another process.
 
     Attributes:
         logger: A key of ``LOGGERS`` of :mod:`pipeline.tracking.loggers`.
@@ -44,20 +44,27 @@ class Tracking:
     name: str
 
     def open(self, run: str) -> Tracker:
-        """Import the logger's package and begin its log; ``run`` identifies the training."""
+        """Import the logger's package and begin its log.
+
+        Args:
+            run: Digest of all that determines the training.
+
+        Raises:
+            ImportError: The package is missing.
+        """
         module = importlib.import_module(f"pipeline.tracking.{self.logger}")
         opened: Tracker = module.begin(self.folder, self.name, run)
         return opened
 
 
 class LiveLog:
-    """The log of one training. Call it with all rows so far: it sends those that are new.
+    """The log of one training. Call it with all rows so far: it sends the new ones.
 
-    A training that continues from a checkpoint hands over the rows of the checkpoint again. The
-    logger began an empty log, so that it gets each step once.
+    A training that continues from a checkpoint passes the rows of the checkpoint again. The logger
+    begins an empty log, or leaves out the steps that it has. So each step is logged once.
 
     Args:
-        begin: Opens the logger. It is called with the first rows.
+        begin: Opens the logger. It is called once, before the first rows are sent.
         name: Name of the student, for the warning.
     """
 
@@ -100,10 +107,10 @@ class LiveLog:
 
 @contextmanager
 def live_log(tracking: Tracking | None, run: str) -> Iterator[LiveLog]:
-    """Open the log of a training; None logs nothing.
+    """Open the log of a training, and close it at the end.
 
     Args:
-        tracking: The logger.
+        tracking: The logger. None logs nothing.
         run: Digest of all that determines the training.
 
     Example::

@@ -14,10 +14,10 @@ from pipeline.errors import UserError
 from pipeline.tracking.live_log import Tracking
 
 LOGGERS = ("dvclive", "tensorboard", "wandb", "mlflow")
-"""Each is a module of this folder, and also the name of a package and of an extra."""
+"""Each name is that of a module in this folder, of a package and of an extra."""
 LIVE = "live"
 METRICS, PLOTS = "metrics", "plots"
-"""Folders of DVCLive. ``dvc.yaml`` names both, so that they exist whichever logger is used."""
+"""Folders of DVCLive. ``dvc.yaml`` names both, so every run makes them, with any logger."""
 
 
 def chosen_logger(execution: ExecutionConfig) -> str | None:
@@ -47,7 +47,7 @@ def check_logger(config: Config) -> None:
 
 
 def tracking_of(config: Config, name: str) -> Tracking | None:
-    """The logger of the student ``name``; None where nothing is logged."""
+    """The logger of the student ``name``, or None if nothing is logged."""
     logger = chosen_logger(config.execution)
     if logger is None:
         return None
@@ -60,10 +60,14 @@ def live_folder(config: Config) -> Path:
 
 
 def clear_live_logs(config: Config, keep: Iterable[str]) -> None:
-    """Make the folders of DVCLive, and remove what it wrote for students other than ``keep``.
+    """Make the folders of DVCLive, and remove its logs of students other than ``keep``.
 
-    Only what has the form of DVCLive's files is removed. The logs of other loggers are kept: they
-    hold several runs next to each other.
+    Only files that have the form of DVCLive's are removed. The logs of other loggers stay, because
+    they can hold several runs.
+
+    Args:
+        config: The parameters.
+        keep: Names of the students whose logs stay.
     """
     kept = set(keep)
     metrics, plots = live_folder(config) / METRICS, live_folder(config) / PLOTS

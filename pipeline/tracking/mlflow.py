@@ -1,4 +1,4 @@
-"""MLflow: the server of ``MLFLOW_TRACKING_URI``, or a database file in the reports."""
+"""MLflow: log to the server of ``MLFLOW_TRACKING_URI``, or to a database file in the reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TAG = "dreamshard.training"
 
 
 class MLflowTracker:
-    """Writes the metrics of one run, and leaves out the steps that it has."""
+    """Writes the metrics of one run, and leaves out the steps that the run already has."""
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
         self._client, self._run = client, run.info.run_id
@@ -41,7 +41,13 @@ class MLflowTracker:
 
 
 def begin(folder: str, name: str, run: str) -> MLflowTracker:
-    """Begin a run, or continue the run of the same training, which was stopped."""
+    """Begin a run, or continue the run of the same training if it was stopped.
+
+    Args:
+        folder: The folder ``live`` of ``paths.reports``.
+        name: Name of the student.
+        run: Digest of all that determines the training.
+    """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri, place = os.environ.get("MLFLOW_TRACKING_URI"), None

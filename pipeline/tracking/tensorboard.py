@@ -1,4 +1,4 @@
-"""TensorBoard: ``tensorboard --logdir reports/live/tensorboard``."""
+"""TensorBoard: look at the logs with ``tensorboard --logdir reports/live/tensorboard``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ class TensorBoardTracker:
 
 
 def begin(folder: str, name: str, run: str) -> TensorBoardTracker:
-    """Begin the log of a training. It replaces the log of the same training, if it was stopped."""
+    """Begin the log of a training. It replaces the log of the same training if it was stopped.
+
+    Args:
+        folder: The folder ``live`` of ``paths.reports``.
+        name: Name of the student.
+        run: Digest of all that determines the training.
+    """
     place = Path(folder) / "tensorboard" / f"{name}-{run[:8]}"
     shutil.rmtree(place, ignore_errors=True)
     return TensorBoardTracker(SummaryWriter(str(place)))

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline unless the variable ``WANDB_MODE`` says otherwise."""
+"""Weights & Biases: log offline, unless the variable ``WANDB_MODE`` says otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import wandb
 
 
 class WandbTracker:
-    """Writes a run, which ``wandb sync`` uploads where it is offline."""
+    """Writes a run. ``wandb sync`` uploads an offline run."""
 
     def __init__(self, run: wandb.Run) -> None:
         self._run = run
@@ -26,8 +26,13 @@ class WandbTracker:
 def begin(folder: str, name: str, run: str) -> WandbTracker:
     """Begin a run whose id follows from the training.
 
-    A training that continues has the same id. Its offline folder holds all steps, and replaces that
-    of the stopped run. A server leaves out steps that it has.
+    A training that continues has the same id. Offline, the new folder holds all steps and replaces
+    the folder of the stopped run. A server leaves out the steps that it has.
+
+    Args:
+        folder: The folder ``live`` of ``paths.reports``.
+        name: Name of the student.
+        run: Digest of all that determines the training.
     """
     identity = run[:16]
     for earlier in (Path(folder) / "wandb").glob(f"offline-run-*-{identity}"):

@@ -1,4 +1,4 @@
-"""What would make the result better, derived from the figures of a run."""
+"""Advice on how to make the result better, from the figures of a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.reports.page.classes import ClassFacts
 from pipeline.reports.page.figures import accuracies, find, verdict
 from pipeline.reports.page.run import Run
 
-FALL = 0.05  # a total loss that fell by this share in its last tenth has not settled
-BEHIND = 0.05  # accuracy that a class lacks to the mean, from which on it is named
-FEW = 0.01  # half a 95 % interval that is wide for a result near the teacher's
+FALL = 0.05  # if the total loss fell by this share in its last tenth, it has not settled
+BEHIND = 0.05  # a class is named if its accuracy is this much below the mean
+FEW = 0.01  # a 95 % interval that reaches farther than this to each side is wide
 _AGAINST = {
     "contrast": "check teacher.input.mean and std with dreamshard probe; a wrong scale gives grey "
     "images",
@@ -31,7 +31,12 @@ _AGAINST = {
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What was found, and what to do about it."""
+    """One advice.
+
+    Attributes:
+        found: the problem, as a sentence.
+        do: what to do about it, as a sentence.
+    """
 
     found: str
     do: str
@@ -69,7 +74,7 @@ def _of_the_dataset(run: Run) -> Iterator[Advice]:
 
 def _of_the_verdict(run: Run) -> Iterator[Advice]:
     found = verdict(run)
-    if not found:  # of a dataset without reports, the records still know this
+    if not found:  # without reports, the records still have the confirmed labels
         found = {"level": "", "confirmed": run.tally.agreement / run.tally.images}
     if found["level"] == "usable" or (not run.labelled and not found["level"]):
         return
@@ -93,9 +98,9 @@ def _of_the_images(run: Run) -> Iterator[Advice]:
     repeats = run.saved.measures.get("near_duplicates", 0.0)
     if repeats > REPEATS:
         yield Advice(
-            f"{percent(repeats)} of the images have a near-duplicate, from which a student learns "
-            "little more.",
-            "Set synthesis.max_similarity: 0.95: it makes repeats within a shard again.",
+            f"{percent(repeats)} of the images have a near-duplicate. A student learns little from "
+            "a repeat.",
+            "Set synthesis.max_similarity to 0.95, which makes repeats within a shard again.",
         )
     curves = run.tally.mean_curves()
     if curves:
@@ -122,8 +127,8 @@ def _of_the_students(run: Run) -> Iterator[Advice]:
     if best and student.low <= best.high and teacher.low > student.high:
         yield Advice(
             f"The student is not clearly better than {best.name[0].lower()}{best.name[1:]}.",
-            "The optimisation may not pay here: look at the verdict, and try other parameters on "
-            "a few images with dreamshard probe.",
+            "The optimised images may teach no more than simple pictures: look at the verdict, and "
+            "try other parameters on a few images with dreamshard probe.",
         )
     gap = teacher.value - student.value
     if gap > LITTLE:
@@ -162,7 +167,7 @@ def _of_the_classes(run: Run, classes: Sequence[ClassFacts]) -> Iterator[Advice]
         yield Advice(
             f"On {run.saved.judged} images students are more than {points(BEHIND)} below their "
             f"mean in these classes: {names}.",
-            "Give them more images by a table in synthesis.images_per_class.",
+            "Give these classes more images: write a table into synthesis.images_per_class.",
         )
     counts = [each.images for each in classes]
     if min(counts) * UNEVEN < max(counts):
@@ -170,7 +175,7 @@ def _of_the_classes(run: Run, classes: Sequence[ClassFacts]) -> Iterator[Advice]
         yield Advice(
             f"Class {least.name} has {least.images:,} images, and the largest class has "
             f"{max(counts):,}.",
-            "Even them out by synthesis.images_per_class, unless you want it so.",
+            "Make the numbers equal by synthesis.images_per_class, unless they differ on purpose.",
         )
 
 
@@ -199,9 +204,9 @@ def _of_the_measurement(run: Run) -> Iterator[Advice]:
     if reach > FEW:
         images = run.saved.evaluation["real_images"]
         yield Advice(
-            f"{images:,} real images leave the student's accuracy open by "
+            f"With {images:,} real images the student's accuracy is known only to about "
             f"{percent(reach)} to each side.",
-            "Use more real images in evaluation.data: four times as many halve this.",
+            "Use more real images in evaluation.data: four times as many halve this interval.",
         )
 
 

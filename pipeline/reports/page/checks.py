@@ -12,8 +12,8 @@ from pipeline.reports.page.run import Run
 
 State = Literal["good", "warn", "bad", "unknown"]
 MUCH, LITTLE = 0.1, 0.02  # distance of a student from its teacher
-UNEVEN = 2  # the largest class may have so many times the images of the smallest
-REPEATS = 0.05  # share of near-duplicates from which on they are named
+UNEVEN = 2  # the largest class may have this many times the images of the smallest
+REPEATS = 0.05  # near-duplicates are named if their share is above this
 WORDS: dict[State, str] = {
     "good": "good",
     "warn": "careful",
@@ -86,7 +86,7 @@ def _of_students(run: Run) -> str:
     if held_out:
         return (
             f"Nobody measured the students on real images. On {held_out['images']} new synthetic "
-            f"images they agree with the teacher in {percent(held_out['agreement'])}."
+            f"images their agreement with the teacher is {percent(held_out['agreement'])}."
         )
     if run.saved.logs:
         return "Students were trained, but nobody measured them on real images."
@@ -208,14 +208,14 @@ def _sure(run: Run, found: Sequence[Accuracy]) -> Check:
         images = f" on {held_out['images']} synthetic images only" if held_out else ""
         return Check(question, f"There is no accuracy on real images{images}.", "unknown")
     images, reach = run.saved.evaluation["real_images"], (student.high - student.low) / 2
-    text = f"With {images:,} real images it is {percent(student.low)} to {percent(student.high)}"
-    text += " (95\u00a0% interval). "
+    text = f"With {images:,} real images the accuracy is {percent(student.low)} to "
+    text += f"{percent(student.high)} (95\u00a0% interval). "
     if len(student.seeds) > 1:
         low, high = min(student.seeds), max(student.seeds)
         text += f"The {len(student.seeds)} seeds reach {percent(low)} to {percent(high)}."
         spread = high - low
     else:
-        text, spread = text + "One seed only: another one may differ.", 1.0
+        text, spread = text + "Only one seed was trained: another one may differ.", 1.0
     wide = reach > LITTLE or spread > LITTLE
     return Check(question, text, "warn" if wide else "good")
 

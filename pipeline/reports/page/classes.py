@@ -1,4 +1,4 @@
-"""What is known about each class, and which answers go wrong."""
+"""The facts about each class, and the most frequent wrong answers."""
 
 from __future__ import annotations
 

@@ -22,15 +22,15 @@ from pipeline.reports.page.template import NOTHING, render, show_value
 from pipeline.reports.page.thumbnails import MOST_BYTES
 
 MOST_CLASS_ROWS = 200
-MOST_CLASSES, MOST_IMAGES, DISTRUSTED = 12, 80, 12  # of each of the two
-FIRST_SEEDS = 2  # students of each of the two in the learning curves
+MOST_CLASSES, MOST_IMAGES, DISTRUSTED = 12, 80, 12  # of each run
+FIRST_SEEDS = 2  # students of each run in the learning curves
 
 
 def render_comparison(a: Run, b: Run) -> bytes:
     """The page of two runs, as HTML."""
     both = (("A", a), ("B", b))
     facts = [class_facts(run) if run.dataset is not None else [] for run in (a, b)]
-    if a.saved.judged != b.saved.judged:  # students on other kinds of images compare with nothing
+    if a.saved.judged != b.saved.judged:  # students judged on other images cannot be compared
         facts = [[replace(each, student=None) for each in classes] for classes in facts]
     galleries = _galleries(a, b, facts)
     return render(

@@ -26,10 +26,15 @@ _MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of a table: the values of A and B, their difference, and how B differs from A.
+    """One line of a table.
 
-    ``state`` is ``better``, ``worse``, ``chance`` (the 95 % intervals overlap) or ``differs``, and
-    empty where A and B are the same.
+    Attributes:
+        name: the name of the figure.
+        a: its value in A, as text.
+        b: its value in B, as text.
+        difference: B less A, as text.
+        state: ``better``, ``worse``, ``chance`` (the 95 % intervals overlap) or ``differs``: how B
+            differs from A. Empty if both are the same.
     """
 
     name: str
@@ -46,8 +51,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """A figure of a run: its name, its value, its form, and whether more is better (1), worse (-1)
-    or neither (0)."""
+    """How to find and show one figure of a run.
+
+    Attributes:
+        name: the name of the figure.
+        value: finds it in a run; None if the run does not have it.
+        show: turns it into text.
+        better: 1 if more is better, -1 if less is better, else 0.
+    """
 
     name: str
     value: Callable[[Run], float | None]
@@ -143,9 +154,11 @@ _ACCURACY = _Measure(
 _MEASURES = (
     _ACCURACY,
     _Measure("accuracy of the teacher", _saved("evaluation", "teacher_accuracy"), percent),
-    _Measure("... of a student of noise", _saved("evaluation", "noise_baseline_accuracy"), percent),
     _Measure(
-        "... of a student of procedural pictures",
+        "accuracy of the noise baseline", _saved("evaluation", "noise_baseline_accuracy"), percent
+    ),
+    _Measure(
+        "accuracy of the procedural baseline",
         _saved("evaluation", "procedural_baseline_accuracy"),
         percent,
     ),
@@ -172,7 +185,7 @@ _MEASURES = (
     _Measure("near-duplicates", _saved("measures", "near_duplicates"), percent, -1),
     _Measure("statistics gap", _saved("measures", "statistics_gap"), _short, -1),
     _Measure("total loss at the end", _total, _short),
-    _Measure("images a second and worker", _speed, _short, 1),
+    _Measure("images per second and worker", _speed, _short, 1),
     _Measure("bytes on disk", lambda run: run.tally.stored or None, show_bytes),
 )
 

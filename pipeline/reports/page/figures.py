@@ -1,4 +1,4 @@
-"""The figures of a run's students: accuracy, spread over the seeds, and how sure they are."""
+"""The figures of a run's students: accuracy, spread over the seeds, and 95 % intervals."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _last(curves: Any, name: str) -> float | None:
 
 
 def verdict(run: Run) -> dict[str, Any]:
-    """The verdict of ``measure``, which sees most, or of the synthesis; empty without both."""
+    """The verdict of ``measure``, else that of ``synthesize``. Empty if neither left a report."""
     reports = (run.saved.measures, run.saved.synthesis)
     found: list[dict[str, Any]] = [each["verdict"] for each in reports if "verdict" in each]
     return found[0] if found else {}

@@ -1,4 +1,4 @@
-"""The images that a page shows: some of each class and round, and those to distrust."""
+"""The images on a page: some of each class and round, and the most doubtful ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IN_A_LINE = 10  # images of a class, of all rounds together
 UNLABELLED = 40  # images of a dataset without labels
 DISTRUSTED = 24
 FIRST = ("key", "class_name", "teacher_prob", "teacher_pred", "teacher_entropy", "flaw", "replaced")
-"""Columns that a reader wants to see first, when a row is shown."""
+"""The columns of a row that a page shows first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Cell:
         picture: the picture.
         caption: what the teacher says of it, and its flaw.
         doubtful: whether the caption is a reason for doubt.
-        title: its class, where the page does not name it around the picture.
+        title: its class, if the page does not name the class elsewhere.
     """
 
     number: int
@@ -111,11 +111,11 @@ def make_gallery(
 
     Args:
         run: the run.
-        chosen: the classes to show; without labels there are none, and images are shown.
+        chosen: the classes to show; empty for a dataset without labels.
         classes: how many classes the dataset has.
-        images: how many pictures of classes there may be.
-        distrusted: how many images to distrust.
-        most: bytes of all pictures together.
+        images: about how many pictures of classes to show.
+        distrusted: how many doubtful images to show.
+        most: the most bytes of all pictures together.
         first: the number of the first picture on the page.
     """
     assert run.dataset is not None and run.rows is not None

@@ -1,4 +1,4 @@
-"""How a reader loads the dataset and a student: code for the page, and what it must know."""
+"""Code for the page that loads the dataset and a student, and the facts of the networks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def student_code(run: Run) -> str:
         return ""
     return f"""from safetensors.torch import load_file
 
-network = ...  # what {network(run, "student")} builds
+network = ...  # the network that {network(run, "student")} builds
 network.load_state_dict(load_file({f"{run.students}/{name}.safetensors"!r}))"""
 
 

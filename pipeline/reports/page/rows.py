@@ -1,4 +1,4 @@
-"""The Parquet rows of a dataset as columns: what the teacher says of every image."""
+"""The Parquet rows of a dataset as columns: the teacher's answer for each image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.dataset.dataset import Dataset, Shard
 from pipeline.errors import BadShardError
 from pipeline.storage import read_many
 
-MOST_SHARDS = 2000  # whose rows are read; of more, evenly spaced ones
+MOST_SHARDS = 2000  # of a larger dataset, the rows of evenly spaced shards are read
 CHUNK = 64  # Parquet files in memory at once
 NOBODY = -1  # stands for a label or an answer that does not exist
 _COLUMNS = (

@@ -1,4 +1,4 @@
-"""Everything that is known about one run: its parameters, its dataset, its reports."""
+"""The facts about one run: its parameters, its dataset and its reports."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PARAMS = "params.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What the page is made from.
+    """The facts from which a page is made.
 
     Attributes:
-        name: how the user called it.
+        name: the name that the user gave, such as a parameter file.
         parameters: every parameter by its dotted name, without secrets.
         saved: the reports.
         dataset: the dataset; None where only a student is compared.
@@ -39,7 +39,7 @@ class Run:
         signed: whether the dataset has a signature.
         verify: the command that verifies the dataset.
         place: the dataset's folder or URL, without private parts.
-        students: the folder or URL of its students likewise; empty if it is unknown.
+        students: the folder or URL of the students, without private parts; empty if unknown.
     """
 
     name: str
@@ -70,9 +70,9 @@ def run_of_config(config: Config, name: str, verify: str = "dreamshard verify") 
     """The run of a parameter file.
 
     Args:
-        config: its parameters.
-        name: how the page calls it.
-        verify: the command that verifies its dataset.
+        config: the parameters.
+        name: the name of the run on the page.
+        verify: the command that verifies the dataset.
 
     Raises:
         UserError: no shard is complete, or a report or a shard is damaged.
@@ -93,7 +93,7 @@ def is_params(text: str) -> bool:
 
 
 def open_run(text: str, config: Config | None = None) -> Run:
-    """Open what the user names: a parameter file, a dataset, or a student.
+    """Open the run of a parameter file, a dataset, or a student.
 
     Args:
         text: a ``.yaml`` file, a student's ``.safetensors`` file, or the folder or URL of a
@@ -121,9 +121,17 @@ def open_run(text: str, config: Config | None = None) -> Run:
 
 
 def located(config: Config, params: Path) -> Config:
-    """The parameters of a file, with its paths taken from its own folder if it must be.
+    """Make the paths of a parameter file right for the current folder.
 
-    Paths are relative to the folder in which a command runs, which was that of the file.
+    Paths are relative to the folder in which a command runs. If the dataset is not found from the
+    current folder, but from the folder of the file, all relative paths are taken from there.
+
+    Args:
+        config: the parameters of the file.
+        params: the file.
+
+    Returns:
+        The parameters, with other paths if needed.
     """
     paths = config.paths.model_dump()
     moved = {
@@ -142,7 +150,7 @@ def verify_command(params: str, settings: Mapping[str, Any] | None = None) -> st
 
     Args:
         params: the file.
-        settings: what replaced its parameters.
+        settings: the values of ``--set``, which replaced parameters of the file.
     """
     words = ["dreamshard verify"] + ([f"--params {_public(params)}"] if params != PARAMS else [])
     words += [f"--set {key}={redact(value, key)}" for key, value in (settings or {}).items()]

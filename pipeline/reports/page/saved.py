@@ -20,7 +20,7 @@ MOST_BYTES = 2**26  # of a report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What the stages reported. A part is empty where its stage did not run.
+    """The reports of the stages. A part is empty if its stage did not run.
 
     Attributes:
         synthesis: ``synthesis.json``.
@@ -48,8 +48,8 @@ def read_saved(reports: Path, evaluated: bool) -> Saved:
 
     Args:
         reports: the folder ``paths.reports``.
-        evaluated: whether ``evaluation.data`` is set. Accuracies of an earlier setting are left
-            out otherwise, as ``summary`` does.
+        evaluated: whether ``evaluation.data`` is set. If not, accuracies of an earlier setting are
+            left out, as in ``summary``.
 
     Raises:
         UserError: a report is damaged.

@@ -1,4 +1,4 @@
-"""The data of the page's figures and tables, ready for the template."""
+"""The data of the page's figures and tables, in the form that the template needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.reports.page.run import Run
 from pipeline.reports.page.saved import Curve
 
 MOST_LABELS = 20  # of a confusion matrix that is drawn
-SMOOTHED = 20  # a learning curve shows the mean of such a part of its points around each point
+SMOOTHED = 20  # each point of a learning curve is the mean of 1 / SMOOTHED of its points
 ABOUT = {
     "classification": "Cross-entropy of the teacher's answer and the intended class",
     "tv": "Total variation: differences of neighbouring pixels",
@@ -90,12 +90,12 @@ def learning_charts(runs: Sequence[tuple[str, Run]], most_seeds: int | None = No
 
     Args:
         runs: a prefix for the names of the lines, and the run.
-        most_seeds: leave out the baselines, and more students than these of a run.
+        most_seeds: show only so many students of a run, and no baselines. None shows all.
     """
     captions = {
         "loss": "The loss that the training lowers",
         "agreement": "Share of a batch that student and teacher classify alike",
-        "accuracy": "Share of a batch to which the student gives its label",
+        "accuracy": "Share of a batch whose labels the student predicts",
     }
     found = []
     for name, caption in captions.items():
@@ -118,7 +118,7 @@ def _chosen_logs(run: Run, most: int | None) -> list[tuple[str, Mapping[str, Cur
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The running mean of a curve, over the twentieth part of it around each point."""
+    """The running mean of a curve. Each point is the mean of the points near it."""
     reach = len(points) // SMOOTHED // 2
     values = [value for _, value in points]
     found = []
@@ -220,7 +220,7 @@ def cost(run: Run) -> list[tuple[str, str]]:
         images, seconds = made["images"], made["worker_seconds"]
         lines += [
             ("Images of the last run", f"{images:,} in {show_seconds(seconds)} of one worker"),
-            ("Speed", f"{images / seconds:.3g} images a second and worker"),
+            ("Speed", f"{images / seconds:.3g} images per second and worker"),
         ]
     elif run.saved.synthesis:
         lines.append(("Images of the last run", "none: all shards were complete already"))

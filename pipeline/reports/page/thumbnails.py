@@ -1,4 +1,4 @@
-"""Images of a dataset inside the page: read alone from their tars, and as small as they must be."""
+"""Images of a dataset inside the page: each read alone from its tar, and made small enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the page of what the user names, to a place that holds no other program's file."""
+"""Write the page of one or two runs. A file of another program is never replaced."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def write_report(names: Sequence[str], settings: Mapping[str, Any], out: Path | 
     """
     first = names[0]
     if settings and not is_params(first):
-        raise UserError(f"--set changes a parameter file, but {first} is none")
+        raise UserError(
+            f"--set changes a parameter file, but {first} is none: leave out --set, or name a "
+            ".yaml file"
+        )
     config = (
         located(load_command_params(first, settings), Path(first)) if is_params(first) else None
     )
@@ -98,7 +101,7 @@ def _check(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_file():
-        raise UserError(f"{path} is no file: name another one by --out")
+        raise UserError(f"{path} is not a file: name another file by --out")
     with path.open("rb") as file:
         if _OURS not in file.read(_HEAD):
             raise UserError(f"{path} is not a page of dreamshard: name another file by --out")

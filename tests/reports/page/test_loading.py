@@ -68,7 +68,8 @@ def test_the_student_is_named_with_its_network(
     code = student_code(full)
     assert "load_file('students/student-0.safetensors')" in code
     source = full.parameters["student.source"]
-    assert f"what {source}" in code and dict(network_lines(full))["Student"].startswith(source)
+    assert f"the network that {source}" in code
+    assert dict(network_lines(full))["Student"].startswith(source)
     (tmp_path / "students").mkdir()
     network = nn.Linear(1, 1)
     save_file(network.state_dict(), "students/student-0.safetensors")
