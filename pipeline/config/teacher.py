@@ -70,7 +70,8 @@ class TeacherConfig(Section):
 
     labels: Literal["class", "none"] = "class"
     """What an image is labelled with: its ``class``, or ``none`` for a network that is no
-    classifier, such as a segmenter. Its images follow from its BatchNorm statistics alone."""
+    classifier, such as a segmenter. Its images follow from its BatchNorm statistics and
+    priors alone."""
 
     classes: Annotated[int, Field(ge=0, le=32767)]
     """Number of classes, 1 to 32767. May be left out where the source or the network knows it, and
