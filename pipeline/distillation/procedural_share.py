@@ -12,7 +12,7 @@ from pipeline.dataset.plan import derive_seed
 from pipeline.execution.torchrun import WHOLE, Share
 from pipeline.procedural import procedural_pixels
 
-BLOCK_BYTES, MOST_STEPS = 2**26, 64  # pictures of several steps are drawn at once: that is faster
+BLOCK_BYTES, MOST_STEPS = 2**23, 64  # pictures of several steps are drawn at once: that is faster
 
 
 class ProceduralShare:
