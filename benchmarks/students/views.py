@@ -114,13 +114,13 @@ def main(arguments: list[str] | None = None) -> int:
         use_threads(config.distillation.threads)
         tars = sorted((out / "dataset" / "train").glob("*.tar"))
         names = ("procedural", "adversarial", "imitation")
-        plain = dict.fromkeys(names, 0.0)
+        without = dict.fromkeys(names, 0.0)
         asked = {name: getattr(config.distillation, name) for name in names}
         rows: dict[str, Callable[[], float]] = {
             "distill, " + ", ".join(f"{name} {value:g}" for name, value in changes.items()): (
                 functools.partial(by_distill, config, tars, data, out, **changes)
             )
-            for changes in (plain, asked)
+            for changes in (without, asked)
         }
         for number in views:
             copies, plain, padded = first_views(tars, out / f"views-{number}", number)
