@@ -12,6 +12,7 @@ clock counts processor time.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 
 import torch
@@ -54,10 +55,8 @@ def row(channels: int, size: int, compiled: bool) -> tuple[float, float]:
         kernel = torch.compile(function, dynamic=False) if compiled else function
         for _ in range(3):
             kernel(*maps, *statistics)
-        best = min(
-            seconds(lambda kernel=kernel: kernel(*maps, *statistics), CPU, clock_of(CPU))
-            for _ in range(15)
-        )
+        call = functools.partial(kernel, *maps, *statistics)
+        best = min(seconds(call, CPU, clock_of(CPU)) for _ in range(15))
         rates.append(4 * 2 * maps[0].numel() / best / 1e9)
     return rates[0], rates[1]
 

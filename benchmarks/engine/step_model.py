@@ -214,9 +214,10 @@ def _saved(
 
 
 def _module(node: fx.Node) -> nn.Module | None:
-    if node.op != "call_module":
+    owner = node.graph.owning_module
+    if node.op != "call_module" or owner is None:
         return None
-    return node.graph.owning_module.get_submodule(str(node.target))
+    return owner.get_submodule(str(node.target))
 
 
 def _size(node: fx.Node) -> int:
