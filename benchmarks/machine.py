@@ -54,17 +54,25 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Measure how long ``work`` takes, the work on the device included."""
+def seconds(
+    work: Callable[[], object],
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Measure how long ``work`` takes by ``clock``, the work on the device included."""
     synchronise(device)
-    started = time.perf_counter()
+    started = clock()
     work()
     synchronise(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def matrix_peak(
-    device: torch.device, side: int, repeats: int = 10, dtype: torch.dtype = torch.bfloat16
+    device: torch.device,
+    side: int,
+    repeats: int = 10,
+    dtype: torch.dtype = torch.bfloat16,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Measure the FLOP/s of a large matrix product: the best of five series of products."""
     left, right = torch.randn(2, side, side, device=device).to(dtype)
@@ -74,7 +82,7 @@ def matrix_peak(
             torch.mm(left, right)
 
     products()
-    return 2 * side**3 * repeats / min(seconds(products, device) for _ in range(5))
+    return 2 * side**3 * repeats / min(seconds(products, device, clock) for _ in range(5))
 
 
 class Warnings(logging.Handler):
