@@ -5,8 +5,9 @@
 The kernel is the backward of ReLU and a frozen BatchNorm with the gradient of R_feature, on
 bfloat16 maps in channels-last layout, by one thread of a CPU. It reads three maps and writes one.
 The coefficients of each channel are computed inside the compiled kernel, as in the step, or before
-it. The triad of ``benchmarks/engine/rates.py`` over as many bytes says what the machine can do. The
-clock counts processor time.
+it. Each kernel runs as ``torch.compile`` writes it, and with half registers
+(``pipeline/device/half_registers.py``). The triad of ``benchmarks/engine/rates.py`` over as many
+bytes says what the machine can do. The clock counts processor time.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from benchmarks.engine.rates import clock_of, triad
 from benchmarks.machine import seconds
+from pipeline.device.half_registers import use_half_registers
 from pipeline.device.threads import use_threads
 
 CPU = torch.device("cpu")
-SIDE = 32
+SIDE, CHANNELS = 32, (8, 16, 32, 64)
 EPSILON = 1e-5
 
 
@@ -69,11 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
     use_threads(1)
     size = 2**17 if options.toy else options.megabytes * 2**20
     lines = [
-        "| channels | coefficients inside, GB/s | before, GB/s | triad, GB/s |",
-        "|---|---|---|---|",
+        "| channels | coefficients inside, GB/s | before, GB/s | with half registers: inside "
+        "| before | triad, GB/s |",
+        "|---|---|---|---|---|---|",
     ]
-    for channels in (8, 16, 32, 64):
-        rates = (*row(channels, size, not options.toy), triad(CPU, 4 * size) / 1e9)
+    plain = {channels: row(channels, size, not options.toy) for channels in CHANNELS}
+    torch._dynamo.reset()
+    use_half_registers()
+    for channels in CHANNELS:
+        half = row(channels, size, not options.toy)
+        rates = (*plain[channels], *half, triad(CPU, 4 * size) / 1e9)
         lines.append(f"| {channels} | " + " | ".join(f"{rate:.3g}" for rate in rates) + " |")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -1,9 +1,12 @@
-"""Measure three optimisations of a step on a CPU, each in alternation with its absence.
+"""Measure optimisations of a step on a CPU, each in alternation with its absence.
 
-    python -m benchmarks.engine.step [--threads 1] [--pairs 5]
+    python -m benchmarks.engine.step [SUBJECT ...] [--threads 1] [--pairs 5]
 
 - memory: steps of the compiled engine (ResNet-20, batch 256) in a process that keeps freed memory
   (``pipeline/device/threads.py``) and in a process that does not;
+- registers: steps of the compiled engine (ResNet-20, batch 256) with half registers for maps of 16
+  channels (``pipeline/device/half_registers.py``) and without;
+- student: the same for a student's training (ResNet-20 to ResNet-20, the default distillation);
 - norms: steps of a MobileNetV3-small with random weights (224 pixels, batch 16), with R_TV and R_l2
   summed row by row and image by image;
 - depthwise: forward pass and gradient of a strided depthwise convolution in bfloat16 (96 channels
@@ -30,8 +33,12 @@ from torch import Tensor
 
 from benchmarks.engine import loop as engine
 from benchmarks.gpu.checks import random_teacher
+from examples.cifar10 import resnet
+from pipeline.config.distillation import DistillationConfig
+from pipeline.device import compiling
 from pipeline.device.depthwise import UnitStride
 from pipeline.device.threads import keep_memory, use_threads
+from pipeline.distillation.step import Training
 from pipeline.objective import image_priors
 from pipeline.storage import write_json
 
@@ -42,6 +49,35 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
     if kept:
         keep_memory()
     return _stepping(engine.ours(256, "auto", True))
+
+
+def registers(half: bool, threads: int) -> Callable[[], None]:
+    """Measure some steps of an engine, with or without half registers."""
+    use_threads(threads)
+    _without_half_registers(half)
+    return _stepping(engine.ours(256, "auto", True))
+
+
+def student(half: bool, threads: int) -> Callable[[], None]:
+    """Measure some steps of a student's training, with or without half registers."""
+    use_threads(threads)
+    _without_half_registers(half)
+    torch.manual_seed(0)
+    teacher = random_teacher(resnet(3), (3, 32, 32), 10, 256, torch.device("cpu"))
+    training = Training(teacher, resnet(3), DistillationConfig(), seed=0)
+    pixels = torch.randint(0, 256, (128, 3, 32, 32), dtype=torch.uint8)
+
+    def run() -> None:
+        with training:
+            for number in range(4):
+                training.step(number, pixels)
+
+    return run
+
+
+def _without_half_registers(half: bool) -> None:
+    if not half:
+        compiling.use_half_registers = lambda: None  # type: ignore[assignment]
 
 
 def norms(rows: bool, threads: int) -> Callable[[], None]:
@@ -86,7 +122,13 @@ def convolution(unit: bool, threads: int) -> Callable[[], None]:
     return run
 
 
-SUBJECTS = {"memory": steps, "norms": norms, "depthwise": convolution}
+SUBJECTS = {
+    "memory": steps,
+    "registers": registers,
+    "student": student,
+    "norms": norms,
+    "depthwise": convolution,
+}
 _run: Callable[[], None]
 
 
@@ -121,9 +163,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}")
     options = parser.parse_args()
     report = {}
-    for subject in SUBJECTS:
+    for subject in options.subjects or SUBJECTS:
         ratios = compare(subject, options.threads, options.pairs)
         report[subject] = ratios
         sys.stdout.write(
