@@ -77,7 +77,7 @@ def test_every_part_has_its_place(full: Run) -> None:
         "seed 1",
         "noise (baseline)",
         "dreamshard verify --params job.yaml",
-        "10 images a",
+        "10 images per second",
     ):
         assert text in html.unescape(reader.text)
     assert page.count('<svg class="chart"') >= 5
