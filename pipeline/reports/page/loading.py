@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.dataset.layout import ALL_TARS, CLASS, NPY, PNG
 from pipeline.reports.page.run import Run
 from pipeline.reports.page.template import show_value
 
@@ -16,8 +17,8 @@ def loading_code(run: Run) -> str:
     channels = run.parameters.get("teacher.input.channels")
     if "://" in run.place or not channels:
         return _by_dreamshard(run)
-    part = "png" if channels in MODES else "npy"
-    parts = [part, "cls"] if run.labelled else [part]
+    part = PNG if channels in MODES else NPY
+    parts = [part, CLASS] if run.labelled else [part]
     names = ", ".join(f'"{name}"' for name in parts)
     decode = f'"{MODES[channels]}", ' if channels in MODES else ""
     values = "float32 from 0 to 1" if channels in MODES else "uint8"
@@ -27,7 +28,7 @@ def loading_code(run: Run) -> str:
     return f"""import glob
 import webdataset as wds
 
-tars = sorted(glob.glob({run.place + "/train/*.tar"!r}))
+tars = sorted(glob.glob({f"{run.place}/{ALL_TARS}"!r}))
 data = wds.WebDataset(tars, shardshuffle=8, nodesplitter=wds.split_by_node, empty_check=False)
 data = data.shuffle(1000).decode({decode}only=[{names}]).to_tuple({names}).batched(64)
 for {found} in wds.WebLoader(data, num_workers=min(4, len(tars)), batch_size=None):
