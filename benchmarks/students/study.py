@@ -74,6 +74,8 @@ ROWS: dict[str, str] = {
     "adversarial": "distillation.adversarial=0.4",
     "recipe": RECIPE,
     "recipe-unmixed": f"{RECIPE} distillation.procedural=0",
+    "recipe-procedural-unmixed": f"synthesis.iterations=0 {SELECTED} {RECIPE} "
+    "distillation.procedural=0",
     "recipe-procedural": f"synthesis.iterations=0 {SELECTED} {RECIPE}",
     REAL: "",
     "noise": 'synthesis.iterations=0 synthesis.objective={"start":"white"}',

@@ -52,7 +52,8 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
         datasets[row] = config.paths.dataset
     for same in ("imitation", "adversarial", "recipe", "recipe-unmixed", "sgd"):
         assert datasets.pop(same) == datasets["spread"]
-    assert datasets.pop("recipe-procedural") == datasets["procedural-selected"]
+    for same in ("recipe-procedural", "recipe-procedural-unmixed"):
+        assert datasets.pop(same) == datasets["procedural-selected"]
     assert len(set(datasets.values())) == len(datasets)
     other = configured("teacher.arguments.blocks=5", tmp_path)
     assert other.paths.dataset not in datasets.values()
