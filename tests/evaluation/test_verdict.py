@@ -48,6 +48,13 @@ def test_a_bad_sign_is_named(sign: str, doubtful: object, unusable: object, word
         assert len(verdict.reasons) == 1 and word in str(verdict)
 
 
+def test_a_student_that_learned_little_makes_a_dataset_doubtful_at_most() -> None:
+    for taught, level in ((0.3, "usable"), (0.05, "doubtful"), (-0.1, "doubtful")):
+        verdict = judge(replace(GOOD, taught=taught))
+        assert verdict.level == level
+        assert ("learned little" in str(verdict)) == (level == "doubtful")
+
+
 def test_the_worst_sign_decides() -> None:
     verdict = judge(replace(GOOD, contrast=0.05, gap=3.0))
     assert verdict.level == "unusable" and len(verdict.reasons) == 1
