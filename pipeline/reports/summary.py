@@ -43,7 +43,7 @@ def summarise(config: Config) -> str:
             seeds = ", ".join(f"{value:.1%}" for value in result["student_accuracies"].values())
             lines.append(
                 f"student    {result['student_accuracy']:.1%} (mean of {seeds}), "
-                "trained on the synthetic images only"
+                "trained without real images"
             )
         lines += [
             f"{kind:<10} {result[f'{kind}_baseline_accuracy']:.1%}, the same student trained on "
