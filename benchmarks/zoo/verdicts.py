@@ -27,17 +27,14 @@ from benchmarks.zoo.study import configured, images_of, students
 from benchmarks.zoo.train import test_tar
 from pipeline.config.schema import Config
 from pipeline.dataset.dataset import Dataset
-from pipeline.device.seeding import seed_all
 from pipeline.device.threads import use_threads
-from pipeline.distillation.step import Training
 from pipeline.evaluation.accuracy import share
-from pipeline.evaluation.trial_student import PLAIN, verdict_with_trial
+from pipeline.evaluation.trial_student import plain_student, verdict_with_trial
 from pipeline.execution.runner import open_runner
 from pipeline.exit_codes import report_errors
 from pipeline.stages.synthesize import synthesize
 from pipeline.storage import write_json
 from pipeline.synthesis.check import load_checked_teacher
-from pipeline.teachers.networks import build_network
 from pipeline.teachers.predict import predict
 from pipeline.teachers.preprocessing import NATURAL_DEVIATION, NATURAL_MEAN
 from pipeline.teachers.teacher import Teacher
@@ -78,16 +75,8 @@ def brief(config: Config, teacher: Teacher, count: int) -> Config:
 
 def accuracy(config: Config, teacher: Teacher, pixels: Tensor, real: Images) -> float:
     """The accuracy on real images of a student that learns from ``pixels`` alone."""
-    steps = config.distillation.steps
-    training = config.distillation.model_copy(update={**PLAIN, "warmup": min(100, steps // 4)})
-    seed_all(1)
-    student = build_network(config.student.source, config.student.arguments, "student")
-    generator = torch.Generator().manual_seed(1)
-    with Training(teacher, student, training, seed=1, graphs=False) as trained:
-        for number in range(steps):
-            rows = torch.randint(len(pixels), (training.batch_size,), generator=generator)
-            trained.step(number, pixels[rows])
-    answers = predict(trained.published().eval(), teacher.preprocessing, real[0], CHUNK).argmax(1)
+    student = plain_student(config, teacher, pixels, config.distillation.steps, seed=1)
+    answers = predict(student, teacher.preprocessing, real[0], CHUNK).argmax(1)
     return share(answers, real[1])
 
 

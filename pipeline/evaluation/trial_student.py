@@ -7,7 +7,7 @@ compared with the teacher on procedural pictures, which neither dataset nor stud
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.config.schema import Config
 from pipeline.device.seeding import seed_all
@@ -68,23 +68,41 @@ def trial_agreement(config: Config, teacher: Teacher, pixels: Tensor) -> float:
 
         trial_agreement(config, teacher, seen.pixels)  # 0.2
     """
-    steps = config.evaluation.trial_steps
-    training = config.distillation.model_copy(
-        update={**PLAIN, "steps": steps, "warmup": min(config.distillation.warmup, steps // 4)}
-    ).for_images(len(pixels))
-    seed_all(0)
-    student = build_network(config.student.source, config.student.arguments, "student")
-    generator = torch.Generator().manual_seed(0)
-    with Training(teacher, student, training, seed=0, graphs=False) as trained:
-        for number in range(steps):
-            rows = torch.randint(len(pixels), (training.batch_size,), generator=generator)
-            trained.step(number, pixels[rows])
+    student = plain_student(config, teacher, pixels, config.evaluation.trial_steps, seed=0)
     pictures, classes = _balanced_pictures(teacher)
-    answers = predict(trained.published().eval(), teacher.preprocessing, pictures, CHUNK).argmax(1)
+    answers = predict(student, teacher.preprocessing, pictures, CHUNK).argmax(1)
     right = (answers == classes).double()
     agreement = torch.stack([right[classes == label].mean() for label in classes.unique()]).mean()
     chance = 1 / teacher.classes
     return (agreement.item() - chance) / (1 - chance)
+
+
+def plain_student(
+    config: Config, teacher: Teacher, pixels: Tensor, steps: int, seed: int
+) -> nn.Module:
+    """Train a student from images in memory alone, with the changes of :data:`PLAIN`.
+
+    Args:
+        config: The parameters: ``student`` and ``distillation``.
+        teacher: The teacher.
+        pixels: Images, uint8 ``[N, C, H, W]``.
+        steps: Optimiser steps, at least 1.
+        seed: Seed of the first weights, of the order of images and of augmentation.
+
+    Returns:
+        The student in eval mode.
+    """
+    training = config.distillation.model_copy(
+        update={**PLAIN, "steps": steps, "warmup": min(config.distillation.warmup, steps // 4)}
+    ).for_images(len(pixels))
+    seed_all(seed)
+    student = build_network(config.student.source, config.student.arguments, "student")
+    generator = torch.Generator().manual_seed(seed)
+    with Training(teacher, student, training, seed, graphs=False) as trained:
+        for number in range(steps):
+            rows = torch.randint(len(pixels), (training.batch_size,), generator=generator)
+            trained.step(number, pixels[rows])
+    return trained.published().eval()
 
 
 def _balanced_pictures(teacher: Teacher) -> tuple[Tensor, Tensor]:
