@@ -29,7 +29,7 @@ PLAIN = {"procedural": 0.0, "adversarial": 0.0, "imitation": 0.0, "compile": Fal
 def verdict_with_trial(config: Config, teacher: Teacher, pixels: Tensor, labels: Tensor) -> Verdict:
     """Judge images by their signs and by what a trial student learns from up to ``MOST_IMAGES``.
 
-    There is no trial student without labels, with ``evaluation.trial_steps: 0``, from fewer images
+    There is no trial student with fewer than two classes, without labels, with ``evaluation.trial_steps: 0``, from fewer images
     than a step needs, and for large images on a CPU.
 
     Args:
@@ -41,7 +41,7 @@ def verdict_with_trial(config: Config, teacher: Teacher, pixels: Tensor, labels:
     _, height, width = teacher.shape
     slow = teacher.device.type == "cpu" and height * width > SLOW_PIXELS
     few = len(labels) < config.distillation.fewest_images
-    if slow or few or not teacher.labelled or not config.evaluation.trial_steps:
+    if slow or few or teacher.classes < 2 or not config.evaluation.trial_steps:
         return judge_images(teacher, pixels, labels)
     taught = trial_agreement(config, teacher, pixels[:: -(-len(pixels) // MOST_IMAGES)])
     return judge_images(teacher, pixels, labels, taught)
