@@ -29,8 +29,8 @@ PLAIN = {"procedural": 0.0, "adversarial": 0.0, "imitation": 0.0, "compile": Fal
 def verdict_with_trial(config: Config, teacher: Teacher, pixels: Tensor, labels: Tensor) -> Verdict:
     """Judge images by their signs and by what a trial student learns from up to ``MOST_IMAGES``.
 
-    There is no trial student with fewer than two classes, without labels, with ``evaluation.trial_steps: 0``, from fewer images
-    than a step needs, and for large images on a CPU.
+    There is no trial student without labels or with one class, with ``evaluation.trial_steps: 0``,
+    from fewer images than a step needs, and for large images on a CPU.
 
     Args:
         config: The parameters.
