@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -114,13 +115,9 @@ def torch_ao(teacher: Teacher, folder: Path, images: CalibrationImages, bits: Bi
 
 TOOLS: dict[str, Callable[[Teacher, Path, CalibrationImages, Bits], Quantised]] = {
     "onnxruntime": onnx_runtime,
+    "onnxruntime-percentile": functools.partial(onnx_runtime, method="percentile"),
     "openvino": open_vino,
     "torchao": torch_ao,
-}
-RANGES = {
-    "onnxruntime": "smallest and largest value (MinMax)",
-    "openvino": "mean of each image's extremes (NNCF's default), fast bias correction",
-    "torchao": "histogram with the least error (HistogramObserver)",
 }
 
 

@@ -21,6 +21,7 @@ from benchmarks.calibration.rows import cell, gap
 from pipeline.consumers.images import calibration_images
 from pipeline.dataset.dataset import Dataset
 from pipeline.dataset.tar import Pixels
+from pipeline.device.threads import use_threads
 from pipeline.exporting.subset import choose
 from pipeline.storage import replacing, write_json
 from pipeline.teachers.predict import predict
@@ -207,7 +208,7 @@ def parser(text: str | None, steps: int, rate: float) -> argparse.ArgumentParser
 
 def loaded(options: argparse.Namespace) -> Images:
     """The images of the study, with the teacher on its device."""
-    torch.set_num_threads(1)
+    use_threads(1)
     return Images(teacher_of(options.weights).to(torch.device(options.device)), options)
 
 

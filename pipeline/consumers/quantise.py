@@ -26,7 +26,8 @@ from pipeline.consumers.packages import import_tool
 
 INPUT = "images"
 OPSET = 21  # the first opset with 4-bit integers
-_METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+# ONNX Runtime's third method, Entropy, has as many bins as levels by default: it equals MinMax.
+_METHODS = {"minmax": "MinMax", "percentile": "Percentile"}
 
 
 def export_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> None:

@@ -78,7 +78,9 @@ def test_training_at_low_bits_lowers_the_loss(
     def create() -> tuple[nn.Module, QuantisedTraining]:
         images = torch.from_numpy(pixels)
         network = quantise(teacher.network, (3, 3), teacher.preprocessing.normalise(images))
-        config = DistillationConfig(steps=20, warmup=0, learning_rate=3e-3, mixup=0, cutmix=0)
+        config = DistillationConfig(
+            steps=20, warmup=0, learning_rate=3e-3, mixup=0, cutmix=0, compile=False
+        )
         return network, QuantisedTraining(teacher, network, config, 0, fixed)
 
     network, training = create()
