@@ -12,9 +12,9 @@ Torch-Pruning cannot follow. The label of an image is the class that the network
 source. The recovery takes the steps of ``distill``, with the unpruned network as the teacher.
 
 The last command is the full run: 9 rows (3 sources, 3 seeds) of 2,000 steps. A step takes about
-0.25 s of CPU time where bfloat16 is fast, a row about 10 minutes, all rows about 90 minutes. The rows of seed 0 come first. A
-stopped run loses at most 200 steps and the pruning, which it repeats. For a trial of some minutes
-add ``--images 64 --batch 64 --steps 10 --seeds 0 --test 500``.
+0.25 s of CPU time where bfloat16 is fast, a row about 10 minutes, all rows about 90 minutes. The
+rows of seed 0 come first. A stopped run loses at most 200 steps and the pruning, which it repeats.
+For a trial of some minutes add ``--images 64 --batch 64 --steps 10 --seeds 0 --test 500``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 - memory: steps of the compiled engine (ResNet-20, batch 256) in a process that keeps freed memory
   (``pipeline/device/threads.py``) and in a process that does not;
-- registers: steps of the compiled engine (ResNet-20, batch 256) with half registers for maps of 16
-  channels (``pipeline/device/half_registers.py``) and without;
+- registers: steps of the compiled engine (ResNet-20, batch 256) with the loads and stores of
+  ``pipeline/device/vector_loads.py`` and with those of ``torch.compile``;
 - student: the same for a student's training (ResNet-20 to ResNet-20, the default distillation);
 - norms: steps of a MobileNetV3-small with random weights (224 pixels, batch 16), with R_TV and R_l2
   summed row by row and image by image;
@@ -52,16 +52,16 @@ def steps(kept: bool, threads: int) -> Callable[[], None]:
 
 
 def registers(half: bool, threads: int) -> Callable[[], None]:
-    """Measure some steps of an engine, with or without half registers."""
+    """Measure some steps of an engine, with or without our loads and stores."""
     use_threads(threads)
-    _without_half_registers(half)
+    _without_vector_loads(half)
     return _stepping(engine.ours(256, "auto", True))
 
 
 def student(half: bool, threads: int) -> Callable[[], None]:
-    """Measure some steps of a student's training, with or without half registers."""
+    """Measure some steps of a student's training, with or without our loads and stores."""
     use_threads(threads)
-    _without_half_registers(half)
+    _without_vector_loads(half)
     torch.manual_seed(0)
     teacher = random_teacher(resnet(3), (3, 32, 32), 10, 256, torch.device("cpu"))
     training = Training(teacher, resnet(3), DistillationConfig(), seed=0)
@@ -75,9 +75,9 @@ def student(half: bool, threads: int) -> Callable[[], None]:
     return run
 
 
-def _without_half_registers(half: bool) -> None:
+def _without_vector_loads(half: bool) -> None:
     if not half:
-        setattr(compiling, "use_half_registers", lambda: None)  # noqa: B010
+        setattr(compiling, "use_vector_loads", lambda: None)  # noqa: B010
 
 
 def norms(rows: bool, threads: int) -> Callable[[], None]:

@@ -3,8 +3,9 @@
     python -m benchmarks.students.step resnet34 resnet18 [--plain] [--steps 200]
 
 Teacher and student are untrained networks of ``benchmarks.teachers.cifar10_networks``. The images
-are random, and half of each batch is adversarial. Only the second half of the steps is measured,
-because the first half compiles. The script needs a GPU; ``--toy`` runs a toy size on the CPU.
+are random, and a quarter of each batch is adversarial. Only the second half of the steps is
+measured, because the first half compiles. The script needs a GPU; ``--toy`` runs a toy size on the
+CPU.
 """
 
 from __future__ import annotations

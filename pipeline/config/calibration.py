@@ -23,8 +23,8 @@ class CalibrationConfig(Section):
     """Bits of an activation, 8 or 4. Each tensor has its range, which the images decide."""
 
     method: Literal["minmax", "percentile"] = "minmax"
-    """How ONNX Runtime chooses the range of an activation: minmax (the extreme values) or percentile
-    (the central 99.999 % of the values, better for 4 bits)."""
+    """How ONNX Runtime chooses the range of an activation: minmax (the extreme values) or
+    percentile (the central 99.999 % of the values, better for 4 bits)."""
 
     seed: Seed = 0
     """Draws the images of the calibration and the noise, 0 to 2**63 - 1."""

@@ -73,9 +73,9 @@ class DistillationConfig(Section):
     and shapes, 0 to 1. The pictures cost little and never repeat. 0: off."""
 
     adversarial: Weight = 0.4
-    """Largest distance by which every second image is changed so that student and teacher differ
-    more, in units of a quarter of the range from black to white. 0: off; a step then takes two
-    thirds of the time."""
+    """Largest distance by which every fourth image is changed so that student and teacher differ
+    more, in units of a quarter of the range from black to white. 0: off; a step then takes four
+    fifths of the time."""
 
     ema: Decay = 0.0
     """Decay of the moving average of the weights, from 0 to below 1. Above 0 the average is
@@ -107,15 +107,15 @@ class DistillationConfig(Section):
 
     @property
     def fewest_images(self) -> int:
-        """The fewest images of a step: adversarial images need two of each half."""
-        return 4 if self.adversarial else 2
+        """The fewest images of a step: every fourth one is adversarial, and BatchNorm needs two."""
+        return 5 if self.adversarial else 2
 
     @model_validator(mode="after")
-    def _two_halves(self) -> Self:
+    def _two_adversarial_images(self) -> Self:
         if self.batch_size < self.fewest_images:
             raise ValueError(
-                "adversarial changes half of a batch: set batch_size to 4 or more, "
-                "or adversarial to 0"
+                "adversarial changes every fourth image of a batch, and at least two: set "
+                f"batch_size to {self.fewest_images} or more, or adversarial to 0"
             )
         return self
 

@@ -10,8 +10,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from pipeline.device.half_registers import use_half_registers
 from pipeline.device.memory import is_out_of_memory
+from pipeline.device.vector_loads import use_vector_loads
 from pipeline.errors import first_line
 
 COMPILED_SIZES = 64  # shapes of a batch that torch.compile may compile in one process
@@ -37,7 +37,7 @@ def compile_function(function: Callable[P, R]) -> Callable[P, R]:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     dynamo.recompile_limit = COMPILED_SIZES
     dynamo.skip_nnmodule_hook_guards = False
-    use_half_registers()
+    use_vector_loads()
     return torch.compile(function, dynamic=False)
 
 

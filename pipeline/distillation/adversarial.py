@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.device.compiling import compile_function
 from pipeline.execution.torchrun import WHOLE, Share
 
+EVERY = 4  # Every fourth image of a batch is changed.
 BLURS = 2  # The gradient is blurred, so that shapes and shades change instead of single pixels.
 
 
@@ -62,3 +67,9 @@ def perturb(images: Tensor, gradient: Tensor, distances: Tensor) -> Tensor:
     size = direction.square().mean((1, 2, 3), keepdim=True).sqrt()
     direction = direction / size.clamp_min(torch.finfo(size.dtype).tiny)
     return images + distances * direction
+
+
+@functools.cache
+def compiled_perturb() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return :func:`perturb`, compiled."""
+    return compile_function(perturb)

@@ -129,9 +129,14 @@ class Imitation(nn.Module):
         errors = []
         for size, connect in zip(self.sizes, self.connectors, strict=True):
             target = targets[size].float()
-            error = (connect(maps[size]).float() - target).square().flatten(1).sum(1)
-            errors.append(error / target.square().flatten(1).sum(1).clamp_min(1e-6))
+            error = _sums((connect(maps[size]).float() - target).square())
+            errors.append(error / _sums(target.square()).clamp_min(1e-6))
         return torch.stack(errors).mean()
+
+
+def _sums(values: Tensor) -> Tensor:
+    """Sum the values of each image. In this order compiled kernels for a CPU are fast."""
+    return values.sum((2, 3)).sum(1)
 
 
 def _last_of_each_size(network: nn.Module, images: Tensor) -> dict[Size, tuple[nn.Module, int]]:

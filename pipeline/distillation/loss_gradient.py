@@ -13,7 +13,7 @@ from pipeline.device.compiling import explain_compile_error
 from pipeline.device.cuda_graphs import Graphs
 from pipeline.device.precision import Precision
 from pipeline.device.seeding import seed_all
-from pipeline.distillation.adversarial import perturb
+from pipeline.distillation.adversarial import EVERY, compiled_perturb, perturb
 from pipeline.distillation.feature_maps import Imitation
 from pipeline.distillation.loss import compare, compiled_compare
 from pipeline.teachers.teacher import Teacher
@@ -53,6 +53,7 @@ class LossGradient:
         self._bfloat16 = precision == "bfloat16"
         self._layout = torch.channels_last if self._bfloat16 else torch.contiguous_format
         self._compare = compiled_compare() if config.compile else compare
+        self._perturb = compiled_perturb() if config.compile else perturb
         on_gpu = teacher.device.type == "cuda"
         self._graphs = Graphs() if config.compile and graphs and on_gpu else None
         self._may_fail_to_compile = config.compile
@@ -83,7 +84,7 @@ class LossGradient:
             )
             # BatchNorm may have included this batch in its statistics before the error.
             self._student.load_state_dict(before)
-            self._compare, self._graphs = compare, None
+            self._compare, self._perturb, self._graphs = compare, perturb, None
             seed_all(seed)
             return self._run(images, distances)
 
@@ -94,7 +95,7 @@ class LossGradient:
 
     def _backward(self, images: Tensor, distances: Tensor) -> Comparison:
         if self._config.adversarial:
-            images = self._perturb_half(images, distances)
+            images = self._perturb_some(images, distances)
         if self._imitation is not None:
             self._imitation.forget()
         loss, logits, target = self._evaluate(images, self._imitation)
@@ -104,9 +105,9 @@ class LossGradient:
         loss.backward()
         return loss.detach(), logits.detach(), target
 
-    def _perturb_half(self, images: Tensor, distances: Tensor) -> Tensor:
-        """Move every second image to where the networks differ more."""
-        chosen = images[::2].clone().requires_grad_()
+    def _perturb_some(self, images: Tensor, distances: Tensor) -> Tensor:
+        """Move every fourth image to where the networks differ more."""
+        chosen = images[::EVERY].clone().requires_grad_()
         weights = [weight for weight in self._student.parameters() if weight.requires_grad]
         try:
             # Only the images need a gradient here.
@@ -119,7 +120,7 @@ class LossGradient:
             for weight in weights:
                 weight.requires_grad_(True)
         images = images.clone()
-        images[::2] = perturb(chosen.detach(), gradient, distances[::2])
+        images[::EVERY] = self._perturb(chosen.detach(), gradient, distances[::EVERY])
         return images
 
     def _evaluate(self, images: Tensor, imitation: Imitation | None) -> Comparison:
