@@ -21,8 +21,9 @@ from pipeline.config.synthesis import SynthesisConfig
 from pipeline.config.teacher import TeacherConfig
 from pipeline.objective.presets import PRESETS, Objective
 
-COMPILED_FROM = 100_000
-"""Image-iterations from which ``synthesis.compile: auto`` compiles."""
+COMPILED_FROM, COMPILED_PIXELS = 100_000, 32 * 32
+"""Image-iterations from which ``synthesis.compile: auto`` compiles, for images of so many pixels or
+fewer. Larger images take as many times longer, and compile from as many times fewer on."""
 
 
 class Config(Section):
@@ -95,7 +96,9 @@ class Config(Section):
         the same on every machine and for every number of workers.
         """
         if self.synthesis.compile == AUTO:
-            return self.images * self.synthesis.iterations >= COMPILED_FROM
+            pixels = self.teacher.input.height * self.teacher.input.width
+            passes = self.images * self.synthesis.iterations
+            return passes * max(pixels, COMPILED_PIXELS) >= COMPILED_FROM * COMPILED_PIXELS
         return bool(self.synthesis.compile)
 
     @property

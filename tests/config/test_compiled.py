@@ -35,6 +35,14 @@ def test_auto_weighs_images_times_iterations(
         assert round_spec(config, 0, "", None)["compile"] is compiled
 
 
+def test_auto_weighs_the_pixels_of_large_images(tiny: Params) -> None:
+    large = {"teacher.input.height": 320, "teacher.input.width": 320}  # 100 times 32 x 32
+    for images, compiled in ((999, False), (1000, True)):
+        changes = {"synthesis.images": images, "synthesis.iterations": 1}
+        changes |= {"synthesis.compile": "auto", **large}
+        assert parse_params(changed(tiny, changes)).compiled is compiled
+
+
 def test_true_and_false_stay_what_they_are(tiny: Params) -> None:
     few, many = {"synthesis.images": 2}, {"synthesis.images": 100_000}
     for value in (True, False):
