@@ -10,7 +10,7 @@ alternation, each in a new process:
   teacher's weights are computed too, forward hooks compute mean and variance separately, and each
   step reads each loss to the host;
 - the default is the compiled loop, in bfloat16 where the cores have it, with the default objective
-  of this size, whose images have half the size in 30 % of the iterations.
+  of this size, whose images have half the size in the first half of the iterations.
 
 The default runs a full batch from the first pixel to the last judgement. The slower loops run a
 tenth of the iterations at full size.

@@ -178,7 +178,7 @@ _IMAGENET = Objective(
 )
 # Half the size for a part of the iterations costs less, and students learn as much from the images
 # (docs/results/students.md).
-_MEDIUM = Objective(coarse=0.3)
+_MEDIUM = Objective(coarse=0.5)
 # Large images that start from strong noise stay noisy, and images that are optimised pixel by pixel
 # stay grey and look embossed. So they start grey, and large shapes have layers of their own.
 # Crops and changed colours leave what another network recognises too (docs/results/teachers.md).
