@@ -14,14 +14,15 @@ from pipeline.errors import UserError
 def choose(labels: Labels, images: int | None, seed: int | None = None) -> NDArray[np.bool_]:
     """Choose the same number of images of each class.
 
-    Where ``images`` is no multiple of the number of classes, the classes that come first in the
-    dataset get one image more. A class without images is left out.
+    Where ``images`` is no multiple of the number of classes, some classes get one image more: those
+    that come first in the dataset, or with ``seed`` random ones. A class without images is left
+    out.
 
     Args:
         labels: the classes of all images, in the order of the keys.
         images: how many to choose; None chooses all.
-        seed: draws the images of each class at random. None takes the first ones, in the order of
-            the keys.
+        seed: draws the classes with one image more, and the images of each class. None takes the
+            first ones, in the order of the keys.
 
     Returns:
         Whether each image is chosen.
@@ -39,7 +40,11 @@ def choose(labels: Labels, images: int | None, seed: int | None = None) -> NDArr
     present, firsts, counts = np.unique(labels, return_index=True, return_counts=True)
     each, extra = divmod(images, len(present))
     wanted = np.full(len(present), each)
-    wanted[np.argsort(firsts)[:extra]] += 1
+    random = None if seed is None else np.random.default_rng(seed)
+    order = np.argsort(firsts)
+    if random is not None and extra:
+        order = random.permutation(np.flatnonzero(counts > each))
+    wanted[order[:extra]] += 1
     short = np.flatnonzero(counts < wanted)
     if len(short):
         raise UserError(
@@ -48,7 +53,6 @@ def choose(labels: Labels, images: int | None, seed: int | None = None) -> NDArr
             f"{counts.min() * len(present)} images"
         )
     chosen = np.zeros(len(labels), dtype=bool)
-    random = None if seed is None else np.random.default_rng(seed)
     for label, number in zip(present, wanted, strict=True):
         places = np.flatnonzero(labels == label)
         if random is not None:

@@ -50,3 +50,11 @@ def test_a_seed_draws_the_images_of_each_class() -> None:
     assert all(np.bincount(labels[one]).tolist() == [3, 3] for one in drawn)
     assert drawn[0].tolist() == drawn[1].tolist() != drawn[2].tolist()
     assert drawn[0].tolist() != choose(labels, 6).tolist()
+
+
+def test_a_seed_draws_the_classes_with_one_image_more() -> None:
+    labels = np.array([0, 1, 2, 3, 4, 5, 5], dtype=np.int16)
+    drawn = [np.flatnonzero(choose(labels[:6], 3, seed)).tolist() for seed in range(6)]
+    assert len({tuple(each) for each in drawn}) > 1 and all(len(each) == 3 for each in drawn)
+    for seed in range(6):  # only class 5 has one image more
+        assert choose(labels, 7, seed).all()
