@@ -107,15 +107,15 @@ class DistillationConfig(Section):
 
     @property
     def fewest_images(self) -> int:
-        """The fewest images of a step: every fourth one is adversarial, and BatchNorm needs two."""
-        return 5 if self.adversarial else 2
+        """The fewest images of a step: two are adversarial, and two are not."""
+        return 4 if self.adversarial else 2
 
     @model_validator(mode="after")
     def _two_adversarial_images(self) -> Self:
         if self.batch_size < self.fewest_images:
             raise ValueError(
                 "adversarial changes every fourth image of a batch, and at least two: set "
-                f"batch_size to {self.fewest_images} or more, or adversarial to 0"
+                "batch_size to 4 or more, or adversarial to 0"
             )
         return self
 

@@ -106,8 +106,9 @@ class LossGradient:
         return loss.detach(), logits.detach(), target
 
     def _perturb_some(self, images: Tensor, distances: Tensor) -> Tensor:
-        """Move every fourth image to where the networks differ more."""
-        chosen = images[::EVERY].clone().requires_grad_()
+        """Move every fourth image, or two of four, to where the networks differ more."""
+        every = EVERY if len(images) > EVERY else 2  # BatchNorm needs two images.
+        chosen = images[::every].clone().requires_grad_()
         weights = [weight for weight in self._student.parameters() if weight.requires_grad]
         try:
             # Only the images need a gradient here.
@@ -120,7 +121,7 @@ class LossGradient:
             for weight in weights:
                 weight.requires_grad_(True)
         images = images.clone()
-        images[::EVERY] = self._perturb(chosen.detach(), gradient, distances[::EVERY])
+        images[::every] = self._perturb(chosen.detach(), gradient, distances[::every])
         return images
 
     def _evaluate(self, images: Tensor, imitation: Imitation | None) -> Comparison:

@@ -170,5 +170,13 @@ def test_a_killed_student_goes_on_to_the_same_bytes(
 
 
 def test_a_batch_has_two_adversarial_images() -> None:
-    with pytest.raises(ValueError, match="set batch_size to 5 or more"):
-        DistillationConfig(adversarial=0.3, batch_size=4)
+    with pytest.raises(ValueError, match="set batch_size to 4 or more"):
+        DistillationConfig(adversarial=0.3, batch_size=3)
+
+
+def test_two_of_four_images_are_made_harder(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = started(0.3)
+    shown = shown_by(training, monkeypatch)
+    training.step(0, batch(0)[:4])
+    assert len(shown[0]) == 2 and len(shown[1]) == 4
+    assert (sizes(shown[1][::2] - shown[0]) > 0).all()

@@ -734,7 +734,7 @@ def test_a_round_student_takes_all_images_there_are(
     ("changes", "said"),
     [
         ({"synthesis.images": 1}, "distillation needs 2 images, but the dataset has 1"),
-        ({"synthesis.images": 4, "distillation.adversarial": 0.1}, "distillation needs 5 images"),
+        ({"synthesis.images": 3, "distillation.adversarial": 0.1}, "distillation needs 4 images"),
     ],
 )
 def test_a_dataset_too_small_for_any_step(tiny: Params, changes: dict[str, Any], said: str) -> None:
