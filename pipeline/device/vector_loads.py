@@ -24,7 +24,7 @@ _LOAD = re.compile(
 )
 _STORE = re.compile(r"\b(\w+)\.store\(([^;\n]*?), static_cast<int64_t>\((16|32)\)\);")
 _LOAD_TRUTH = re.compile(
-    r"at::vec::VecMask<float,([12])>::from\(([^;\n]*?), static_cast<int64_t>\((?:16|32)\)\)"
+    r"at::vec::VecMask<float,([12])>::from\(([^;\n]*?), static_cast<int64_t>\((16|32)\)\)"
 )
 _KERNEL = 'extern "C"'
 _FUNCTIONS = """
@@ -71,10 +71,10 @@ inline void store_some(Values& values, Number* to) {
 #endif
     values.store(to, Count);
 }
-template <int N, typename Number>
+template <int N, int Count, typename Number>
 inline at::vec::VecMask<float, N> load_truth(const Number* from) {
 #if defined(CPU_CAPABILITY_AVX512)
-    if constexpr (std::is_same_v<Number, bool>) {
+    if constexpr (Count == 16 * N && std::is_same_v<Number, bool>) {
         at::vec::VectorizedN<float, N> values;
         for (int part = 0; part < N; part++) {
             auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 16 * part));
@@ -83,7 +83,7 @@ inline at::vec::VecMask<float, N> load_truth(const Number* from) {
         return values;
     }
 #endif
-    return at::vec::VecMask<float, N>::from(from, 16 * N);
+    return at::vec::VecMask<float, N>::from(from, Count);
 }
 """
 
@@ -102,7 +102,7 @@ def rewrite(source: str) -> str:
         rewrite("... at::vec::Vectorized<at::BFloat16>::loadu(p, static_cast<int64_t>(16)) ...")
     """
     changed, loads = _LOAD.subn(r"load_sixteen(\1)", source)
-    changed, truths = _LOAD_TRUTH.subn(r"load_truth<\1>(\2)", changed)
+    changed, truths = _LOAD_TRUTH.subn(r"load_truth<\1, \3>(\2)", changed)
     changed, stores = _STORE.subn(r"store_some<\3>(\1, \2);", changed)
     place = changed.find(_KERNEL)
     if not loads + truths + stores or place < 0:
