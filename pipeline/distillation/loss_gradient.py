@@ -16,6 +16,7 @@ from pipeline.device.seeding import seed_all
 from pipeline.distillation.adversarial import EVERY, compiled_perturb, perturb
 from pipeline.distillation.feature_maps import Imitation
 from pipeline.distillation.loss import compare, compiled_compare
+from pipeline.execution.torchrun import own_share
 from pipeline.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class LossGradient:
         self._teacher, self._student = teacher, student
         self._imitation, self._config = imitation, config
         self._space = teacher.space()
+        self._processes = own_share().of
         self._bfloat16 = precision == "bfloat16"
         self._layout = torch.channels_last if self._bfloat16 else torch.contiguous_format
         self._compare = compiled_compare() if config.compile else compare
@@ -107,7 +109,8 @@ class LossGradient:
 
     def _perturb_some(self, images: Tensor, distances: Tensor) -> Tensor:
         """Move every fourth image, or two of four, to where the networks differ more."""
-        every = EVERY if len(images) > EVERY else 2  # BatchNorm needs two images.
+        whole = len(images) * self._processes
+        every = EVERY if whole > EVERY else 2  # BatchNorm needs two images.
         chosen = images[::every].clone().requires_grad_()
         weights = [weight for weight in self._student.parameters() if weight.requires_grad]
         try:
