@@ -98,7 +98,7 @@ def test_a_student_comes_nearer_to_the_teachers_maps(student: object) -> None:
 
 def test_connectors_are_trained_and_kept() -> None:
     config = DistillationConfig(
-        steps=4, batch_size=4, adversarial=0, imitation=1.0, precision="float32", compile=False
+        steps=4, batch_size=4, imitation=1.0, precision="float32", compile=False
     )
 
     def training() -> Training:
@@ -127,8 +127,8 @@ def test_connectors_move_as_far_whatever_the_weight() -> None:
 
     def moved(imitation: float) -> Tensor:
         config = DistillationConfig(
-            steps=4, batch_size=4, adversarial=0, imitation=imitation, precision="float32",
-            compile=False, weight_decay=0,
+            steps=4, batch_size=4, imitation=imitation, precision="float32", compile=False,
+            weight_decay=0,
         )  # fmt: skip
         torch.manual_seed(1)
         training = Training(teacher(), slim(), config, seed=0)
@@ -149,7 +149,7 @@ def test_connecting_leaves_the_student_alone_and_one_pixel_is_no_map() -> None:
     )  # fmt: skip
     before = copy.deepcopy(student.state_dict())
     config = DistillationConfig(
-        steps=4, batch_size=4, adversarial=0, imitation=1.0, compile=False, precision="float32"
+        steps=4, batch_size=4, imitation=1.0, compile=False, precision="float32"
     )
     made = Training(teacher(), student, config, seed=0)
     assert all(
@@ -160,13 +160,7 @@ def test_connecting_leaves_the_student_alone_and_one_pixel_is_no_map() -> None:
 
 def test_connectors_follow_the_schedule() -> None:
     config = DistillationConfig(
-        steps=10,
-        warmup=5,
-        batch_size=4,
-        adversarial=0,
-        imitation=1.0,
-        compile=False,
-        precision="float32",
+        steps=10, warmup=5, batch_size=4, imitation=1.0, compile=False, precision="float32"
     )
     made = Training(teacher(), slim(), config, seed=0)
     with made:
@@ -179,7 +173,7 @@ def test_gradients_of_all_that_learns_are_averaged(monkeypatch: pytest.MonkeyPat
     seen: list[Tensor] = []
     monkeypatch.setattr(step, "average_gradients", seen.extend)
     config = DistillationConfig(
-        steps=4, batch_size=4, adversarial=0, imitation=1.0, compile=False, precision="float32"
+        steps=4, batch_size=4, imitation=1.0, compile=False, precision="float32"
     )
     made = Training(teacher(), slim(), config, seed=0)
     with made:

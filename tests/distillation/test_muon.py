@@ -98,7 +98,7 @@ def training() -> Training:
         network().eval().requires_grad_(False), Preprocessing(one / 2, one / 4), (3, 8, 8), 4, ""
     )
     config = DistillationConfig(
-        steps=6, batch_size=4, adversarial=0, optimizer="muon", compile=False, shift=1, warmup=2
+        steps=6, batch_size=4, optimizer="muon", compile=False, shift=1, warmup=2
     )
     return Training(teacher, network(), config, seed=0)
 
