@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,8 @@ def quantise(model: Path, out: Path, images: CalibrationImages, how: Calibration
         UserError: ONNX Runtime is not installed.
     """
     tool = import_tool("onnxruntime.quantization")
+    if how.method == "percentile":  # ONNX Runtime needs batches of one size for its histograms
+        images = replace(images, batch=math.gcd(len(images.pixels), images.batch))
     with _quiet():
         tool.quantize_static(
             model,
