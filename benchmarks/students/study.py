@@ -57,6 +57,10 @@ RECIPE = (
     "distillation.temperature=50 distillation.adversarial=0.4 distillation.imitation=50 "
     "distillation.procedural=0.5"
 )
+HALF = (  # For 1,024 images.
+    "adaptive.rounds=1 adaptive.images=512 adaptive.training.steps=500 "
+    "adaptive.training.adversarial=0 adaptive.training.procedural=0 adaptive.training.temperature=8"
+)
 SELECTED = 'synthesis.objective={"start":"procedural","draws":20}'
 
 ROWS: dict[str, str] = {
@@ -66,8 +70,12 @@ ROWS: dict[str, str] = {
     "wider": "synthesis.objective.classification=0.14 "
     "synthesis.objective.classification_spread=2.0 synthesis.objective.tv_spread=2.3",
     "ambiguous": "synthesis.objective.ambiguity=0.5",
-    "adaptive": "adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500",
-    "warm": "adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500 adaptive.warm=0.5",
+    "adaptive": "adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500 "
+    "adaptive.compete=10",
+    "warm": "adaptive.rounds=2 adaptive.images=512 adaptive.training.steps=500 "
+    "adaptive.compete=10 adaptive.warm=0.5",
+    "adaptive-half": HALF,
+    "adaptive-half-adversarial": f"{HALF} distillation.adversarial=0.4",
     "sgd": "distillation.optimizer=sgd",
     "whole": "synthesis.objective.coarse=0.0",
     "imitation": "distillation.imitation=10.0",

@@ -131,7 +131,7 @@ class Objective:
     ambiguity: Fraction = 0.0
     """Largest part of an image's target probability that goes to one other class, 0 to 1."""
 
-    compete: Weight = 10.0
+    compete: Weight = 1.0
     """Weight of R_compete, the agreement with the student. At least 0. Adaptive rounds only."""
 
     masked: bool = False
