@@ -30,6 +30,7 @@ def hooks(network: nn.Module) -> int:
 
 
 def test_mean_and_variance_are_those_of_the_input_of_the_layer() -> None:
+    torch.manual_seed(0)
     convolution, batch_norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
     batch_norm.running_mean = torch.tensor([1.0, 2.0, 3.0])
     batch_norm.running_var = torch.tensor([4.0, 5.0, 6.0])
