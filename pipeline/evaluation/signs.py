@@ -63,16 +63,15 @@ def measure_signs(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Signs:
 
     Args:
         teacher: The teacher.
-        pixels: uint8 ``[N, C, H, W]``. Of more than :func:`images_to_see`, evenly spaced ones are
-            used.
+        pixels: uint8 ``[N, C, H, W]``. Of more than :func:`images_to_see`, random ones are used.
         labels: ``[N]``. They are not used for a teacher without labels.
 
     Example::
 
         measure_signs(teacher, torch.zeros(64, 3, 32, 32, dtype=torch.uint8), labels).contrast  # 0
     """
-    step = -(-len(labels) // images_to_see(teacher))
-    pixels, labels = pixels[::step], labels[::step]
+    rows = sample_rows(len(labels), images_to_see(teacher))
+    pixels, labels = pixels[rows], labels[rows]
     shares = pixels.float() / 255
     confirmed, gap = _confirmed(teacher, teacher.network, pixels, labels)
     changes = VIEWS if teacher.labelled else {}
@@ -91,6 +90,20 @@ def measure_signs(teacher: Teacher, pixels: Tensor, labels: Tensor) -> Signs:
         },
         gap=gap,
     )
+
+
+def sample_rows(count: int, most: int) -> Tensor:
+    """At most ``most`` of ``count`` rows, in order, int64. The same arguments give the same rows.
+
+    Evenly spaced rows would not do: the labels of a dataset repeat one order of the classes, so all
+    of these rows may have the same class.
+
+    Example:
+        >>> sample_rows(3, most=5)
+        tensor([0, 1, 2])
+    """
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(count, generator=generator)[:most].sort().values
 
 
 def images_to_see(teacher: Teacher) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.config.schema import Config
 from pipeline.device.seeding import seed_all
 from pipeline.distillation.step import Training
+from pipeline.evaluation.signs import sample_rows
 from pipeline.evaluation.verdict import Verdict, judge_images
 from pipeline.procedural import procedural_pixels
 from pipeline.teachers.networks import build_network
@@ -43,7 +44,7 @@ def verdict_with_trial(config: Config, teacher: Teacher, pixels: Tensor, labels:
     few = len(labels) < config.distillation.fewest_images
     if slow or few or teacher.classes < 2 or not config.evaluation.trial_steps:
         return judge_images(teacher, pixels, labels)
-    taught = trial_agreement(config, teacher, pixels[:: -(-len(pixels) // MOST_IMAGES)])
+    taught = trial_agreement(config, teacher, pixels[sample_rows(len(pixels), MOST_IMAGES)])
     return judge_images(teacher, pixels, labels, taught)
 
 

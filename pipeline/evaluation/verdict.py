@@ -72,7 +72,7 @@ LIMITS = (
         "shift, blur, noise, contrast)",
     ),
     Limit(
-        name="taught", doubtful=0.1, unusable=-1.0, low=True,  # some students learn slowly
+        name="taught", doubtful=0.05, unusable=-1.0, low=True,  # some students learn slowly
         complaint="a student learned little from them in a few steps: on procedural pictures its "
         "agreement with the teacher is {:.0%} of the way from chance to full agreement",
     ),

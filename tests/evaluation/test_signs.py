@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.signs import VIEWS, images_to_see, measure_signs
+from pipeline.evaluation.signs import VIEWS, images_to_see, measure_signs, sample_rows
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
 from pipeline.objective.presets import PRESETS
@@ -69,3 +69,12 @@ def test_the_teacher_stays_as_it_is_and_the_signs_are_the_same_again(teacher: Te
     assert measure_signs(teacher, pixels, LABELS) == measure_signs(teacher, pixels, LABELS)
     for name, value in teacher.network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_sampled_rows_have_all_classes_whatever_their_order() -> None:
+    labels = torch.arange(10_240) % 10
+    rows = sample_rows(len(labels), 512)
+    assert len(rows.unique()) == 512 and torch.equal(rows, rows.sort().values)
+    assert labels[rows].bincount().min() > 30
+    assert torch.equal(rows, sample_rows(len(labels), 512))
+    assert sample_rows(5, 7).tolist() == [0, 1, 2, 3, 4]

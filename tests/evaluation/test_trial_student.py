@@ -36,6 +36,8 @@ def test_measure_has_a_trial_student_where_it_is_asked_for_and_quick(
     assert isinstance(measure(config, teacher)[0]["verdict"]["taught"], float)
     without, _ = load(changed(tiny, {"evaluation.trial_steps": 0}))
     assert measure(without, teacher)[0]["verdict"]["taught"] is None
+    monkeypatch.setattr(trial_student, "MOST_IMAGES", 6)
+    assert isinstance(measure(config, teacher)[0]["verdict"]["taught"], float)
     pixels, labels = torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.zeros(20, dtype=torch.int64)
     one_class = replace(teacher, classes=1)  # always right by chance
     assert trial_student.verdict_with_trial(config, one_class, pixels, labels).signs.taught is None
