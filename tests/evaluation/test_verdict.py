@@ -49,7 +49,12 @@ def test_a_bad_sign_is_named(sign: str, doubtful: object, unusable: object, word
 
 
 def test_a_student_that_learned_little_makes_a_dataset_doubtful_at_most() -> None:
-    for taught, level in ((0.3, "usable"), (0.06, "usable"), (0.04, "doubtful"), (-0.1, "doubtful")):
+    for taught, level in (
+        (0.3, "usable"),
+        (0.06, "usable"),
+        (0.04, "doubtful"),
+        (-0.1, "doubtful"),
+    ):
         verdict = judge(replace(GOOD, taught=taught))
         assert verdict.level == level
         assert ("learned little" in str(verdict)) == (level == "doubtful")
