@@ -54,6 +54,7 @@ def test_rows_have_equal_images_and_only_rows_of_the_same_images_share_them(
         assert datasets.pop(same) == datasets["spread"]
     for same in ("recipe-procedural", "recipe-procedural-unmixed"):
         assert datasets.pop(same) == datasets["procedural-selected"]
+    assert datasets.pop("adaptive-half-adversarial") == datasets["adaptive-half"]
     assert len(set(datasets.values())) == len(datasets)
     other = configured("teacher.arguments.blocks=5", tmp_path)
     assert other.paths.dataset not in datasets.values()
