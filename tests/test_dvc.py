@@ -86,7 +86,7 @@ def shorten(params: Path) -> None:
     text = params.read_text()
     for old, new in {
         "images: 1000": "images: 12",
-        "iterations: 200": "iterations: 4",
+        "iterations: auto": "iterations: 4",
         "compile: auto": "compile: false",
         "steps: 3000": "steps: 4\n  batch_size: 4\n  compile: false",
         "paths:": "execution: {device: cpu, workers: 1}\n\npaths:",

@@ -37,8 +37,8 @@ def run_plan(config: Config, options: argparse.Namespace) -> int:
         speeds = mean_speeds(probed)
     elif options.images_per_second:
         speeds = [RoundSpeed(image=1 / options.images_per_second)] * (config.adaptive.rounds + 1)
-    elif (speed := read_speed(config)) and config.synthesis.iterations:
-        image = config.synthesis.iterations / speed
+    elif (speed := read_speed(config)) and config.iterations:
+        image = config.iterations / speed
         print(f"speed: {1 / image:.3g} images/s for each device, as `probe` measured uncompiled")
         speeds = [RoundSpeed(image=image)] * (config.adaptive.rounds + 1)
     else:

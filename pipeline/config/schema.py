@@ -19,7 +19,7 @@ from pipeline.config.paths import PathsConfig
 from pipeline.config.student import StudentConfig
 from pipeline.config.synthesis import SynthesisConfig
 from pipeline.config.teacher import TeacherConfig
-from pipeline.objective.presets import PRESETS, Objective
+from pipeline.objective.presets import PRESETS, Objective, fitting_iterations
 
 COMPILED_FROM, COMPILED_PIXELS = 100_000, 32 * 32
 """Image-iterations from which ``synthesis.compile: auto`` compiles, for images of so many pixels or
@@ -89,6 +89,14 @@ class Config(Section):
         return (self.synthesis.images or first) + self.adaptive.rounds * self.adaptive.images
 
     @property
+    def iterations(self) -> int:
+        """Gradient steps for each image; ``auto`` is resolved by the size of the images."""
+        given, shape = self.synthesis.iterations, self.teacher.input
+        if isinstance(given, int):
+            return given
+        return fitting_iterations(shape.height, shape.width)
+
+    @property
     def compiled(self) -> bool:
         """Whether the inversion uses torch.compile; ``auto`` is resolved.
 
@@ -97,7 +105,7 @@ class Config(Section):
         """
         if self.synthesis.compile == AUTO:
             pixels = self.teacher.input.height * self.teacher.input.width
-            passes = self.images * self.synthesis.iterations
+            passes = self.images * self.iterations
             return passes * max(pixels, COMPILED_PIXELS) >= COMPILED_FROM * COMPILED_PIXELS
         return bool(self.synthesis.compile)
 

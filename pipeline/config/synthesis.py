@@ -27,8 +27,9 @@ class SynthesisConfig(Section):
     """Most images that are optimised together, at least 2. R_feature compares the statistics of
     such a batch with the teacher's."""
 
-    iterations: Count = 200
-    """Gradient steps for each image, at least 0."""
+    iterations: Count | Literal["auto"] = "auto"
+    """Gradient steps for each image, at least 0. ``auto``: 400 for images whose shorter side has 96
+    pixels or more, else 200."""
 
     min_confidence: Fraction = 0.0
     """Lowest probability that the teacher must give to the label of an image, 0 to 1. An image

@@ -18,6 +18,7 @@ from pipeline.evaluation.verdict import Verdict, judge_images
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import Inverted, invert
 from pipeline.objective.bn_statistics import batchnorm_layers, untrained_layers
+from pipeline.objective.presets import fitting_iterations
 from pipeline.reports.pictures import COLUMNS, ROWS, column_names, draw_cells
 from pipeline.teachers.batchnorm_check import range_factor
 from pipeline.teachers.teacher import Teacher
@@ -25,7 +26,6 @@ from pipeline.teachers.teacher import Teacher
 LENGTHS = (25, 50, 100, 200, 400)  # Iterations of the trials, as far as the time allows.
 BATCHES = (256, 128, 64, 32, 16, 8, 4, 2)  # Batch sizes that may be suggested.
 FEW, MANY = 4, 16  # Images of the two steps whose memory is measured.
-LEAST = 200  # The fewest iterations that are suggested.
 CONFIRMED = 0.95  # Share of confirmed labels from which a trial counts as long enough.
 MEMORY_SHARE = 0.6  # Share of the free memory that the batch of one worker may take.
 
@@ -119,7 +119,7 @@ def try_teacher(
         memory=memory,
         trials=trials,
         batch_size=batch,
-        iterations=_suggested(trials),
+        iterations=_suggested(trials, fitting_iterations(*teacher.shape[1:])),
         checkpointing=batch < 32 <= len(labels),
         verdict=judge_images(teacher, result.pixels, labels[:size]),
     )
@@ -179,14 +179,14 @@ def _trials(
     return trials, results[-1]
 
 
-def _suggested(trials: list[Trial]) -> int:
-    """Suggest twice the iterations after which the teacher confirms the labels, at least ``LEAST``.
+def _suggested(trials: list[Trial], least: int) -> int:
+    """Suggest twice the iterations after which the teacher confirms the labels, at least ``least``.
 
     Images become more useful to a student long after the teacher confirms their labels. Without
-    labels nothing is to confirm, and it is ``LEAST``.
+    labels nothing is to confirm, and it is ``least``.
     """
     enough = [trial.iterations for trial in trials if trial.agreement >= CONFIRMED]
-    return max(LEAST, 2 * (enough[0] if enough else trials[-1].iterations))
+    return max(least, 2 * (enough[0] if enough else trials[-1].iterations))
 
 
 def _draw(result: Inverted, labels: Tensor, config: Config, path: Path) -> None:

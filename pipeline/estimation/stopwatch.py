@@ -58,7 +58,7 @@ class Stopwatch:
         """Compute the speed of a round with the iterations and steps of a configuration."""
         start, base, step = self._student
         return RoundSpeed(
-            image=(self.base + self.step * config.synthesis.iterations) / self.images,
+            image=(self.base + self.step * config.iterations) / self.images,
             start=self.start,
             student=start + base + step * config.adaptive.training.steps,
         )

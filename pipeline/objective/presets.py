@@ -24,7 +24,8 @@ FeatureForm = Literal["normalised", "published"]
 Start = Literal["white", "low-frequency", "grey", "varied", "procedural"]
 Schedule = Literal["cosine", "constant"]
 Units = Literal["image", "teacher"]
-
+MEDIUM, LARGE = 32, 96
+"""Shorter side of an image in pixels from which presets with these names fit."""
 
 _CHECKED = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -215,3 +216,12 @@ PRESETS: dict[str, Objective] = {
 The rest have the values of Yin et al. 2020: ``deepdream`` without R_feature, ``deepinversion`` with
 it, and ``adaptive`` with R_compete too.
 """
+
+
+def fitting_iterations(height: int, width: int) -> int:
+    """The default number of gradient steps for images of ``height`` x ``width`` pixels.
+
+    Large images need more steps until another network recognises them
+    (docs/results/teachers.md).
+    """
+    return 400 if min(height, width) >= LARGE else 200

@@ -39,7 +39,7 @@ def factor_problems(content: ShardContent) -> Iterator[str]:
         if not spread:
             return torch.ones(count, len(factor_names()))
         sides = (shape.channels, shape.height, shape.width)
-        return drawn_factors(objective, sides, count, seed, config.synthesis.iterations, warm)
+        return drawn_factors(objective, sides, count, seed, config.iterations, warm)
 
     found, place = row_factors(content), 0
     for batch in content.batches:

@@ -121,7 +121,7 @@ def _derived_columns(content: ShardContent) -> dict[str, list[Any]]:
     constants = {
         "shard": f"{shard.name}.tar",
         "round": shard.round,
-        "iterations": config.synthesis.iterations,
+        "iterations": config.iterations,
         "height": shape.height,
         "width": shape.width,
     }

@@ -120,7 +120,7 @@ for {_AIM[teacher.labels]} (DeepInversion, Yin et al., CVPR 2020).
 | its licence | {plain_text(teacher.license or "not stated by its source")} |
 | its input | `(pixel / 255 - mean) / std`, mean {_values(shape.mean)}, std {_values(shape.std)}\
 {resized} |
-| objective | {code_span(config.preset)}, {config.synthesis.iterations} iterations |
+| objective | {code_span(config.preset)}, {config.iterations} iterations |
 | adaptive rounds | {config.adaptive.rounds} |
 {_confirmed(entries)}
 Each sample is `<key>.{image_kind(shape.channels)}`{label} and \

@@ -86,6 +86,7 @@ def invert_batch(
 ) -> list[tuple[Batch, Kept]]:
     """Optimise one batch, in parts where the memory does not hold all of it."""
     start, synthesis = sum(map(len, earlier)), job.config.synthesis
+    iterations = job.config.iterations
     labels = torch.from_numpy(shard.labels[start : start + batch.size].astype(np.int64))
     rules = Rules(
         attempts=synthesis.attempts,
@@ -99,11 +100,11 @@ def invert_batch(
             engine,
             of_part,
             part.seed,
-            synthesis.iterations,
+            iterations,
             rules,
             part.candidates,
             [*earlier, *(kept.images.pixels for kept in before)],
-            progress=lambda steps: tell(part.size * steps / synthesis.iterations),
+            progress=lambda steps: tell(part.size * steps / iterations),
             pool=pool,
         )
 

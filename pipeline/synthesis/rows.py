@@ -50,7 +50,7 @@ def rows_of(
                 "class_name": names[label] if names else str(label),
                 "round": shard.round,
                 "batch": number,
-                "iterations": job.config.synthesis.iterations,
+                "iterations": job.config.iterations,
                 "height": kept.images.pixels.shape[2],
                 "width": kept.images.pixels.shape[3],
                 **{name: values[position] for name, values in columns.items()},

@@ -84,7 +84,7 @@ def _round_facts(
     return {
         "round": round_,
         "class_names": digest_json(config.teacher.class_names),
-        "iterations": config.synthesis.iterations,
+        "iterations": config.iterations,
         "attempts": config.synthesis.attempts,
         "min_confidence": config.synthesis.min_confidence,
         "confirmed": config.synthesis.confirmed,

@@ -17,12 +17,12 @@ from pipeline.device.torch_state import restored_torch_state
 from pipeline.errors import UserError
 from pipeline.local_files import read_local
 from pipeline.objective.bn_statistics import batchnorm_layers
+from pipeline.objective.presets import LARGE, MEDIUM
 from pipeline.teachers.networks import build_network
 from pipeline.teachers.registry import find_source
 from pipeline.teachers.source import Description
 from pipeline.teachers.user_code import same_folder
 
-MEDIUM, LARGE = 32, 96  # shorter side in pixels from which presets with these names fit
 MOST_NAMES_BYTES = 2**26  # of the file teacher.class_names
 _INPUT = ("channels", "height", "width", "mean", "std", "interpolation")
 

@@ -181,7 +181,7 @@ def test_dvc_runs_the_stages_of_a_teacher(
     text = Path("params.yaml").read_text()
     for old, new in {
         "images: 1000": "images: 12",
-        "iterations: 200": "iterations: 4",
+        "iterations: auto": "iterations: 4",
         "steps: 3000": "steps: 4\n  batch_size: 4\n  compile: false",
         "paths:": "execution: {device: cpu, workers: 1}\n\npaths:",
     }.items():

@@ -64,6 +64,16 @@ def test_a_named_preset_needs_no_network(tiny: Params, built: list[str]) -> None
     assert built == []
 
 
+def test_large_images_have_more_iterations_by_default(tiny: Params) -> None:
+    def iterations(height: int, **given: int) -> int:
+        shape = {"teacher.input.height": height, "teacher.input.width": 128}
+        tiny["synthesis"].pop("iterations", None)
+        return parse_params(changed(tiny, {**shape, **given})).iterations
+
+    assert [iterations(height) for height in (8, 95, 96, 224)] == [200, 200, 400, 400]
+    assert iterations(224, **{"synthesis.iterations": 7}) == 7
+
+
 def test_values_of_the_file_replace_those_of_the_chosen_preset(tiny: Params) -> None:
     config = parse_params(changed(tiny, {"synthesis.objective.tv": 0.5}))
     assert (config.objective.tv, config.objective.flip) == (0.5, False)

@@ -48,8 +48,9 @@ def test_the_form_has_a_typed_field_with_a_description_for_each_setting(flow: An
     assert fields["images"]["minimum"] == 1
     assert fields["device"]["enum"] == ["auto", "cpu", "cuda"]
     assert fields["iterations"]["description"] == (
-        "Gradient steps for each image, at least 0. Empty: the value of the parameter file, or 200 "
-        "if it has none."
+        "Gradient steps for each image, at least 0. `auto`: 400 for images whose shorter side has "
+        '96 pixels or more, else 200. Empty: the value of the parameter file, or "auto" if it has '
+        "none."
     )
     assert {"params", "overrides", "keep"} <= schema["properties"].keys()  # as in version 0.1
 
