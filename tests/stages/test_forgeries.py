@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -182,8 +183,8 @@ def edit_tar(root: Path, number: int, edit: Edit) -> None:
         members = [(m.name, tar.extractfile(m).read()) for m in infos]  # type: ignore[union-attr]
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in (new for member in members for new in edit(*member)):
-            info = infos[0].replace(name=name)  # its mode and owner are those of this project
-            info.size = len(data)
+            info = copy.copy(infos[0])  # its mode and owner are those of this project
+            info.name, info.size = name, len(data)
             tar.addfile(info, io.BytesIO(data))
     with tarfile.open(path) as tar:
         images = [m for m in tar.getmembers() if m.name.endswith(".png")]
