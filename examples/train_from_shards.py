@@ -49,10 +49,10 @@ def train(network: nn.Module, tars: list[str], steps: int) -> None:
     matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in hidden]  # the same memory
     others = [first, last, *(weight for weight in network.parameters() if weight.ndim < 2)]
     muon = torch.optim.Muon(matrices, lr=0.03, momentum=0.9, weight_decay=0.01)
-    sgd = torch.optim.SGD(others, lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    adam = torch.optim.AdamW(others, lr=0.006, betas=(0.9, 0.95), weight_decay=0.017)
     rise = min(100, 0.5 * steps)
     scale = [min((n + 1) / rise, 0.5 + 0.5 * math.cos(math.pi * n / steps)) for n in range(steps)]
-    parts: list[Any] = [muon, sgd, *(LambdaLR(o, [*scale, 0].__getitem__) for o in (muon, sgd))]
+    parts: list[Any] = [muon, adam, *(LambdaLR(o, [*scale, 0].__getitem__) for o in (muon, adam))]
     for _, batch in zip(range(steps), chain.from_iterable(repeat(batches)), strict=False):
         inputs = torch.stack([make_view(*views[number]) for number in batch])
         logits = torch.stack([views[number][2][9:] for number in batch])
