@@ -1,14 +1,16 @@
 """Compare students of stored views, which have no teacher, with students of `distill`.
 
-    python -m benchmarks.students.views OUT PARAMS [--views 1 2 4 8] [--set KEY=VALUE ...]
+    python -m benchmarks.students.views OUT PARAMS [--views 1 2 4 8] [--pictures 0]
+        [--set KEY=VALUE ...]
 
 The script makes the dataset of the parameter file PARAMS in OUT, with the largest of the numbers of
 views. It trains ``examples/train_from_shards.py`` on the first 1, 2, 4 ... views of each image, and
 `distill` for the same number of steps: plain, which is without procedural pictures, adversarial
-images and imitation, and as PARAMS says. OUT keeps all of it; a result that OUT/results.json has is
-not computed again. Each line has the accuracy on ``evaluation.data``, and the bytes of the views as
-a share of the bytes of the images: of their contents, and of the members of the tar with headers
-and padding.
+images and imitation, and as PARAMS says. With ``--pictures N`` the example's student also learns
+from the views of the dataset and of N procedural pictures together. OUT keeps all of it; a result
+that OUT/results.json has is not computed again. Each line has the accuracy on ``evaluation.data``,
+and the bytes of the views as a share of the bytes of the images: of their contents, and of the
+members of the tar with headers and padding.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +46,11 @@ from pipeline.storage import write_json
 from pipeline.synthesis.check import load_checked_teacher
 from pipeline.teachers.networks import build_network
 
+Rows = dict[str, Callable[[], float]]
+PICTURES: dict[str, Any] = {  # changes that make a dataset of pictures that nobody optimised
+    "synthesis.objective": {"start": "procedural", "draws": 20},
+    "synthesis.iterations": 0,
+}
 BLOCK = 512  # bytes; a member of a tar has a header of one block, and fills its last block
 
 
@@ -96,36 +104,61 @@ def by_distill(config: Config, tars: list[Path], data: Path, out: Path, **change
     return (logits.argmax(1) == labels).double().mean().item()
 
 
+def made(config: Config) -> list[Path]:
+    """Make a dataset, or finish it; return its shards."""
+    with open_runner(config) as run:
+        synthesize(config, load_checked_teacher(config), run)
+    return sorted((Path(config.paths.dataset) / "train").glob("*.tar"))
+
+
+def by_teacher(config: Config, tars: list[Path], data: Path, out: Path) -> Rows:
+    """The rows of `distill`: plain, and as the parameters say."""
+    names = ("procedural", "adversarial", "imitation")
+    asked = {name: getattr(config.distillation, name) for name in names}
+    return {
+        "distill, " + ", ".join(f"{name} {value:g}" for name, value in changes.items()): (
+            functools.partial(by_distill, config, tars, data, out, **changes)
+        )
+        for changes in (dict.fromkeys(names, 0.0), asked)
+    }
+
+
+def by_views(config: Config, tars: list[Path], data: Path, out: Path, views: list[int]) -> Rows:
+    """The rows of the example's students, one for each number of views."""
+    rows: Rows = {}
+    for number in views:
+        copies, plain, padded = first_views(tars, out / f"views-{number}", number)
+        rows[f"{number} views, {plain:.1%} of the images, {padded:.1%} with headers"] = (
+            functools.partial(from_shards, config, copies, data)
+        )
+    return rows
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("params", type=Path)
     parser.add_argument("--views", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--pictures", type=int, default=0, help="procedural pictures")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     with report_errors() as outcome:
         options = parser.parse_args(arguments)
-        out, views = options.out, options.views
+        out, most = options.out, max(options.views)
         places = {f"paths.{name}": str(out / name) for name in ("dataset", "students", "reports")}
-        given = parse_overrides(options.set)
-        config = load_params(options.params, {**given, **places, "synthesis.views": max(views)})
+        given = {**parse_overrides(options.set), **places, "synthesis.views": most}
+        config = load_params(options.params, given)
         data = real_data(config)
-        with open_runner(config) as run:
-            synthesize(config, load_checked_teacher(config), run)
+        tars = made(config)
         use_threads(config.distillation.threads)
-        tars = sorted((out / "dataset" / "train").glob("*.tar"))
-        names = ("procedural", "adversarial", "imitation")
-        without = dict.fromkeys(names, 0.0)
-        asked = {name: getattr(config.distillation, name) for name in names}
-        rows: dict[str, Callable[[], float]] = {
-            "distill, " + ", ".join(f"{name} {value:g}" for name, value in changes.items()): (
-                functools.partial(by_distill, config, tars, data, out, **changes)
-            )
-            for changes in (without, asked)
-        }
-        for number in views:
-            copies, plain, padded = first_views(tars, out / f"views-{number}", number)
-            rows[f"{number} views, {plain:.1%} of the images, {padded:.1%} with headers"] = (
-                functools.partial(from_shards, config, copies, data)
+        rows = by_teacher(config, tars, data, out) | by_views(
+            config, tars, data, out, options.views
+        )
+        if options.pictures:
+            drawn = PICTURES | {"synthesis.images": options.pictures}
+            drawn["paths.dataset"] = str(out / "pictures")
+            both = tars + made(load_params(options.params, given | drawn))
+            rows[f"{most} views, and those of {options.pictures} procedural pictures"] = (
+                functools.partial(from_shards, config, both, data)
             )
         path = out / "results.json"
         results = json.loads(path.read_text()) if path.is_file() else {}
