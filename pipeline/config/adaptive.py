@@ -30,6 +30,10 @@ class AdaptiveConfig(Section):
     compete: Weight | None = None
     """Weight of R_compete, at least 0. Null: the preset's weight."""
 
+    until: Fraction | None = None
+    """Share of the iterations, the first ones, in which R_compete counts, 0 to 1. Null: the
+    preset's share, which is 1 for the presets of the paper and 0.5 for the others."""
+
     masked: bool = False
     """Apply R_compete only to images on which the student still predicts the teacher's class."""
 

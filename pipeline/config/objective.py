@@ -15,7 +15,7 @@ from pipeline.config.fields import AUTO, Section
 from pipeline.objective.presets import PRESETS, Objective
 
 # Fields of Objective that only section `adaptive` sets.
-_KEYS_OF_ADAPTIVE = ("compete", "masked", "temperature", "confident")
+_KEYS_OF_ADAPTIVE = ("compete", "compete_until", "masked", "temperature", "confident")
 
 
 class _Preset(Section):

@@ -93,18 +93,21 @@ class Engine:
         self._student = student
         self._statistics = FeatureStatistics(teacher.network, teacher.preprocessing.expected())
         self._taken: dict[tuple[int, int], bool] = {}
-        self._compiled: _Step | None = None
-        self._compiles: dict[torch.Size, bool] = {}  # shape to whether it compiled
-        self._graphs: Graphs | None = None
+        self._totals: dict[bool, _Step] = {True: self._total, False: self._total_alone}
+        self._compiled: dict[bool, _Step] = {}
+        # Whether images of a size compiled, with and without competition.
+        self._compiles: dict[tuple[bool, torch.Size], bool] = {}
+        self._graphs: list[Graphs] = []
         self._checkpointing = checkpointing
         self.capacity = Capacity()
         self._open = contextlib.ExitStack()
         if compiled and not checkpointing:
-            total = compile_function(self._total)
-            self._compiled = functools.partial(self._differentiate, total)
-            if graphs and teacher.device.type == "cuda":
-                self._graphs = Graphs()
-                self._compiled = functools.partial(self._graphs.run, self._compiled)
+            for competes, total in self._totals.items():
+                step = functools.partial(self._differentiate, compile_function(total))
+                if graphs and teacher.device.type == "cuda":
+                    self._graphs.append(Graphs())
+                    step = functools.partial(self._graphs[-1].run, step)
+                self._compiled[competes] = step
 
     def __enter__(self) -> Engine:
         self._open.enter_context(self._statistics)
@@ -122,7 +125,9 @@ class Engine:
     ) -> None:
         self._open.close()
 
-    def step(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, images: Tensor, labels: Tensor, factors: Tensor, competes: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Compute the gradient of the mean objective to the images.
 
         A shape that does not compile runs eagerly, whatever other shapes do.
@@ -131,6 +136,7 @@ class Engine:
             images: ``[B, C, H, W]`` in the units of :attr:`space`.
             labels: Classes ``[B]`` or probabilities ``[B, K]``.
             factors: The images' factors, ``[B, F]`` (:func:`draw_factors`).
+            competes: Whether R_compete counts.
 
         Returns:
             The gradient, ``[B, C, H, W]``, and the means of the unweighted terms in the order of
@@ -140,10 +146,11 @@ class Engine:
             OSError: The disk is full, so compiling failed.
         """
         images = images.contiguous(memory_format=self._layout)
-        size = images.shape
-        if self._compiled is not None and self._compiles.get(size, True):
+        competes = competes or self._student is None  # without a student both are the same
+        size = competes, images.shape
+        if self._compiled and self._compiles.get(size, True):
             try:
-                result = self._compiled(images, labels, factors)
+                result = self._compiled[competes](images, labels, factors)
                 self._compiles[size] = True
                 return result
             except Exception as error:
@@ -151,7 +158,7 @@ class Engine:
                     raise
                 refuse_full_disk(error)
                 self._run_eagerly(size, error)
-        return self._differentiate(self._total, images, labels, factors)
+        return self._differentiate(self._totals[competes], images, labels, factors)
 
     def judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         """Evaluate the terms of finished images: eagerly, in float32, without gradients.
@@ -189,16 +196,16 @@ class Engine:
     def forget(self) -> None:
         """Drop everything that a failed step left behind, and give back its memory."""
         self._statistics.collect()
-        if self._graphs is not None:
-            self._graphs.forget()
+        for graphs in self._graphs:
+            graphs.forget()
 
     @property
     def names(self) -> list[str]:
         """The names of the means that :meth:`step` returns: ``total``, then the terms."""
         return reported_names(self._student is not None)
 
-    def _run_eagerly(self, size: torch.Size, error: Exception) -> None:
-        """Note that images of ``size`` do not compile, and warn at the first such size."""
+    def _run_eagerly(self, size: tuple[bool, torch.Size], error: Exception) -> None:
+        """Note that steps of ``size`` do not compile, and warn at the first such size."""
         if all(self._compiles.values()):
             log.warning(
                 "torch.compile failed for the teacher, so its steps run uncompiled and slower: %s",
@@ -219,10 +226,18 @@ class Engine:
         (gradient,) = torch.autograd.grad(total, images)
         return gradient, means
 
-    def _total(self, images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def _total(
+        self, images: Tensor, labels: Tensor, factors: Tensor, competes: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        objective = self.objective if competes else replace(self.objective, compete=0.0)
         terms = self._judge(images, labels, factors).terms
-        total = terms.total(self.objective).mean()
+        total = terms.total(objective).mean()
         return total, terms.means(total)
+
+    def _total_alone(
+        self, images: Tensor, labels: Tensor, factors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self._total(images, labels, factors, competes=False)
 
     def _judge(self, images: Tensor, labels: Tensor, factors: Tensor) -> Judgement:
         if self._checkpointing:

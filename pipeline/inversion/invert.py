@@ -207,7 +207,8 @@ def _optimise(stage: _Stage, images: Tensor, small: bool) -> Tensor:
     for step, iteration in enumerate(stage.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(objective, step, len(stage.steps))
         view = stage.views.show(resize(images, full) if enlarge else images, iteration)
-        gradient, means = engine.step(view, stage.targets, stage.factors)
+        competes = iteration < objective.compete_until * stage.iterations
+        gradient, means = engine.step(view, stage.targets, stage.factors, competes)
         view.backward(gradient)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -37,7 +37,7 @@ class Objective:
     The loss is ``classification L + tv R_TV + l2 R_l2 + feature R_feature + compete R_compete``.
     ``pipeline/objective/terms.py`` defines the terms. A weight of 0 switches a term off.
 
-    Every field but those of R_compete, the last four, is a key of ``synthesis.objective`` in the
+    Every field but those of R_compete, the last five, is a key of ``synthesis.objective`` in the
     parameters, with the field's type and docstring. Those four are keys of ``adaptive``. The
     defaults are the preset ``normalised``.
 
@@ -135,6 +135,9 @@ class Objective:
     compete: Weight = 1.0
     """Weight of R_compete, the agreement with the student. At least 0. Adaptive rounds only."""
 
+    compete_until: Fraction = 0.5
+    """Share of the iterations, the first ones, in which R_compete counts, 0 to 1."""
+
     masked: bool = False
     """Whether R_compete counts only where the student predicts the teacher's class."""
 
@@ -151,6 +154,7 @@ class Objective:
 _PER_IMAGE = 16.0
 _CIFAR10 = Objective(
     compete=0.0,
+    compete_until=1.0,
     tv=2.5e-5 * _PER_IMAGE,
     l2=3e-8 * _PER_IMAGE,
     feature=10.0,
@@ -167,6 +171,7 @@ _CIFAR10 = Objective(
 )
 _IMAGENET = Objective(
     compete=0.0,
+    compete_until=1.0,
     tv=1e-4 * _PER_IMAGE,
     l2=1e-5 * _PER_IMAGE,
     feature=0.01,
@@ -189,6 +194,7 @@ _LARGE = Objective(
     learning_rate=0.2,
     jitter=16,
     coarse=0.6,
+    compete_until=0.6,
     scales=5,
     zoom=0.3,
     colour=0.5,

@@ -165,6 +165,7 @@ def round_objective(config: Config, round_: int) -> Objective:
     return replace(
         base,
         compete=config.compete,
+        compete_until=base.compete_until if adaptive.until is None else adaptive.until,
         masked=adaptive.masked,
         temperature=adaptive.temperature,
         confident=adaptive.confident,

@@ -12,7 +12,7 @@ from pipeline.synthesis.spec import changed_keys
 
 MOST = 5  # reasons in one sentence
 _ADAPTIVE = {
-    *("warm", "objective.compete", "objective.masked"),
+    *("warm", "objective.compete", "objective.compete_until", "objective.masked"),
     *("objective.temperature", "objective.confident"),
 }
 _PLAN = {"round", "shard", "first", "labels", "batches"}

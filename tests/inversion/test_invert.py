@@ -159,12 +159,42 @@ def test_competing_drives_student_and_teacher_apart(tiny: Params, teacher: Teach
     student = rival(tiny)
     plain = Objective(jitter=0, flip=False)
     ends = [
-        dream(teacher, replace(plain, compete=weight), student=student, iterations=40).curve[-1][
-            "compete"
-        ]
+        dream(
+            teacher,
+            replace(plain, compete=weight, compete_until=1.0),
+            student=student,
+            iterations=40,
+        ).curve[-1]["compete"]
         for weight in (0.0, 30.0)
     ]
     assert ends[1] < ends[0] - 0.02
+
+
+def test_competition_ends_after_its_share_of_the_iterations(tiny: Params, teacher: Teacher) -> None:
+    student, plain = rival(tiny), Objective(compete=0.0, flip=False)
+    alone, never, half, always = (
+        dream(teacher, replace(plain, compete=weight, compete_until=until), student=student).pixels
+        for weight, until in ((0.0, 1.0), (10.0, 0.0), (10.0, 0.5), (10.0, 1.0))
+    )
+    assert torch.equal(alone, never)
+    assert not torch.equal(alone, half)
+    assert not torch.equal(half, always)
+
+
+@pytest.mark.parametrize("until", [0.0, 0.5, 0.6, 1.0])
+def test_the_first_iterations_compete(tiny: Params, teacher: Teacher, until: float) -> None:
+    found: list[bool] = []
+    objective = Objective(compete_until=until, flip=False)
+    with Engine(teacher, objective, student=rival(tiny)) as engine:
+        step = engine.step
+
+        def noted(*inputs: Any) -> tuple[Tensor, Tensor]:
+            found.append(inputs[3])
+            return step(*inputs)
+
+        engine.step = noted  # type: ignore[method-assign, assignment]
+        invert(engine, LABELS, 7, 10)
+    assert found == [iteration < 10 * until for iteration in range(10)]
 
 
 def test_a_student_of_no_weight_changes_no_pixel(tiny: Params, teacher: Teacher) -> None:

@@ -16,13 +16,13 @@ PUBLISHED = {
         tv=16 * 2.5e-5, l2=16 * 3e-8, feature=10.0, feature_form="published", start="white",
         units="teacher",
         learning_rate=0.05, betas=(0.9, 0.999), warmup=0, schedule="constant", jitter=2,
-        flip=False, clamp=False, compete=0.0,
+        flip=False, clamp=False, compete=0.0, compete_until=1.0,
     ),
     "imagenet": Objective(
         tv=16 * 1e-4, l2=16 * 1e-5, feature=0.01, feature_form="published", start="white",
         units="teacher",
         learning_rate=0.25, betas=(0.5, 0.9), warmup=100, schedule="cosine", jitter=30, flip=True,
-        clamp=True, compete=0.0,
+        clamp=True, compete=0.0, compete_until=1.0,
     ),
 }  # fmt: skip
 

@@ -165,3 +165,18 @@ def test_the_competition_of_the_parameters_reaches_the_rounds_alone(
 ) -> None:
     config = parse_params(changed(tiny, {"adaptive.rounds": 1, f"adaptive.{key}": value}))
     assert [getattr(round_objective(config, round_), key) for round_ in (0, 1)] == [without, value]
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "expected"),
+    [("normalised", None, 0.5), ("adaptive-cifar10", None, 1.0), ("normalised", 0.2, 0.2)],
+)
+def test_the_share_of_competing_iterations_is_the_given_one_or_the_presets(
+    tiny: Params, preset: str, given: float | None, expected: float
+) -> None:
+    parts = {
+        "adaptive.rounds": 1,
+        "adaptive.until": given,
+        "synthesis.objective": {"preset": preset},
+    }
+    assert round_objective(parse_params(changed(tiny, parts)), 1).compete_until == expected
