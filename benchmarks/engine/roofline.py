@@ -98,9 +98,11 @@ def measured_step(loop: Ours, size: Size) -> tuple[list[float], float]:
     inside, ends = list[float](), list[float]()
     done = 0
 
-    def timed(images: Tensor, labels: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def timed(
+        images: Tensor, labels: Tensor, factors: Tensor, competes: bool = True
+    ) -> tuple[Tensor, Tensor]:
         started = clock()
-        result = step(images, labels, factors)
+        result = step(images, labels, factors, competes)
         inside.append(clock() - started)
         return result
 
