@@ -38,7 +38,7 @@ class Objective:
     ``pipeline/objective/terms.py`` defines the terms. A weight of 0 switches a term off.
 
     Every field but those of R_compete, the last five, is a key of ``synthesis.objective`` in the
-    parameters, with the field's type and docstring. Those four are keys of ``adaptive``. The
+    parameters, with the field's type and docstring. Those five are keys of ``adaptive``. The
     defaults are the preset ``normalised``.
 
     Raises:
@@ -194,7 +194,6 @@ _LARGE = Objective(
     learning_rate=0.2,
     jitter=16,
     coarse=0.6,
-    compete_until=0.6,
     scales=5,
     zoom=0.3,
     colour=0.5,
