@@ -13,7 +13,8 @@ alternation, each in a new process:
   of this size, whose images have half the size in the first half of the iterations.
 
 The default runs a full batch from the first pixel to the last judgement. The slower loops run a
-tenth of the iterations at full size.
+tenth of the iterations at full size. A processor that emulates bfloat16 has no loop in bfloat16:
+``--emulated`` adds it, at a small fraction of the other rates.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 
 from benchmarks.machine import matrix_peak
 from examples.cifar10 import resnet
-from pipeline.device.precision import precision_on
+from pipeline.device.precision import has_bfloat16, precision_on
 from pipeline.device.threads import use_threads
 from pipeline.inversion.engine import Engine
 from pipeline.inversion.invert import invert
@@ -188,12 +189,14 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--emulated", action="store_true")
     options = parser.parse_args()
+    names = [name for name in LOOPS if name != WHOLE or has_bfloat16(CPU) or options.emulated]
     with contextlib.ExitStack() as stack:
-        loops = {name: stack.enter_context(_process(name, options)) for name in LOOPS}
+        loops = {name: stack.enter_context(_process(name, options)) for name in names}
         for loop in loops.values():
             loop.submit(_run, 2).result()
-        rates: dict[str, list[float]] = {name: [] for name in LOOPS}
+        rates: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(options.pairs):
             for name, loop in loops.items():
                 iterations = options.iterations // (1 if name == DEFAULT else 10)

@@ -106,7 +106,7 @@ class FeatureStatistics:
         return seen
 
     def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features = inputs[0].float()
+        features = inputs[0]
         expected = self._expected if self._of_input else running(layer)
         assert expected is not None
         running_mean, running_variance = (tensor.float() for tensor in expected)
@@ -124,10 +124,21 @@ def _measure(
     """
     dims = [dim for dim in range(features.ndim) if dim != axis]
     shape = [-1 if dim == axis else 1 for dim in range(features.ndim)]
-    distance = features - running_mean.view(shape)
-    shift = distance.mean(dims)
-    variance = (distance.square().mean(dims) - shift.square()).clamp_min(0.0)
+    distance = features.float() - running_mean.view(shape)
+    by_image = features.device.type == "cpu" and features.dtype == torch.float32
+    shift = _mean(distance, dims, by_image)
+    variance = (_mean(distance.square(), dims, by_image) - shift.square()).clamp_min(0.0)
     return LayerStatistics(running_mean + shift, variance, running_mean, running_variance)
+
+
+def _mean(values: Tensor, dims: list[int], by_image: bool) -> Tensor:
+    """Average over ``dims``: at once, or over each image first and then over the batch.
+
+    A compiled kernel for a CPU sums the channels of one register over all ``dims``, then those of
+    the next. The float32 values of a pixel fill several registers. The kernel would read a whole
+    batch once for each of them, but it finds one image in the cache.
+    """
+    return values.mean(dims[1:]).mean(0) if by_image and len(dims) > 1 else values.mean(dims)
 
 
 def _is_channels(value: object) -> bool:
