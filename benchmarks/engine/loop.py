@@ -1,6 +1,6 @@
 """Compare the inversion loop with the published recipe: image-iterations per second.
 
-    python -m benchmarks.engine.loop [--batch 256] [--iterations 200] [--pairs 5] [--threads 2]
+    python -m benchmarks.engine.loop [--batch 256] [--iterations 200] [--pairs 5] [--loops NAME ...]
 
 docs/results/speed.md has results of 2 cores of an AMD EPYC (AVX-512, bf16) with torch 2.14.1. The
 teacher is a CIFAR-10 ResNet-20 with random weights, which do not change the speed. The loops run in
@@ -13,8 +13,8 @@ alternation, each in a new process:
   of this size, whose images have half the size in the first half of the iterations.
 
 The default runs a full batch from the first pixel to the last judgement. The slower loops run a
-tenth of the iterations at full size. A processor that emulates bfloat16 has no loop in bfloat16:
-``--emulated`` adds it, at a small fraction of the other rates.
+tenth of the iterations at full size. ``--loops`` selects loops. Without it all run, except
+the one in bfloat16 on a processor that would emulate these numbers.
 """
 
 from __future__ import annotations
@@ -189,9 +189,10 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--emulated", action="store_true")
+    usual = [name for name in LOOPS if name != WHOLE or has_bfloat16(CPU)]
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=usual)
     options = parser.parse_args()
-    names = [name for name in LOOPS if name != WHOLE or has_bfloat16(CPU) or options.emulated]
+    names = [PUBLISHED, *(name for name in options.loops if name != PUBLISHED)]
     with contextlib.ExitStack() as stack:
         loops = {name: stack.enter_context(_process(name, options)) for name in names}
         for loop in loops.values():

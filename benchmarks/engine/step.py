@@ -6,7 +6,10 @@
   (``pipeline/device/threads.py``) and in a process that does not;
 - registers: steps of the compiled engine (ResNet-20, batch 256) with the loads and stores of
   ``pipeline/device/vector_loads.py`` and with those of ``torch.compile``;
-- student: the same for a student's training (ResNet-20 to ResNet-20, the default distillation);
+- sums: steps of the compiled engine (ResNet-20, batch 256, float32) that sum the inputs of
+  BatchNorm over each image and then over the batch, and steps that sum over the batch at once;
+- student: a student's training (ResNet-20 to ResNet-20, the default distillation), compared like
+  "registers";
 - norms: steps of a MobileNetV3-small with random weights (224 pixels, batch 16), with R_TV and R_l2
   summed row by row and image by image;
 - depthwise: forward pass and gradient of a strided depthwise convolution in bfloat16 (96 channels
@@ -39,7 +42,7 @@ from pipeline.device import compiling
 from pipeline.device.depthwise import UnitStride
 from pipeline.device.threads import keep_memory, use_threads
 from pipeline.distillation.step import Training
-from pipeline.objective import image_priors
+from pipeline.objective import bn_statistics, image_priors
 from pipeline.storage import write_json
 
 
@@ -56,6 +59,14 @@ def registers(half: bool, threads: int) -> Callable[[], None]:
     use_threads(threads)
     _without_vector_loads(half)
     return _stepping(engine.ours(256, "auto", True))
+
+
+def sums(by_image: bool, threads: int) -> Callable[[], None]:
+    """Measure some steps of an engine in float32, with sums of each image or of the batch."""
+    use_threads(threads)
+    if not by_image:
+        setattr(bn_statistics, "_mean", lambda values, dims, _: values.mean(dims))  # noqa: B010
+    return _stepping(engine.ours(256, "float32", True))
 
 
 def student(half: bool, threads: int) -> Callable[[], None]:
@@ -125,6 +136,7 @@ def convolution(unit: bool, threads: int) -> Callable[[], None]:
 SUBJECTS = {
     "memory": steps,
     "registers": registers,
+    "sums": sums,
     "student": student,
     "norms": norms,
     "depthwise": convolution,

@@ -1,9 +1,10 @@
-"""Faster loads and stores in the kernels that ``torch.compile`` writes for a CPU with AVX-512.
+"""Faster loads and stores in the kernels that ``torch.compile`` writes for a CPU with AVX.
 
-- Half registers. A register holds 32 bfloat16 numbers. For a map of 16 channels ``torch.compile``
-  (2.14) fills half of a register by masked loads and stores, which take three times as long.
-- Truth values, such as "this output of a ReLU is 0". ``torch.compile`` converts them one at a time,
-  which takes many times as long as the rest of a kernel.
+- Half registers. A register of AVX-512 holds 32 bfloat16 numbers. For a map of 16 channels
+  ``torch.compile`` (2.14) fills half of a register by masked loads and stores, which take three
+  times as long.
+- Truth values, such as "this output of a ReLU is 0", with AVX-512 and with AVX2. ``torch.compile``
+  converts them one at a time, which takes many times as long as the rest of a kernel.
 
 This module replaces both in the C++ code by instructions that load and store a vector at once. The
 numbers stay the same, bit for bit. ``python -m benchmarks.engine.channels`` measures both.
@@ -22,9 +23,9 @@ log = logging.getLogger(__name__)
 _LOAD = re.compile(
     r"at::vec::Vectorized<at::BFloat16>::loadu\(([^;\n]*?), static_cast<int64_t>\(16\)\)"
 )
-_STORE = re.compile(r"\b(\w+)\.store\(([^;\n]*?), static_cast<int64_t>\((16|32)\)\);")
+_STORE = re.compile(r"\b(\w+)\.store\(([^;\n]*?), static_cast<int64_t>\((8|16|32)\)\);")
 _LOAD_TRUTH = re.compile(
-    r"at::vec::VecMask<float,([12])>::from\(([^;\n]*?), static_cast<int64_t>\((16|32)\)\)"
+    r"at::vec::VecMask<float,([12])>::from\(([^;\n]*?), static_cast<int64_t>\((8|16|32)\)\)"
 )
 _KERNEL = 'extern "C"'
 _FUNCTIONS = """
@@ -68,6 +69,20 @@ inline void store_some(Values& values, Number* to) {
         }
         return;
     }
+#elif defined(CPU_CAPABILITY_AVX2)
+    using Plain = std::remove_const_t<Values>;
+    if constexpr (
+        std::is_same_v<Number, bool> &&
+        std::is_same_v<Plain, at::vec::VecMask<float, Count / 8>>) {
+        for (int part = 0; part < Count / 8; part++) {
+            auto words = _mm256_castps_si256(__m256(values[part]));
+            auto halves = _mm_packs_epi32(
+                _mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            auto bytes = _mm_and_si128(_mm_packs_epi16(halves, halves), _mm_set1_epi8(1));
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 8 * part), bytes);
+        }
+        return;
+    }
 #endif
     values.store(to, Count);
 }
@@ -79,6 +94,16 @@ inline at::vec::VecMask<float, N> load_truth(const Number* from) {
         for (int part = 0; part < N; part++) {
             auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 16 * part));
             values[part] = _mm512_castsi512_ps(_mm512_movm_epi32(_mm_test_epi8_mask(bytes, bytes)));
+        }
+        return values;
+    }
+#elif defined(CPU_CAPABILITY_AVX2)
+    if constexpr (Count == 8 * N && std::is_same_v<Number, bool>) {
+        at::vec::VectorizedN<float, N> values;
+        for (int part = 0; part < N; part++) {
+            auto bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + 8 * part));
+            auto words = _mm256_cvtepu8_epi32(bytes);
+            values[part] = _mm256_castsi256_ps(_mm256_cmpgt_epi32(words, _mm256_setzero_si256()));
         }
         return values;
     }
