@@ -102,6 +102,6 @@ def test_the_pruned_teacher_is_smaller_and_recovers(params: Path) -> None:
 
     size, accuracy = size_and_accuracy(teacher.network)
     before = size_and_accuracy(prune.prune(teacher, dataset, 0.3))
-    after = size_and_accuracy(torch.load(prune.main(str(params), 0.3, 300), weights_only=False))
+    after = size_and_accuracy(torch.load(prune.main(str(params), 0.3, 450), weights_only=False))
     assert before[0] == after[0] and 0.6 * size <= after[0] <= 0.7 * size
-    assert before[1] < after[1] and after[1] > accuracy - 0.15, (accuracy, before, after)
+    assert before[1] < after[1] and after[1] > accuracy - 0.1, (accuracy, before, after)
