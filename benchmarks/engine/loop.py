@@ -1,6 +1,7 @@
 """Compare the inversion loop with the published recipe: image-iterations per second.
 
-    python -m benchmarks.engine.loop [--batch 256] [--iterations 200] [--pairs 5] [--loops NAME ...]
+    python -m benchmarks.engine.loop [--batch 256] [--iterations 200] [--pairs 5] [--threads 2]
+        [--loops NAME ...]
 
 docs/results/speed.md has results of 2 cores of an AMD EPYC (AVX-512, bf16) with torch 2.14.1. The
 teacher is a CIFAR-10 ResNet-20 with random weights, which do not change the speed. The loops run in

@@ -1,4 +1,4 @@
-"""Faster loads and stores in the kernels that ``torch.compile`` writes for a CPU with AVX.
+"""Faster loads and stores in the kernels of ``torch.compile`` for a CPU with AVX-512 or AVX2.
 
 - Half registers. A register of AVX-512 holds 32 bfloat16 numbers. For a map of 16 channels
   ``torch.compile`` (2.14) fills half of a register by masked loads and stores, which take three
