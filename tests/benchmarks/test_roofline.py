@@ -192,7 +192,8 @@ def test_a_toy_run(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(report["readings_ms"]) == roofline.TOY.readings
     measured = report["measured_parts_ms"]
     assert sum(measured.values()) == pytest.approx(report["measured_ms"])
-    assert min(measured.values()) > 0
+    rest = "loop around the engine"  # a difference of two timings: noise can make it negative
+    assert min(spent for name, spent in measured.items() if name != rest) > 0
     assert report["share_of_attainable"] == pytest.approx(
         report["whole"]["attainable_ms"] / report["measured_ms"]
     )
