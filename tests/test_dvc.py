@@ -139,11 +139,10 @@ def test_experiments_are_compared_and_a_clone_makes_nothing_again(
 ) -> None:
     project.dvc("repro", "--quiet")
     project.commit()
-    for steps in (5, 6):
-        project.dvc("exp", "run", "--name", f"{steps}-steps", "-S", f"distillation.steps={steps}")
+    project.dvc("exp", "run", "--name", "6-steps", "-S", "distillation.steps=6")
 
     experiments = project.experiments()
-    assert set(experiments) == {"main", "5-steps", "6-steps"}
+    assert set(experiments) == {"main", "6-steps"}
     for name, metrics in experiments.items():
         assert names(list(metrics)) == METRICS, name
         assert all("data" in metric and "error" not in metric for metric in metrics.values()), name

@@ -98,7 +98,7 @@ def test_a_broken_engine_is_found(
         return gradient * (0.2 if what == "gradient" else torch.nan), means
 
     monkeypatch.setattr(Engine, "step", broken)
-    monkeypatch.setattr(gpu, "slowest", lambda loop, device: [])  # slow itself, and not looked at
+    monkeypatch.setattr(gpu, "slowest", lambda *_: [])  # slow itself, and not looked at
     assert gpu.main(["--toy", "--pairs", "1", "--reports", str(tmp_path)]) == 1
     assert "WRONG" in (tmp_path / "gpu.md").read_text()
 
