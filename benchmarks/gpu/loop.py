@@ -157,9 +157,7 @@ def run_case(
     }
 
 
-def slowest(
-    loop: Published | Ours, iterations: int, device: torch.device
-) -> list[dict[str, Any]]:
+def slowest(loop: Published | Ours, iterations: int, device: torch.device) -> list[dict[str, Any]]:
     """List the kernels that take the longest in some iterations, with their share of the time."""
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
