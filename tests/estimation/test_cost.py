@@ -100,9 +100,9 @@ def test_bytes_for_people(count: float, text: str) -> None:
 def test_a_dataset_is_no_larger_than_estimated(tiny: Params, changes: Params) -> None:
     changes = {f"synthesis.{name}": value for name, value in changes.items()}
     changes["synthesis.images"] = 200
-    params = changed(tiny, {**changes, "synthesis.shard_size": 200, "synthesis.batch_size": 200})
+    params = changed(tiny, {**changes, "synthesis.shard_size": 100, "synthesis.batch_size": 100})
     make(params)
-    estimate = dataset_bytes(200, 1, sample_bytes(parse_params(params)))
+    estimate = dataset_bytes(200, 2, sample_bytes(parse_params(params)))
     found = sum(path.stat().st_size for path in dataset(params).glob("*/*"))
     assert 0.7 * estimate < found < 1.1 * estimate
 
